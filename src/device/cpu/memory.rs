@@ -1,0 +1,154 @@
+//! Arenas of the CPU device and typed access to views.
+
+use std::collections::HashMap;
+
+use memmap2::MmapMut;
+
+use super::super::{ArenaId, DType, View};
+use crate::error::{Error, Result};
+
+/// The allocations of one device. Anonymous mappings: zeroed, page-aligned, touched on first use.
+#[derive(Default)]
+pub(super) struct Arenas {
+    maps: HashMap<u32, MmapMut>,
+    next: u32,
+}
+
+impl Arenas {
+    pub(super) fn alloc(&mut self, bytes: usize) -> Result<ArenaId> {
+        let map = MmapMut::map_anon(bytes.max(1)).map_err(|e| Error::Device {
+            device: "cpu".into(),
+            problem: format!("cannot allocate {bytes} bytes: {e}"),
+        })?;
+        let id = self.next;
+        self.next += 1;
+        self.maps.insert(id, map);
+        Ok(ArenaId(id))
+    }
+
+    pub(super) fn free(&mut self, arena: ArenaId) {
+        self.maps.remove(&arena.0);
+    }
+
+    /// Base addresses for one call. The caller keeps the arenas alive while it uses them: the
+    /// executor owns both the device and the arenas and frees them only between calls.
+    pub(super) fn context(&self) -> Ctx {
+        let bases = self
+            .maps
+            .iter()
+            .map(|(&id, map)| (id, (map.as_ptr() as usize, map.len())))
+            .collect();
+        Ctx { bases }
+    }
+}
+
+/// Resolves views to slices for the duration of one call.
+///
+/// Operands of a call do not overlap, except where an operation's documentation allows in-place
+/// use; an in-place operation must then go through one mutable slice alone (see [`Ctx::same`]).
+pub(super) struct Ctx {
+    bases: HashMap<u32, (usize, usize)>,
+}
+
+impl Ctx {
+    fn resolve(&self, view: &View, dtype: DType) -> Result<*mut u8> {
+        let &(base, len) = self
+            .bases
+            .get(&view.arena.0)
+            .ok_or_else(|| Error::internal(format!("no arena {:?}", view.arena)))?;
+        let fits = view
+            .offset
+            .checked_add(view.span_bytes())
+            .is_some_and(|end| end <= len);
+        if view.dtype != dtype || !fits || !view.offset.is_multiple_of(dtype.bytes()) {
+            return Err(Error::internal(format!(
+                "view {view:?} does not fit an arena of {len} bytes as {dtype:?}"
+            )));
+        }
+        Ok((base + view.offset) as *mut u8)
+    }
+
+    /// The view's elements, gaps of a strided view included (`view.span()` long).
+    pub(super) fn f32(&self, view: &View) -> Result<&[f32]> {
+        let ptr = self.resolve(view, DType::F32)?;
+        // SAFETY: in bounds and aligned (resolve); operands of a call do not overlap.
+        Ok(unsafe { std::slice::from_raw_parts(ptr.cast(), view.span()) })
+    }
+
+    /// As [`Ctx::f32`], writable.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) fn f32_mut(&self, view: &View) -> Result<&mut [f32]> {
+        let ptr = self.resolve(view, DType::F32)?;
+        // SAFETY: as in `f32`; each output of a call is resolved once.
+        Ok(unsafe { std::slice::from_raw_parts_mut(ptr.cast(), view.span()) })
+    }
+
+    /// The view's bytes.
+    pub(super) fn u8(&self, view: &View) -> Result<&[u8]> {
+        let ptr = self.resolve(view, DType::U8)?;
+        // SAFETY: as in `f32`.
+        Ok(unsafe { std::slice::from_raw_parts(ptr, view.span()) })
+    }
+
+    /// As [`Ctx::u8`], writable.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) fn u8_mut(&self, view: &View) -> Result<&mut [u8]> {
+        let ptr = self.resolve(view, DType::U8)?;
+        // SAFETY: as in `f32_mut`.
+        Ok(unsafe { std::slice::from_raw_parts_mut(ptr, view.span()) })
+    }
+
+    /// The view's words.
+    pub(super) fn u32(&self, view: &View) -> Result<&[u32]> {
+        let ptr = self.resolve(view, DType::U32)?;
+        // SAFETY: as in `f32`.
+        Ok(unsafe { std::slice::from_raw_parts(ptr.cast(), view.span()) })
+    }
+
+    /// As [`Ctx::u32`], writable.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) fn u32_mut(&self, view: &View) -> Result<&mut [u32]> {
+        let ptr = self.resolve(view, DType::U32)?;
+        // SAFETY: as in `f32_mut`.
+        Ok(unsafe { std::slice::from_raw_parts_mut(ptr.cast(), view.span()) })
+    }
+
+    /// Whether two views name the same memory (in-place use).
+    pub(super) fn same(&self, a: &View, b: &View) -> bool {
+        a.arena == b.arena && a.offset == b.offset
+    }
+
+    /// The four-word random state.
+    pub(super) fn rng_state(&self, view: &View) -> Result<[u32; 4]> {
+        let words = self.u32(view)?;
+        words
+            .first_chunk::<4>()
+            .copied()
+            .ok_or_else(|| Error::internal("random state has fewer than 4 words"))
+    }
+
+    /// Host bytes into a dense view.
+    pub(super) fn write(&self, view: &View, bytes: &[u8]) -> Result<()> {
+        let ptr = self.checked_copy(view, bytes.len())?;
+        // SAFETY: the sizes agree (checked_copy) and the host slice is not in an arena.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), ptr, bytes.len()) };
+        Ok(())
+    }
+
+    /// A dense view to host bytes.
+    pub(super) fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()> {
+        let ptr = self.checked_copy(view, bytes.len())?;
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::copy_nonoverlapping(ptr, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn checked_copy(&self, view: &View, len: usize) -> Result<*mut u8> {
+        if !view.is_dense() || view.span_bytes() != len {
+            return Err(Error::internal(format!(
+                "copy of {len} bytes to or from {view:?}"
+            )));
+        }
+        self.resolve(view, view.dtype)
+    }
+}

@@ -1,0 +1,186 @@
+//! The CPU device: every operation in f32, on all the cores it is given.
+//!
+//! It is the oracle that every other device is compared with, so it is clear before it is clever;
+//! only convolution and batch norm are tuned. Reductions run in an order that depends on the
+//! shapes alone, never on the thread count: the same seed gives the same bits on any number of
+//! threads.
+
+mod augment;
+mod contrast;
+mod conv;
+mod elementwise;
+mod entropy;
+mod loss;
+mod memory;
+mod metrics;
+mod mix;
+mod norm;
+mod pool;
+mod resize;
+
+use std::sync::Mutex;
+
+use super::{ArenaId, Call, DType, Device, Op, View};
+use crate::error::{Error, Result};
+use memory::{Arenas, Ctx};
+
+/// The CPU as a [`Device`], with a thread pool of its own.
+pub struct CpuDevice {
+    arenas: Mutex<Arenas>,
+    pool: rayon::ThreadPool,
+    threads: usize,
+}
+
+impl CpuDevice {
+    /// A device on `threads` threads; 0 takes every core the process may use.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the threads cannot be started.
+    pub fn new(threads: usize) -> Result<Self> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("cpu-device-{i}"))
+            .build()
+            .map_err(|e| Error::Device {
+                device: "cpu".into(),
+                problem: e.to_string(),
+            })?;
+        Ok(Self {
+            arenas: Mutex::new(Arenas::default()),
+            pool,
+            threads,
+        })
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn context(&self) -> Result<Ctx> {
+        let arenas = self
+            .arenas
+            .lock()
+            .map_err(|_| Error::internal("poisoned arena table"))?;
+        Ok(arenas.context())
+    }
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<ArenaId> {
+        let mut arenas = self
+            .arenas
+            .lock()
+            .map_err(|_| Error::internal("poisoned arena table"))?;
+        arenas.alloc(bytes)
+    }
+
+    fn free(&self, arena: ArenaId) {
+        if let Ok(mut arenas) = self.arenas.lock() {
+            arenas.free(arena);
+        }
+    }
+
+    fn write(&self, view: &View, bytes: &[u8]) -> Result<()> {
+        self.context()?.write(view, bytes)
+    }
+
+    fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()> {
+        self.context()?.read(view, bytes)
+    }
+
+    fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
+        match op {
+            Op::Conv(w) => conv::forward_workspace(*w, ins, outs, self.threads),
+            Op::ConvDgrad(w) => conv::dgrad_workspace(*w, ins, outs, self.threads),
+            Op::ConvWgrad(w) => conv::wgrad_workspace(*w, ins, outs, self.threads),
+            _ => 0,
+        }
+    }
+
+    fn run(&self, call: &Call) -> Result<()> {
+        let cx = self.context()?;
+        self.pool.install(|| match &call.op {
+            Op::Fill { value } => elementwise::fill(&cx, call, *value),
+            Op::Copy => elementwise::copy(&cx, call),
+            Op::Lerp => elementwise::lerp(&cx, call),
+            Op::Relu => elementwise::relu(&cx, call),
+            Op::ReluBackward => elementwise::relu_backward(&cx, call),
+            Op::Dropout2d { p, stream } => elementwise::dropout2d(&cx, call, *p, *stream),
+            Op::SgdEma { momentum, groups } => elementwise::sgd_ema(&cx, call, *momentum, groups),
+            Op::Augment(a) => augment::augment(&cx, call, a),
+            Op::Mix {
+                kind,
+                prob,
+                ignore,
+                stream,
+            } => mix::mix(&cx, call, *kind, *prob, *ignore, *stream),
+            Op::Conv(w) => conv::forward(&cx, call, *w),
+            Op::ConvDgrad(w) => conv::dgrad(&cx, call, *w),
+            Op::ConvWgrad(w) => conv::wgrad(&cx, call, *w),
+            Op::BatchNorm {
+                eps,
+                momentum,
+                relu,
+            } => norm::train(&cx, call, *eps, *momentum, *relu),
+            Op::BatchNormEval { eps, relu } => norm::eval(&cx, call, *eps, *relu),
+            Op::BatchNormBackward { relu } => norm::backward(&cx, call, *relu),
+            Op::MaxPool { size, window } => pool::max_pool(&cx, call, *size, *window),
+            Op::MaxPoolBackward { size, window } => {
+                pool::max_pool_backward(&cx, call, *size, *window)
+            }
+            Op::GlobalAvgPool => pool::global_avg_pool(&cx, call),
+            Op::GlobalAvgPoolBackward => pool::global_avg_pool_backward(&cx, call),
+            Op::Resize => resize::resize(&cx, call),
+            Op::ResizeBackward => resize::resize_backward(&cx, call),
+            Op::SoftmaxEntropy { log_eps } => entropy::softmax_entropy(&cx, call, *log_eps),
+            Op::Percentile { ignore } => entropy::percentile(&cx, call, *ignore),
+            Op::KeepReliable { ignore } => entropy::keep_reliable(&cx, call, *ignore),
+            Op::AddScores { flip, softmax } => entropy::add_scores(&cx, call, *flip, *softmax),
+            Op::FinishScores { softmax } => entropy::finish_scores(&cx, call, *softmax),
+            Op::CrossEntropy { ignore, norm } => loss::cross_entropy(&cx, call, *ignore, *norm),
+            Op::CrossEntropyBackward { ignore, weight } => {
+                loss::cross_entropy_backward(&cx, call, *ignore, *weight)
+            }
+            Op::TargetProbability { ignore } => loss::target_probability(&cx, call, *ignore),
+            Op::OhemThreshold {
+                ignore,
+                thresh,
+                min_kept,
+            } => loss::ohem_threshold(&cx, call, *ignore, *thresh, *min_kept),
+            Op::Partition(p) => contrast::partition(&cx, call, p),
+            Op::Compact { labeled_pixels } => contrast::compact(&cx, call, *labeled_pixels),
+            Op::BankPush { capacities } => contrast::bank_push(&cx, call, capacities),
+            Op::Prototype => contrast::prototype(&cx, call),
+            Op::InfoNce(a) => contrast::info_nce(&cx, call, a),
+            Op::InfoNceBackward(a, weight) => contrast::info_nce_backward(&cx, call, a, *weight),
+            Op::Confusion { ignore } => metrics::confusion(&cx, call, *ignore),
+            Op::LabelConfusion { ignore } => metrics::label_confusion(&cx, call, *ignore),
+        })
+    }
+}
+
+/// An [`Error::Internal`] naming the operation, what it expected and what it got.
+fn mismatch(op: &str, expected: &str, got: &View) -> Error {
+    Error::internal(format!(
+        "{op}: expected {expected}, got {:?} {:?}",
+        got.dtype, got.shape
+    ))
+}
+
+/// Fails unless `view` is of `dtype`.
+fn want(op: &str, view: &View, dtype: DType) -> Result<()> {
+    if view.dtype == dtype {
+        Ok(())
+    } else {
+        Err(mismatch(op, &format!("{dtype:?}"), view))
+    }
+}

@@ -1,0 +1,177 @@
+//! Devices: where operations run.
+//!
+//! Comes in: a [`Call`], one fused operation ([`Op`]) with the [`View`]s of memory it reads and
+//! writes. Goes out: the bytes of the output views. A device knows nothing of U2PL's schedules,
+//! of graphs or of files; everything above it is written once and runs on every device.
+//!
+//! Memory is a few large arenas. The graph's planner decides offsets; a device only allocates,
+//! copies and computes. Layout is NHWC for maps and K·R·S·C for convolution weights.
+
+pub mod cpu;
+pub mod op;
+pub mod philox;
+
+pub use op::{Cost, Op};
+
+use crate::error::Result;
+
+/// Element type of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit IEEE float.
+    F32,
+    /// Byte: labels, raw images.
+    U8,
+    /// 32-bit unsigned: counts, indices, bit masks, random state.
+    U32,
+}
+
+impl DType {
+    /// Size of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            DType::F32 | DType::U32 => 4,
+            DType::U8 => 1,
+        }
+    }
+}
+
+/// Rank-4 shape: `[N, H, W, C]` for maps, `[K, R, S, C]` for convolution weights,
+/// `[1, 1, 1, n]` for vectors.
+pub type Shape = [usize; 4];
+
+/// Number of elements of a shape.
+pub const fn elements(shape: Shape) -> usize {
+    shape[0] * shape[1] * shape[2] * shape[3]
+}
+
+/// Handle of one allocation on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArenaId(pub u32);
+
+/// A typed window on an arena.
+///
+/// Pixel `i` (row-major over N, H, W) starts at element `i * ld`; its `C` channels are adjacent.
+/// `ld > C` is how a tensor occupies a channel slice of a wider one (concat without a copy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The allocation.
+    pub arena: ArenaId,
+    /// Byte offset of the first element; a multiple of the element size.
+    pub offset: usize,
+    /// Shape in elements.
+    pub shape: Shape,
+    /// Elements between the starts of consecutive pixels; `>= shape[3]`.
+    pub ld: usize,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl View {
+    /// A dense view (`ld == C`).
+    pub const fn dense(arena: ArenaId, offset: usize, shape: Shape, dtype: DType) -> Self {
+        Self {
+            arena,
+            offset,
+            shape,
+            ld: shape[3],
+            dtype,
+        }
+    }
+
+    /// Pixels: N·H·W.
+    pub const fn pixels(&self) -> usize {
+        self.shape[0] * self.shape[1] * self.shape[2]
+    }
+
+    /// Channels (last dimension).
+    pub const fn channels(&self) -> usize {
+        self.shape[3]
+    }
+
+    /// Elements, not counting the gaps of a strided view.
+    pub const fn elements(&self) -> usize {
+        elements(self.shape)
+    }
+
+    /// True when there are no gaps between pixels.
+    pub const fn is_dense(&self) -> bool {
+        self.ld == self.shape[3]
+    }
+
+    /// Elements from the first to one past the last, gaps included.
+    pub const fn span(&self) -> usize {
+        if self.elements() == 0 {
+            0
+        } else {
+            (self.pixels() - 1) * self.ld + self.shape[3]
+        }
+    }
+
+    /// Bytes from the first element to one past the last.
+    pub const fn span_bytes(&self) -> usize {
+        self.span() * self.dtype.bytes()
+    }
+}
+
+/// One operation with its operands.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The operation and its attributes.
+    pub op: Op,
+    /// Inputs, in the order that [`Op`]'s documentation gives.
+    pub ins: Vec<View>,
+    /// Outputs, in the order that [`Op`]'s documentation gives.
+    pub outs: Vec<View>,
+    /// Bit `i` set: add to `outs[i]` instead of overwriting it. Only for the outputs that
+    /// [`Op::can_accumulate`] names.
+    pub accumulate: u32,
+    /// Scratch of at least [`Device::workspace_bytes`], contents undefined before and after.
+    pub workspace: Option<View>,
+}
+
+impl Call {
+    /// Whether output `i` is added to.
+    pub fn accumulates(&self, i: usize) -> bool {
+        self.accumulate >> i & 1 == 1
+    }
+}
+
+/// The operation set on one piece of hardware.
+///
+/// Object-safe; a call costs microseconds, the work milliseconds.
+pub trait Device: Send + Sync {
+    /// Short name (`cpu`, `cuda:0`, `simt`).
+    fn name(&self) -> String;
+
+    /// Allocates a zeroed arena, aligned to at least 256 bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the memory is not there, with the need and what is free.
+    fn alloc(&self, bytes: usize) -> Result<ArenaId>;
+
+    /// Releases an arena. Views of it must not be used again.
+    fn free(&self, arena: ArenaId);
+
+    /// Copies host bytes into a dense view; `bytes.len()` must be its size.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] on a size mismatch.
+    fn write(&self, view: &View, bytes: &[u8]) -> Result<()>;
+
+    /// Copies a dense view to host bytes; waits for the work that produces it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] on a size mismatch.
+    fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()>;
+
+    /// Scratch bytes that a call of this operation needs, known before any run.
+    fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize;
+
+    /// Runs one operation.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] when the operands do not fit the operation,
+    /// [`crate::Error::Device`] when the hardware fails.
+    fn run(&self, call: &Call) -> Result<()>;
+}

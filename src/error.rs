@@ -1,0 +1,102 @@
+//! The one error type of the library.
+//!
+//! A user reads an error as a single line on stderr, so every variant carries what the reader
+//! needs to act: the file, line, key or value at fault, what is wrong, and the mend. The command
+//! line turns [`Error::exit_code`] into the process status: 2 for bad usage or input, 1 for a
+//! failure that is not the user's.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, as a value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Input that the user can mend: a file, a list line, a config key, an argument.
+    #[error("{at}: {problem}; {mend}")]
+    Input {
+        /// File, `file:line`, config key or argument at fault.
+        at: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do about it.
+        mend: String,
+    },
+    /// Several independent input problems, found in one check and reported together.
+    #[error("{}", join_lines(.0))]
+    Inputs(Vec<Error>),
+    /// An operating-system error on a path.
+    #[error("{}: cannot {doing}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What was being done, as a verb phrase ("read the list").
+        doing: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A device refused or failed an operation.
+    #[error("device {device}: {problem}")]
+    Device {
+        /// Device name (`cpu`, `cuda:0`, `simt`).
+        device: String,
+        /// What failed.
+        problem: String,
+    },
+    /// A broken invariant of the engine itself: a bug, never the user's input.
+    #[error("internal error (please report): {0}")]
+    Internal(String),
+}
+
+fn join_lines(errors: &[Error]) -> String {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+impl Error {
+    /// An [`Error::Input`] from its three parts.
+    pub fn input(
+        at: impl Into<String>,
+        problem: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self::Input {
+            at: at.into(),
+            problem: problem.into(),
+            mend: mend.into(),
+        }
+    }
+
+    /// An [`Error::Io`] for `path`.
+    pub fn io(path: impl AsRef<Path>, doing: &'static str, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.as_ref().to_path_buf(),
+            doing,
+            source,
+        }
+    }
+
+    /// An [`Error::Internal`].
+    pub fn internal(problem: impl Into<String>) -> Self {
+        Self::Internal(problem.into())
+    }
+
+    /// One error out of many: `Ok` when there are none.
+    pub fn collect(mut errors: Vec<Error>) -> Result<()> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Error::Inputs(errors)),
+        }
+    }
+
+    /// Process exit status: 2 for what the user can mend, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Input { .. } | Error::Inputs(_) | Error::Io { .. } => 2,
+            Error::Device { .. } | Error::Internal(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The `u2pl-engine` binary: see `cli`.
+fn main() {}
