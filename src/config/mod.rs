@@ -1,1 +1,3 @@
-//! config
+//! Configuration: YAML in, a validated [`schema::Config`] out.
+
+pub mod schema;
