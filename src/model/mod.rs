@@ -1,0 +1,1 @@
+//! Networks: functions that add nodes to a graph.
