@@ -86,6 +86,10 @@ impl Device for CpuDevice {
         arenas.alloc(bytes)
     }
 
+    fn free_bytes(&self) -> Option<usize> {
+        memory::available_bytes()
+    }
+
     fn free(&self, arena: ArenaId) {
         if let Ok(mut arenas) = self.arenas.lock() {
             arenas.free(arena);
