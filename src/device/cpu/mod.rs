@@ -17,6 +17,8 @@ mod mix;
 mod norm;
 mod pool;
 mod resize;
+mod upsample;
+mod vmath;
 
 use std::sync::Mutex;
 
