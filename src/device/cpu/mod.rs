@@ -17,6 +17,8 @@ mod mix;
 mod norm;
 mod pool;
 mod resize;
+#[cfg(test)]
+mod testing;
 mod upsample;
 mod vmath;
 
