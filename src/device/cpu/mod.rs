@@ -17,9 +17,13 @@ mod mix;
 mod norm;
 mod pool;
 mod resize;
+#[cfg(test)]
+mod rig;
 mod rows;
 #[cfg(test)]
 mod testing;
+mod upsample;
+mod vmath;
 
 use std::sync::Mutex;
 
