@@ -104,7 +104,12 @@ pub struct Shapes {
 
 impl Default for Shapes {
     fn default() -> Self {
-        Self { labeled: 8, unlabeled: 120, val: 32, size: 96 }
+        Self {
+            labeled: 8,
+            unlabeled: 120,
+            val: 32,
+            size: 96,
+        }
     }
 }
 
@@ -165,7 +170,13 @@ pub struct Augment {
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { crop: [513, 513], scale: [0.5, 2.0], flip: 0.5, mix: Mix::Cutmix, mix_prob: 0.5 }
+        Self {
+            crop: [513, 513],
+            scale: [0.5, 2.0],
+            flip: 0.5,
+            mix: Mix::Cutmix,
+            mix_prob: 0.5,
+        }
     }
 }
 
@@ -459,6 +470,11 @@ pub struct Eval {
 
 impl Default for Eval {
     fn default() -> Self {
-        Self { protocol: Protocol::Whole, crop: None, scales: vec![1.0], flip: false }
+        Self {
+            protocol: Protocol::Whole,
+            crop: None,
+            scales: vec![1.0],
+            flip: false,
+        }
     }
 }
