@@ -20,4 +20,17 @@ macro_rules! families {
     )+};
 }
 
-families!(conv, norm, pool_resize, elementwise);
+families!(
+    conv,
+    norm,
+    pool_resize,
+    elementwise,
+    pseudo_label,
+    loss,
+    optimizer,
+    evaluation,
+    partition,
+    contrast,
+    augment,
+    mix,
+);

@@ -44,13 +44,16 @@ class Case:
         self.data[f"{self.name}/{name}"] = array
         return name
 
-    def expect(self, name, array, wide=False, rtol=None, atol=None):
+    def expect(self, name, array, wide=False, rtol=None, atol=None, only=None):
         """What a tensor must hold at the end: |got − want| ≤ atol + rtol·|want|, exact for
-        integers. By default atol = rtol · (root mean square of the finite values)."""
+        integers. By default atol = rtol · (root mean square of the finite values). `only` lists
+        the (start, length) runs of elements that are defined."""
         array = rank4(array)
         entry = self.tensors.setdefault(name, self._entry(array.shape, array.dtype, wide))
         assert entry["shape"] == list(array.shape), (self.name, name)
         entry["expect"] = True
+        if only is not None:
+            entry["only"] = [[int(start), int(length)] for start, length in only]
         if array.dtype == np.float32:
             rtol = self.rtol if rtol is None else rtol
             finite = array[np.isfinite(array)].astype(np.float64)
