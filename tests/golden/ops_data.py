@@ -111,7 +111,7 @@ def mix_case(name, kind, prob, step, applied, n=3, h=17, w=15, stream=16, classe
     for b in range(n if mixed and kind != "none" else 0):
         other = (b + 1) % n
         if kind == "classmix":
-            present = np.unique(label[b])
+            present = np.unique(label[b]).astype(np.int64)
             keys = rng.words((1 + b) * 256 + present)[:, 0]
             pasted = present[np.argsort(keys, kind="stable")[:(len(present) + 1) // 2]]
             foreign = ~np.isin(label[b], pasted)

@@ -20,6 +20,8 @@ mod resize;
 mod rows;
 #[cfg(test)]
 mod testing;
+mod upsample;
+mod vmath;
 
 use std::sync::Mutex;
 
