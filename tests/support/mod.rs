@@ -4,5 +4,6 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub mod arena;
+pub mod difference;
 pub mod golden;
 pub mod ops;
