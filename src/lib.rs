@@ -13,5 +13,8 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod method;
+pub mod model;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -211,8 +211,8 @@ pub(super) fn add_scores(cx: &Ctx, call: &Call, flip: bool, softmax: bool) -> Re
         return Ok(());
     }
     scores
-        .par_chunks_mut(map_width * ld)
-        .zip(counts.par_chunks_mut(map_width))
+        .par_chunks_mut((map_width * ld).max(1))
+        .zip(counts.par_chunks_mut(map_width.max(1)))
         .skip(top)
         .take(height)
         .enumerate()
@@ -266,4 +266,175 @@ pub(super) fn finish_scores(cx: &Ctx, call: &Call, softmax: bool) -> Result<()> 
         },
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::DType::{F32, U8};
+    use super::super::super::op::Op;
+    use super::super::rig::{Rig, THREADS, close, floats, labels, softmax, upsampled};
+
+    /// Runs softmax_entropy on strided logits; (entropy, argmax, confidence).
+    fn run_entropy(
+        rig: &Rig,
+        logits: &[f32],
+        shape: [usize; 4],
+        size: (usize, usize),
+        log_eps: f32,
+    ) -> (Vec<f32>, Vec<u8>, Vec<f32>) {
+        let map = [shape[0], size.0, size.1, 1];
+        let logits = rig.strided(shape, logits, shape[3] + 5);
+        let outs = [rig.zeros(map, F32), rig.zeros(map, U8), rig.zeros(map, F32)];
+        rig.run(Op::SoftmaxEntropy { log_eps }, &[logits], &outs, 0);
+        let [entropy, argmax, confidence] = &outs;
+        (
+            rig.get_f32(entropy),
+            rig.get_u8(argmax),
+            rig.get_f32(confidence),
+        )
+    }
+
+    #[test]
+    fn softmax_entropy_follows_the_definition() {
+        for (shape, size) in [
+            ([2, 5, 4, 21], (17, 13)),
+            ([1, 1, 1, 3], (4, 6)),
+            ([1, 3, 3, 8], (3, 3)),
+            ([1, 6, 7, 9], (1, 1)),
+        ] {
+            let logits = floats(shape.iter().product(), 12.0, 3);
+            let exact = upsampled(&logits, shape, size.0, size.1);
+            for log_eps in [0.0, 1e-10] {
+                let one = run_entropy(&Rig::new(THREADS[0]), &logits, shape, size, log_eps);
+                let many = run_entropy(&Rig::new(THREADS[1]), &logits, shape, size, log_eps);
+                assert_eq!(one, many);
+                for (i, x) in exact.iter().enumerate() {
+                    let p = softmax(x);
+                    let h: f64 = p.iter().map(|p| -p * (p + f64::from(log_eps)).ln()).sum();
+                    close(one.0[i], h, 1e-5);
+                    let top = p.iter().copied().fold(0.0, f64::max);
+                    close(one.2[i], top, 1e-5);
+                    assert!(top - p[usize::from(one.1[i])] < 1e-5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn entropy_of_confident_pixels_keeps_its_digits() {
+        let (entropy, ..) = run_entropy(&Rig::new(1), &[0.0, -25.0], [1, 1, 1, 2], (1, 1), 0.0);
+        let p: Vec<f64> = softmax(&[0.0, -25.0]);
+        let exact: f64 = p.iter().map(|p| -p * p.ln()).sum();
+        assert!((f64::from(entropy[0]) / exact - 1.0).abs() < 1e-5);
+    }
+
+    fn run_percentile(values: &[f32], labels: &[u8], q: &[f32]) -> Vec<f32> {
+        let rig = Rig::new(1);
+        let map = [1, 1, values.len(), 1];
+        let ins = [
+            rig.f32(map, values),
+            rig.u8(map, labels),
+            rig.f32([1, 1, 1, q.len()], q),
+        ];
+        let out = rig.zeros([1, 1, 1, q.len()], F32);
+        rig.run(Op::Percentile { ignore: 255 }, &ins, &[out], 0);
+        rig.get_f32(&out)
+    }
+
+    #[test]
+    fn percentile_is_that_of_the_sorted_values() {
+        let q = [0.0, 20.0, 37.5, 50.0, 80.0, 99.9, 100.0];
+        for n in [1, 2, 3, 10, 101, 4097] {
+            for levels in [3.0, 1e6] {
+                // Few levels make ties.
+                let values: Vec<f32> = floats(n, 1.0, n as u64)
+                    .iter()
+                    .map(|v| (v * levels).round() / levels)
+                    .collect();
+                let mut labels = labels(n, 5, 255, n as u64);
+                labels[0] = 1;
+                let mut kept: Vec<f64> = (0..n)
+                    .filter(|&i| labels[i] != 255)
+                    .map(|i| f64::from(values[i]))
+                    .collect();
+                kept.sort_by(f64::total_cmp);
+                for (got, q) in run_percentile(&values, &labels, &q).iter().zip(q) {
+                    let at = (kept.len() - 1) as f64 * f64::from(q) / 100.0;
+                    let (lo, hi) = (kept[at.floor() as usize], kept[at.ceil() as usize]);
+                    assert_eq!(*got, (lo + (hi - lo) * at.fract()) as f32, "n {n} q {q}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn percentile_of_nothing_is_infinite() {
+        assert_eq!(
+            run_percentile(&[1.0, 2.0], &[255, 255], &[50.0]),
+            [f32::INFINITY]
+        );
+    }
+
+    #[test]
+    fn keep_reliable_is_strict_and_works_in_place() {
+        let rig = Rig::new(2);
+        let map = [1, 1, 4, 1];
+        let label = rig.u8(map, &[3, 4, 5, 255]);
+        let ins = [
+            label,
+            rig.f32(map, &[0.1, 0.5, f32::NAN, 0.2]),
+            rig.f32([1, 1, 1, 1], &[0.5]),
+        ];
+        let out = rig.zeros(map, U8);
+        rig.run(Op::KeepReliable { ignore: 255 }, &ins, &[out], 0);
+        assert_eq!(rig.get_u8(&out), [3, 255, 255, 255]);
+        rig.run(Op::KeepReliable { ignore: 255 }, &ins, &[label], 0);
+        assert_eq!(rig.get_u8(&label), [3, 255, 255, 255]);
+    }
+
+    #[test]
+    fn overlapping_windows_average() {
+        let (shape, classes) = ([1, 3, 2, 5], 5);
+        let windows = [[0, 0, 4, 5], [1, 2, 4, 5]];
+        for softmax_scores in [false, true] {
+            let rig = Rig::new(3);
+            let scores = rig.zeros([1, 5, 7, classes], F32);
+            let counts = rig.zeros([1, 5, 7, 1], F32);
+            let mut exact = vec![(vec![0.0; classes], 0.0); 35];
+            for (i, window) in windows.iter().enumerate() {
+                let flip = i == 1;
+                let logits = floats(30, 4.0, i as u64);
+                let op = Op::AddScores {
+                    flip,
+                    softmax: softmax_scores,
+                };
+                let ins = [rig.f32(shape, &logits), rig.u32([1, 1, 1, 4], window)];
+                rig.run(op, &ins, &[scores, counts], 0);
+                for (j, x) in upsampled(&logits, shape, 4, 5).iter().enumerate() {
+                    let (y, x_pos) = (j / 5, if flip { 4 - j % 5 } else { j % 5 });
+                    let pixel = (window[0] as usize + y) * 7 + window[1] as usize + x_pos;
+                    let x = if softmax_scores {
+                        softmax(x)
+                    } else {
+                        x.clone()
+                    };
+                    exact[pixel].0.iter_mut().zip(x).for_each(|(s, x)| *s += x);
+                    exact[pixel].1 += 1.0;
+                }
+            }
+            let map = [1, 5, 7, 1];
+            let outs = [rig.zeros(map, F32), rig.zeros(map, U8), rig.zeros(map, F32)];
+            let op = Op::FinishScores {
+                softmax: softmax_scores,
+            };
+            rig.run(op, &[scores, counts], &outs, 0);
+            let (entropy, confidence) = (rig.get_f32(&outs[0]), rig.get_f32(&outs[2]));
+            for (i, (sums, count)) in exact.iter().enumerate().filter(|(_, e)| e.1 > 0.0) {
+                let mean: Vec<f64> = sums.iter().map(|s| s / count).collect();
+                let p = if softmax_scores { mean } else { softmax(&mean) };
+                close(entropy[i], p.iter().map(|p| -p * p.ln()).sum(), 1e-5);
+                close(confidence[i], p.iter().copied().fold(0.0, f64::max), 1e-5);
+            }
+        }
+    }
 }

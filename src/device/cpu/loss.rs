@@ -261,3 +261,214 @@ pub(super) fn ohem_threshold(
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::DType::F32;
+    use super::super::super::op::Op;
+    use super::super::super::{Shape, View};
+    use super::super::rig::{Rig, THREADS, close, floats, labels, softmax, tent, upsampled};
+    use super::*;
+
+    struct Case {
+        shape: Shape,
+        size: (usize, usize),
+        logits: Vec<f32>,
+        labels: Vec<u8>,
+        threshold: Option<f32>,
+        norm: CeNorm,
+    }
+
+    fn cases() -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (shape, size) in [
+            ([2, 19, 4, 5], (37, 9)),
+            ([1, 8, 8, 21], (8, 8)),
+            ([3, 1, 1, 2], (5, 3)),
+            ([1, 9, 5, 3], (4, 3)),
+        ] {
+            for (threshold, norm) in [
+                (None, CeNorm::Valid),
+                (None, CeNorm::ValidTimesAllOverValid),
+                (Some(0.4), CeNorm::Valid),
+            ] {
+                cases.push(Case {
+                    shape,
+                    size,
+                    logits: floats(shape.iter().product(), 3.0, 5),
+                    labels: labels(shape[0] * size.0 * size.1, shape[3] as u32, 255, 6),
+                    threshold,
+                    norm,
+                });
+            }
+        }
+        cases
+    }
+
+    impl Case {
+        fn operands(&self, rig: &Rig) -> Vec<View> {
+            let map = [self.shape[0], self.size.0, self.size.1, 1];
+            vec![
+                rig.strided(self.shape, &self.logits, self.shape[3] + 4),
+                rig.u8(map, &self.labels),
+            ]
+        }
+
+        /// (stats, gradient), the gradient added to a map of ones.
+        fn run(&self, threads: usize, weight: f32) -> (Vec<f32>, Vec<f32>) {
+            let rig = Rig::new(threads);
+            let mut ins = self.operands(&rig);
+            let threshold = self.threshold.map(|t| rig.f32([1, 1, 1, 1], &[t]));
+            ins.extend(threshold);
+            let stats = rig.zeros([1, 1, 1, 4], F32);
+            let op = Op::CrossEntropy {
+                ignore: 255,
+                norm: self.norm,
+            };
+            rig.run(op, &ins, &[stats], 0);
+            ins.insert(2, stats);
+            let gradient = rig.f32(self.shape, &vec![1.0; self.logits.len()]);
+            let op = Op::CrossEntropyBackward {
+                ignore: 255,
+                weight,
+            };
+            rig.run(op, &ins, &[gradient], 1);
+            (rig.get_f32(&stats), rig.get_f32(&gradient))
+        }
+
+        /// Loss, scale, valid pixels and gradient by the definition in f64.
+        fn exact(&self) -> (f64, f64, f64, Vec<f64>) {
+            let [_, h, w, c] = self.shape;
+            let (height, width) = self.size;
+            let threshold = self.threshold.map_or(2.0, f64::from);
+            let (mut sum, mut valid) = (0.0, 0.0);
+            let mut gradient = vec![0.0; self.logits.len()];
+            let pixels = upsampled(&self.logits, self.shape, height, width);
+            for (i, (x, &label)) in pixels.iter().zip(&self.labels).enumerate() {
+                let mut p = softmax(x);
+                if label == 255 || p[usize::from(label)] > threshold {
+                    continue;
+                }
+                sum -= p[usize::from(label)].ln();
+                valid += 1.0;
+                p[usize::from(label)] -= 1.0;
+                let wy = tent(i / width % height, h, height);
+                let wx = tent(i % width, w, width);
+                for (at, g) in gradient[i / (height * width) * h * w * c..][..h * w * c]
+                    .iter_mut()
+                    .enumerate()
+                {
+                    *g += wy[at / (w * c)] * wx[at / c % w] * p[at % c];
+                }
+            }
+            let all = self.labels.len() as f64;
+            let scale = match self.norm {
+                CeNorm::Valid => 1.0 / valid,
+                CeNorm::ValidTimesAllOverValid => all / (valid * valid),
+            };
+            gradient.iter_mut().for_each(|g| *g *= scale);
+            (sum * scale, scale, valid, gradient)
+        }
+    }
+
+    #[test]
+    fn loss_and_gradient_follow_the_definition() {
+        for case in cases() {
+            let weight = 0.4;
+            let one = case.run(THREADS[0], weight);
+            assert_eq!(one, case.run(THREADS[1], weight));
+            let (loss, scale, valid, gradient) = case.exact();
+            close(one.0[0], loss, 1e-5);
+            close(one.0[1], scale, 1e-6);
+            assert_eq!(one.0[2], valid as f32);
+            assert_eq!(one.0[3], case.labels.len() as f32);
+            for (got, want) in one.1.iter().zip(gradient) {
+                close(*got, 1.0 + f64::from(weight) * want, 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn gradient_is_the_slope_of_the_loss() {
+        let mut case = cases().remove(0);
+        let (_, gradient) = case.run(2, 1.0);
+        for i in (0..case.logits.len()).step_by(17) {
+            let step = 0.05;
+            let mut at = |x: f32| {
+                let old = std::mem::replace(&mut case.logits[i], x);
+                let loss = case.exact().0;
+                case.logits[i] = old;
+                loss
+            };
+            let x = floats(i + 1, 3.0, 5)[i];
+            let slope = (at(x + step) - at(x - step)) / f64::from((x + step) - (x - step));
+            close(gradient[i], 1.0 + slope, 1e-5);
+        }
+    }
+
+    #[test]
+    fn no_valid_pixel_gives_zero() {
+        for norm in [CeNorm::Valid, CeNorm::ValidTimesAllOverValid] {
+            let case = Case {
+                shape: [1, 2, 2, 3],
+                size: (3, 3),
+                logits: floats(12, 1.0, 1),
+                labels: vec![255; 9],
+                threshold: None,
+                norm,
+            };
+            let (stats, gradient) = case.run(1, 1.0);
+            assert_eq!(stats, [0.0, 0.0, 0.0, 9.0]);
+            assert_eq!(gradient, [1.0; 12]);
+        }
+    }
+
+    /// (probabilities, threshold) of a case.
+    fn run_ohem(case: &Case, thresh: f32, min_kept: usize) -> (Vec<f32>, f32) {
+        let rig = Rig::new(2);
+        let ins = case.operands(&rig);
+        let p = rig.zeros(ins[1].shape, F32);
+        rig.run(Op::TargetProbability { ignore: 255 }, &ins, &[p], 0);
+        let threshold = rig.zeros([1, 1, 1, 1], F32);
+        let op = Op::OhemThreshold {
+            ignore: 255,
+            thresh,
+            min_kept,
+        };
+        rig.run(op, &[p, ins[1]], &[threshold], 0);
+        (rig.get_f32(&p), rig.get_f32(&threshold)[0])
+    }
+
+    #[test]
+    fn ohem_keeps_at_least_min_kept() {
+        let mut case = cases().remove(0);
+        let valid = case.labels.iter().filter(|&&l| l != 255).count();
+        for min_kept in [1, 7, valid - 1, valid] {
+            let (p, threshold) = run_ohem(&case, 0.01, min_kept);
+            let mut sorted = p.clone();
+            sorted.sort_by(f32::total_cmp);
+            assert_eq!(threshold, sorted[min_kept - 1].max(0.01));
+            case.threshold = Some(threshold);
+            // The pixel that set the threshold is itself kept.
+            let kept = p.iter().filter(|&&p| p <= threshold && p < 1.0).count();
+            assert_eq!(case.run(1, 1.0).0[2], kept as f32);
+            assert!(kept >= min_kept);
+        }
+        assert_eq!(run_ohem(&case, 0.7, 1).1, 0.7);
+        assert_eq!(run_ohem(&case, 0.7, valid + 1).1, f32::INFINITY);
+        assert_eq!(run_ohem(&case, 0.7, 0).1, f32::INFINITY);
+    }
+
+    #[test]
+    fn target_probability_is_that_of_the_label() {
+        let case = cases().remove(0);
+        let (p, _) = run_ohem(&case, 0.7, 1);
+        let pixels = upsampled(&case.logits, case.shape, case.size.0, case.size.1);
+        for ((&p, x), &label) in p.iter().zip(&pixels).zip(&case.labels) {
+            match label {
+                255 => assert_eq!(p, 1.0),
+                _ => close(p, softmax(x)[usize::from(label)], 1e-5),
+            }
+        }
+    }
+}

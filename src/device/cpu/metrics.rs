@@ -120,3 +120,56 @@ pub(super) fn label_confusion(cx: &Ctx, call: &Call, ignore: u8) -> Result<()> {
         .reduce(|| Counts::new(classes), Counts::merge);
     counts.store(cx, call)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::DType::U32;
+    use super::super::super::op::Op;
+    use super::super::rig::{Rig, THREADS, floats, labels, upsampled};
+
+    #[test]
+    fn confusion_is_a_plain_count_and_accumulates() {
+        let (shape, height, width) = ([2, 3, 4, 6], 9, 11);
+        let logits = floats(shape.iter().product(), 3.0, 1);
+        let truth = labels(2 * height * width, 6, 255, 2);
+        let mut exact = vec![0u32; 36];
+        for (x, &truth) in upsampled(&logits, shape, height, width).iter().zip(&truth) {
+            let best = (0..6).max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap();
+            if truth != 255 {
+                exact[usize::from(truth) * 6 + best] += 1;
+            }
+        }
+        for threads in THREADS {
+            let rig = Rig::new(threads);
+            let ins = [
+                rig.strided(shape, &logits, 16),
+                rig.u8([2, height, width, 1], &truth),
+            ];
+            let out = rig.zeros([1, 1, 6, 6], U32);
+            rig.run(Op::Confusion { ignore: 255 }, &ins, &[out], 0);
+            rig.run(Op::Confusion { ignore: 255 }, &ins, &[out], 1);
+            let twice: Vec<u32> = exact.iter().map(|n| 2 * n).collect();
+            assert_eq!(rig.get_u32(&out), twice);
+        }
+    }
+
+    #[test]
+    fn label_confusion_is_a_plain_count() {
+        let n = 40_000;
+        let (truth, guess) = (labels(n, 7, 255, 3), labels(n, 7, 255, 4));
+        let mut exact = vec![0u32; 49];
+        for (&t, &g) in truth.iter().zip(&guess) {
+            if t != 255 && g != 255 {
+                exact[usize::from(t) * 7 + usize::from(g)] += 1;
+            }
+        }
+        for threads in THREADS {
+            let rig = Rig::new(threads);
+            let map = [1, 200, 200, 1];
+            let ins = [rig.u8(map, &truth), rig.u8(map, &guess)];
+            let out = rig.zeros([1, 1, 7, 7], U32);
+            rig.run(Op::LabelConfusion { ignore: 255 }, &ins, &[out], 0);
+            assert_eq!(rig.get_u32(&out), exact);
+        }
+    }
+}

@@ -17,6 +17,8 @@ mod mix;
 mod norm;
 mod pool;
 mod resize;
+#[cfg(test)]
+mod rig;
 mod rows;
 #[cfg(test)]
 mod testing;
@@ -86,6 +88,10 @@ impl Device for CpuDevice {
             .lock()
             .map_err(|_| Error::internal("poisoned arena table"))?;
         arenas.alloc(bytes)
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        memory::available_bytes()
     }
 
     fn free(&self, arena: ArenaId) {
