@@ -17,6 +17,9 @@ mod mix;
 mod norm;
 mod pool;
 mod resize;
+mod rows;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Mutex;
 
