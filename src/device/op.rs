@@ -2,7 +2,7 @@
 //!
 //! Each variant documents its inputs and outputs in order. `B` images, `H × W` label resolution,
 //! `h × w` feature resolution, `C` classes, `D` representation width, `P = B·h·w` feature pixels.
-//! Labels are `u8` maps `[B, H, W, 1]`. Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]`
+//! Labels are `u8` maps `[B, H, W, 1]`, dense; where C is known a label ≥ C counts as ignored. Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]`
 //! state `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
 //! "in/out" names an output whose previous contents are read.
 
@@ -239,7 +239,8 @@ pub enum Op {
         /// 0 for the exact entropy; 1e-10 in mode `released`.
         log_eps: f32,
     },
-    /// numpy's `percentile` (linear interpolation) of `values` where `label != ignore`.
+    /// numpy's `percentile` (linear interpolation) of `values` where `label != ignore`: order
+    /// statistics around `(n − 1)·q/100`, interpolated in f64, rounded once. NaN sorts last.
     /// ins: `[values f32, label u8, q f32 [k] (percent, 0–100)]`; outs: `[threshold f32 [k]]`;
     /// +∞ when no pixel counts.
     Percentile {
@@ -278,7 +279,8 @@ pub enum Op {
         ignore: u8,
     },
     /// OHEM's threshold: max(thresh, the min_kept-th smallest p), all pixels (ignored ones are 1)
-    /// taking part; +∞ when fewer than min_kept pixels are valid.
+    /// taking part; +∞ when fewer than min_kept pixels are valid, or min_kept is 0 (as in the
+    /// released code, which then keeps every pixel).
     /// ins: `[p f32, label u8]`; outs: `[threshold f32 [1]]`.
     OhemThreshold {
         /// Ignore label.
@@ -289,26 +291,28 @@ pub enum Op {
         min_kept: usize,
     },
     /// Anchor, positive and negative masks at feature resolution, a bit per class in
-    /// `Wd = ⌈C/32⌉` words per pixel. Labels and entropy are sampled by nearest
-    /// (`⌊i·H/h⌋`); ranks and p(c) come from the softmax of `logits` at h × w, rank
+    /// `Wd = ⌈C/32⌉` words per pixel. Labels and entropy are sampled by PyTorch's nearest
+    /// (`min(⌊i·s⌋, H − 1)`, `s = H/h`, quotient and product in f32); ranks and p(c) come from the softmax of `logits` at h × w, rank
     /// O(c) = #{k: l_k > l_c} + #{k < c: l_k = l_c}.
     /// ins: `[logits [B,h,w,C] (labelled images first), label_l u8 [Bl,H,W,1],
     /// label_u u8 [Bu,H,W,1] (pseudo-labels before thresholding), entropy_u f32 [Bu,H,W,1],
     /// thresholds f32 [3] = {γ, low, high}]`;
     /// outs: `[anchors u32 [B,h,w,Wd], positives u32, negatives u32]`.
     ///
-    /// Paper — labelled: y = c, p(c) > δ_p → anchor and positive; y ≠ c, O(c) < r_l → negative.
+    /// Paper — labelled: y = c, p(c) > δ_p → anchor and positive; y valid, y ≠ c, O(c) < r_l → negative.
     /// Unlabelled: ŷ = c, H < γ, p(c) > δ_p → anchor and positive; H > γ, ŷ valid,
     /// r_l ≤ O(c) < r_h → negative.
     /// Released — rows 1, 2, 3, 5, 6: positives are onehot ∧ low mask; anchors also p(c) > δ_p;
     /// negatives are onehot ∧ high mask ∧ r_l ≤ O(c) < r_h on unlabelled pixels, none on
     /// labelled ones; low mask H ≤ low, high mask H ≥ high; one-hots of image 0 are the union of
     /// the classes of every image of the same tensor (an ignored pixel of another image counts as
-    /// class 0), empty where image 0 is ignored; the other images' one-hots are empty.
+    /// class 0), empty where image 0 is ignored; the other images' one-hots are empty. The labelled
+    /// and the unlabelled tensor each have an image 0.
     Partition(Partition),
     /// Per class, the ascending list of pixels whose bit is set.
     /// ins: `[bits u32 [B,h,w,Wd]]`; outs: `[list u32 [1,1,C,P], counts u32 [1,1,2,C]]`;
-    /// counts row 0: all pixels, row 1: those below `labeled_pixels`.
+    /// counts row 0: all pixels, row 1: those below `labeled_pixels`. A list's entries past its
+    /// count are undefined.
     Compact {
         /// Feature pixels of the labelled images, Bl·h·w.
         labeled_pixels: usize,
@@ -333,12 +337,14 @@ pub enum Op {
     /// Paper: classes = those that took part. Released (rows 4, 13): with v_0 < v_1 < … the
     /// classes that have positives, position i reads anchors and prototype of class *i*, the ring
     /// of class v_i; the divisor is the number of v; zero loss when fewer than two; draws are
-    /// keyed by position i.
+    /// keyed by position i; a position without anchors or negatives adds nothing.
     /// ins: `[rep [B,h,w,D], list, anchor counts, positive counts, prototype, bank, inv_norm,
-    /// cursor, rng]`; outs: `[stats f32 [4]]` = {loss, gradient scale per anchor, classes, 0}.
+    /// cursor, rng]`; outs: `[stats f32 [4]]` = {loss, gradient scale per anchor
+    /// 1/(M·classes), classes, 0}; all 0 when there is no loss.
     InfoNce(InfoNce),
     /// Gradient of `weight ·` [`Op::InfoNce`] to the anchors' representations (prototype and
-    /// bank are constants), repeated anchors summed in draw order.
+    /// bank are constants), repeated anchors summed in draw order, classes in ascending order;
+    /// 0 elsewhere. A norm clamped at 1e-8 is a constant.
     /// ins: those of `InfoNce`, then `stats`; outs: `[drep]` (accumulates).
     InfoNceBackward(InfoNce, f32),
     /// SGD with momentum as in PyTorch (`v ← μv + g + wd·p; p ← p − lr·v`), then the EMA teacher
@@ -364,7 +370,8 @@ pub enum Op {
         ignore: u8,
     },
     /// Upsample (align_corners) the logits to the window's size and add them, or their softmax,
-    /// to a score map, mirrored left–right when `flip`.
+    /// to the score map at (y, x), mirrored left–right within the window when `flip`; its counts
+    /// grow by 1. The window lies inside the map.
     /// ins: `[logits [1,h,w,C], window u32 [4] = {y, x, height, width}]`;
     /// outs: `[scores f32 [1,H,W,C] in/out, counts f32 [1,H,W,1] in/out]`.
     AddScores {
@@ -373,7 +380,8 @@ pub enum Op {
         /// Add probabilities instead of logits.
         softmax: bool,
     },
-    /// Entropy, argmax and confidence of accumulated scores / counts.
+    /// Entropy (log_eps 0), argmax and confidence of accumulated scores / counts; a pixel that no
+    /// window covered has count 1.
     /// ins: `[scores, counts]`; outs as [`Op::SoftmaxEntropy`].
     FinishScores {
         /// The scores are probabilities already.

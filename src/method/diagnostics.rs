@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::device::Device;
 use crate::device::ArenaId;
+use crate::device::Device;
 use crate::graph::TensorId;
 use crate::graph::exec::{Program, read_view};
 use crate::graph::state::State;
@@ -49,6 +49,8 @@ pub struct U2pl {
     pub negatives_labeled: PerClass,
     /// Negatives from unlabelled pixels.
     pub negatives_unlabeled: PerClass,
+    /// Classes that took part in the contrastive loss.
+    pub contrast_classes: u32,
     /// Entries in the memory bank.
     pub bank: PerClass,
     /// Share of pixels on which the teacher's two passes disagree.
@@ -75,7 +77,10 @@ impl Report {
     /// Whether every loss is a finite number.
     pub fn is_finite(&self) -> bool {
         let l = &self.loss;
-        [Some(l.sup), l.aux, l.unsup, l.contrast].into_iter().flatten().all(f32::is_finite)
+        [Some(l.sup), l.aux, l.unsup, l.contrast]
+            .into_iter()
+            .flatten()
+            .all(f32::is_finite)
     }
 }
 
@@ -114,19 +119,27 @@ pub fn read(
     let stats = |t: Option<TensorId>| t.map(|t| program.read::<f32>(t)).transpose();
     let sup = stats(out.sup)?.ok_or_else(|| Error::internal("a step without a supervised loss"))?;
     let unsup = stats(out.unsup)?;
+    let contrast = stats(out.contrast)?;
     let loss = Losses {
         sup: sup[0],
         aux: stats(out.aux)?.map(|s| s[0]),
         unsup: unsup.as_ref().map(|s| s[0]),
-        contrast: stats(out.contrast)?.map(|s| s[0]),
+        contrast: contrast.as_ref().map(|s| s[0]),
     };
-    let Some(unsup) = unsup else { return Ok(Report { loss, u2pl: None }) };
+    let Some(unsup) = unsup else {
+        return Ok(Report { loss, u2pl: None });
+    };
 
     let mut u2pl = U2pl {
         kept: unsup[2] / unsup[3].max(1.0),
         gamma: stats(out.thresholds)?.map_or(f32::NAN, |t| t[0]),
         alpha: scalars.alpha,
-        lambda_u: if unsup[2] > 0.0 { unsup[3] / unsup[2] } else { 0.0 },
+        contrast_classes: contrast.map_or(0, |s| s[2] as u32),
+        lambda_u: if unsup[2] > 0.0 {
+            unsup[3] / unsup[2]
+        } else {
+            0.0
+        },
         ..U2pl::default()
     };
     if let Some(t) = out.anchors {
@@ -149,7 +162,10 @@ pub fn read(
     let pseudo = matrix(out.pseudo)?;
     u2pl.pseudo_accuracy = accuracy(&pseudo, classes(&pseudo));
     u2pl.pseudo_iou = u2pl.pseudo_accuracy.map(|_| iou(&pseudo, classes(&pseudo)));
-    Ok(Report { loss, u2pl: Some(u2pl) })
+    Ok(Report {
+        loss,
+        u2pl: Some(u2pl),
+    })
 }
 
 /// `[2, C]` counts (all, labelled) to (labelled, unlabelled).

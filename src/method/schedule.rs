@@ -23,7 +23,9 @@ impl Scalars {
     /// the learning rate and the momenta.
     pub fn to_device(self) -> [f32; Self::LEN] {
         let keep = 100.0 - self.alpha;
-        [self.lr, self.ema, self.sync, keep, self.alpha, keep, 0.0, 0.0]
+        [
+            self.lr, self.ema, self.sync, keep, self.alpha, keep, 0.0, 0.0,
+        ]
     }
 }
 
@@ -57,7 +59,11 @@ impl Schedule {
         Self {
             epochs: cfg.train.epochs,
             epoch_iters,
-            warmup_epochs: if supervised { cfg.train.epochs } else { cfg.train.warmup_epochs },
+            warmup_epochs: if supervised {
+                cfg.train.epochs
+            } else {
+                cfg.train.warmup_epochs
+            },
             lr: cfg.train.lr,
             power: cfg.train.poly_power,
             ema: cfg.method.ema,
@@ -74,7 +80,10 @@ impl Schedule {
 
     /// Global iteration to epoch and iteration.
     pub fn position(&self, iteration: usize) -> Position {
-        Position { epoch: iteration / self.epoch_iters, iter: iteration % self.epoch_iters }
+        Position {
+            epoch: iteration / self.epoch_iters,
+            iter: iteration % self.epoch_iters,
+        }
     }
 
     /// Whether `iteration` trains on labels alone.
@@ -89,7 +98,12 @@ impl Schedule {
         let lr = f64::from(self.lr) * left.powf(f64::from(self.power));
         let alpha = f64::from(self.alpha0) * (1.0 - epoch as f64 / self.epochs as f64);
         let (ema, sync) = self.teacher(iteration, epoch);
-        Scalars { lr: lr as f32, ema, sync, alpha: alpha as f32 }
+        Scalars {
+            lr: lr as f32,
+            ema,
+            sync,
+            alpha: alpha as f32,
+        }
     }
 
     fn teacher(&self, iteration: usize, epoch: usize) -> (f32, f32) {
@@ -129,8 +143,15 @@ pub fn rank_bounds(cfg: &Config) -> (u32, u32) {
         _ => 1,
     };
     let released = cfg.method.mode == Mode::Released;
-    let (low, high) = if released { (3, 20) } else { (low, classes.min(20)) };
-    (cfg.method.low_rank.unwrap_or(low), cfg.method.high_rank.unwrap_or(high))
+    let (low, high) = if released {
+        (3, 20)
+    } else {
+        (low, classes.min(20))
+    };
+    (
+        cfg.method.low_rank.unwrap_or(low),
+        cfg.method.high_rank.unwrap_or(high),
+    )
 }
 
 /// λ_c: the configured weight, or the mode's own. Released divides by the number of processes
@@ -240,7 +261,13 @@ mod tests {
     #[test]
     fn rank_bounds_follow_the_class_count() {
         let mut cfg = Config::default();
-        for (classes, bounds) in [(21, (3, 20)), (19, (3, 19)), (11, (2, 11)), (5, (1, 5)), (2, (1, 2))] {
+        for (classes, bounds) in [
+            (21, (3, 20)),
+            (19, (3, 19)),
+            (11, (2, 11)),
+            (5, (1, 5)),
+            (2, (1, 2)),
+        ] {
             cfg.data.classes = classes;
             assert_eq!(rank_bounds(&cfg), bounds);
         }

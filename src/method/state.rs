@@ -1,11 +1,11 @@
 //! What survives a step, laid out in the state arena.
 
+use crate::Result;
 use crate::config::schema::{Algorithm, Config};
 use crate::device::DType;
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::state::State;
 use crate::method::schedule::{Scalars, bank_capacities, contrast_weight};
-use crate::Result;
 
 /// Names of the entries that a checkpoint must hold to resume bit for bit.
 pub const RESUMABLE: &[&str] = &[
@@ -25,15 +25,28 @@ pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize) -> State {
     let mut state = State::new();
     let vector = |n| [1, 1, 1, n];
     for who in ["student", "teacher"] {
-        state.add(&format!("{who}.weights"), vector(params.weights_len()), DType::F32);
-        state.add(&format!("{who}.buffers"), vector(params.buffers_len()), DType::F32);
+        state.add(
+            &format!("{who}.weights"),
+            vector(params.weights_len()),
+            DType::F32,
+        );
+        state.add(
+            &format!("{who}.buffers"),
+            vector(params.buffers_len()),
+            DType::F32,
+        );
     }
     state.add("velocity", vector(params.weights_len()), DType::F32);
     state.add("rng", vector(4), DType::U32);
     state.add("scalars", vector(Scalars::LEN), DType::F32);
     stage(&mut state, "labeled", cfg.train.batch_labeled, cap_pixels);
     if cfg.train.algorithm == Algorithm::U2pl {
-        stage(&mut state, "unlabeled", cfg.train.batch_unlabeled, cap_pixels);
+        stage(
+            &mut state,
+            "unlabeled",
+            cfg.train.batch_unlabeled,
+            cap_pixels,
+        );
         if contrast_weight(cfg) != 0.0 {
             let rows: usize = bank_capacities(cfg).iter().map(|&q| q as usize).sum();
             state.add("bank", [1, 1, rows, cfg.model.rep_width], DType::F32);
@@ -45,8 +58,16 @@ pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize) -> State {
 }
 
 fn stage(state: &mut State, which: &str, batch: usize, cap_pixels: usize) {
-    state.add(&format!("{which}.images"), [batch, 1, 1, 3 * cap_pixels], DType::U8);
-    state.add(&format!("{which}.labels"), [batch, 1, 1, cap_pixels], DType::U8);
+    state.add(
+        &format!("{which}.images"),
+        [batch, 1, 1, 3 * cap_pixels],
+        DType::U8,
+    );
+    state.add(
+        &format!("{which}.labels"),
+        [batch, 1, 1, cap_pixels],
+        DType::U8,
+    );
     state.add(&format!("{which}.sizes"), [batch, 1, 1, 2], DType::U32);
 }
 

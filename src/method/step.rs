@@ -9,7 +9,7 @@
 //! activations are dead before the student's forward pass begins.
 
 use crate::config::schema::{Algorithm, Config, Mix, Mode, SupLoss, TeacherBn};
-use crate::device::op::{Augment, CeNorm, InfoNce, MixKind, Partition, SgdGroup, Variant};
+use crate::device::op::{Augment, CeNorm, InfoNce, MixKind, Partition, Variant};
 use crate::device::{DType, Op};
 use crate::graph::autodiff::{self, LossTerm};
 use crate::graph::params::{Kind, Layout};
@@ -94,7 +94,16 @@ impl<'a> StepBuilder<'a> {
         let rng = state.tensor(&mut graph, "rng")?;
         let scalars = state.tensor(&mut graph, "scalars")?;
         let out = Outputs::default();
-        Ok(Self { cfg, params, state, graph, rng, scalars, out, keep_logits: false })
+        Ok(Self {
+            cfg,
+            params,
+            state,
+            graph,
+            rng,
+            scalars,
+            out,
+            keep_logits: false,
+        })
     }
 
     /// Keeps the student's logits readable after the step.
@@ -136,14 +145,25 @@ impl<'a> StepBuilder<'a> {
             let truth = self.graph.input("truth", [bu, h, w, 1], DType::U8);
             (x, truth)
         });
-        let images = Images { all, labels, unlabeled };
-        let (graph, out) = if u2pl { self.u2pl_on(images)? } else { self.warmup_on(images)? };
+        let images = Images {
+            all,
+            labels,
+            unlabeled,
+        };
+        let (graph, out) = if u2pl {
+            self.u2pl_on(images)?
+        } else {
+            self.warmup_on(images)?
+        };
         Ok((graph, out, images))
     }
 
     fn batches(&self, u2pl: bool) -> (usize, usize) {
         let train = &self.cfg.train;
-        (train.batch_labeled, if u2pl { train.batch_unlabeled } else { 0 })
+        (
+            train.batch_labeled,
+            if u2pl { train.batch_unlabeled } else { 0 },
+        )
     }
 
     fn variant(&self) -> Variant {
@@ -161,7 +181,9 @@ impl<'a> StepBuilder<'a> {
     fn staged(&mut self, u2pl: bool) -> Result<Images> {
         let [h, w] = self.cfg.augment.crop;
         let (bl, bu) = self.batches(u2pl);
-        let all = self.graph.transient("images", [bl + bu, h, w, 3], DType::F32);
+        let all = self
+            .graph
+            .transient("images", [bl + bu, h, w, 3], DType::F32);
         let labels = self.graph.transient("labels", [bl, h, w, 1], DType::U8);
         let x_l = self.graph.batch_slice(all, 0, bl)?;
         self.augment("labeled", stream::AUGMENT_LABELED, x_l, labels)?;
@@ -173,7 +195,11 @@ impl<'a> StepBuilder<'a> {
         } else {
             None
         };
-        Ok(Images { all, labels, unlabeled })
+        Ok(Images {
+            all,
+            labels,
+            unlabeled,
+        })
     }
 
     fn augment(&mut self, which: &str, stream: u32, x: TensorId, label: TensorId) -> Result<()> {
@@ -227,10 +253,16 @@ impl<'a> StepBuilder<'a> {
         let released = cfg.method.mode == Mode::Released && !supervised;
         if released {
             // The released teacher sees the labelled images in train mode: its buffers move.
-            let want = Want { rep: true, aux: cfg.model.aux };
+            let want = Want {
+                rep: true,
+                aux: cfg.model.aux,
+            };
             self.network("teacher", images.all, true, want)?;
         }
-        let want = Want { rep: released, aux: cfg.model.aux };
+        let want = Want {
+            rep: released,
+            aux: cfg.model.aux,
+        };
         let student = self.network("student", images.all, true, want)?;
         let mut losses = Vec::new();
         self.supervised_loss(&student, images.labels, &mut losses)?;
@@ -242,8 +274,9 @@ impl<'a> StepBuilder<'a> {
         let cfg = self.cfg;
         let ema_bn = teacher_bn(cfg) == TeacherBn::Ema;
         let contrast = contrast_weight(cfg) != 0.0;
-        let (unlabeled, truth) =
-            images.unlabeled.ok_or_else(|| Error::internal("a U2PL step without images"))?;
+        let (unlabeled, truth) = images
+            .unlabeled
+            .ok_or_else(|| Error::internal("a U2PL step without images"))?;
         let (bl, bu) = self.batches(true);
 
         self.sync_teacher(ema_bn)?;
@@ -251,7 +284,10 @@ impl<'a> StepBuilder<'a> {
         let mixed = self.graph.batch_slice(images.all, bl, bu)?;
         let (label_u, truth) = self.mix(unlabeled, clean, truth, mixed)?;
 
-        let want = Want { rep: contrast, aux: cfg.model.aux && !ema_bn };
+        let want = Want {
+            rep: contrast,
+            aux: cfg.model.aux && !ema_bn,
+        };
         let teacher = self.network("teacher", images.all, !ema_bn, want)?;
         let (entropy, kept) = self.reliable(teacher.logits, label_u, truth)?;
         let bank = match teacher.rep {
@@ -261,7 +297,10 @@ impl<'a> StepBuilder<'a> {
             _ => None,
         };
 
-        let want = Want { rep: contrast, aux: cfg.model.aux };
+        let want = Want {
+            rep: contrast,
+            aux: cfg.model.aux,
+        };
         let student = self.network("student", images.all, true, want)?;
         let mut losses = Vec::new();
         self.supervised_loss(&student, images.labels, &mut losses)?;
@@ -280,8 +319,15 @@ impl<'a> StepBuilder<'a> {
         }
         let out = &self.out;
         let kept = [
-            out.sup, out.aux, out.unsup, out.contrast, out.thresholds, out.anchors, out.negatives,
-            out.disagreement, out.pseudo,
+            out.sup,
+            out.aux,
+            out.unsup,
+            out.contrast,
+            out.thresholds,
+            out.anchors,
+            out.negatives,
+            out.disagreement,
+            out.pseudo,
         ];
         for t in kept.into_iter().flatten() {
             self.graph.keep(t);
@@ -309,7 +355,17 @@ impl<'a> StepBuilder<'a> {
 
     /// ŷ before thresholding: argmax of the eval-mode teacher on clean images.
     fn pseudo_labels(&mut self, x: TensorId) -> Result<TensorId> {
-        let logits = self.network("teacher", x, false, Want { rep: false, aux: false })?.logits;
+        let logits = self
+            .network(
+                "teacher",
+                x,
+                false,
+                Want {
+                    rep: false,
+                    aux: false,
+                },
+            )?
+            .logits;
         let [_, _, label, _] = self.softmax_entropy("pseudo_label", logits)?;
         Ok(label)
     }
@@ -318,15 +374,22 @@ impl<'a> StepBuilder<'a> {
     fn softmax_entropy(&mut self, name: &str, logits: TensorId) -> Result<[TensorId; 4]> {
         let [h, w] = self.cfg.augment.crop;
         let shape = [self.graph.shape(logits)[0], h, w, 1];
-        let entropy = self.graph.transient(format!("{name}.entropy"), shape, DType::F32);
-        let argmax = self.graph.transient(format!("{name}.argmax"), shape, DType::U8);
-        let confidence = self.graph.transient(format!("{name}.confidence"), shape, DType::F32);
+        let entropy = self
+            .graph
+            .transient(format!("{name}.entropy"), shape, DType::F32);
+        let argmax = self
+            .graph
+            .transient(format!("{name}.argmax"), shape, DType::U8);
+        let confidence = self
+            .graph
+            .transient(format!("{name}.confidence"), shape, DType::F32);
         let log_eps = match self.variant() {
             Variant::Paper => 0.0,
             Variant::Released => 1e-10,
         };
         let op = Op::SoftmaxEntropy { log_eps };
-        self.graph.push(name, op, vec![logits], vec![entropy, argmax, confidence]);
+        self.graph
+            .push(name, op, vec![logits], vec![entropy, argmax, confidence]);
         Ok([logits, entropy, argmax, confidence])
     }
 
@@ -353,7 +416,8 @@ impl<'a> StepBuilder<'a> {
             stream: stream::MIX,
         };
         let ins = vec![x, label, truth, self.rng];
-        self.graph.push("mix", op, ins, vec![mixed, label_out, truth_out]);
+        self.graph
+            .push("mix", op, ins, vec![mixed, label_out, truth_out]);
         Ok((label_out, truth_out))
     }
 
@@ -371,11 +435,19 @@ impl<'a> StepBuilder<'a> {
         let percents = self.scalar(3, 3)?;
         let thresholds = self.graph.vector("thresholds", 3);
         let op = Op::Percentile { ignore };
-        self.graph.push("reliability", op, vec![entropy, label_u, percents], vec![thresholds]);
+        self.graph.push(
+            "reliability",
+            op,
+            vec![entropy, label_u, percents],
+            vec![thresholds],
+        );
         let gamma = self.graph.flat_slice(thresholds, 0, [1, 1, 1, 1])?;
-        let kept = self.graph.transient("kept", self.graph.shape(label_u), DType::U8);
+        let kept = self
+            .graph
+            .transient("kept", self.graph.shape(label_u), DType::U8);
         let op = Op::KeepReliable { ignore };
-        self.graph.push("reliability", op, vec![label_u, entropy, gamma], vec![kept]);
+        self.graph
+            .push("reliability", op, vec![label_u, entropy, gamma], vec![kept]);
         self.out.thresholds = Some(thresholds);
         self.out.disagreement = Some(self.label_confusion("disagreement", label_u, argmax));
         self.out.pseudo = Some(self.label_confusion("pseudo_accuracy", truth, kept));
@@ -385,7 +457,12 @@ impl<'a> StepBuilder<'a> {
     fn label_confusion(&mut self, name: &str, truth: TensorId, label: TensorId) -> TensorId {
         let (c, ignore) = (self.cfg.data.classes, self.cfg.data.ignore_index);
         let matrix = self.graph.transient(name, [1, 1, c, c], DType::U32);
-        self.graph.push(name, Op::LabelConfusion { ignore }, vec![truth, label], vec![matrix]);
+        self.graph.push(
+            name,
+            Op::LabelConfusion { ignore },
+            vec![truth, label],
+            vec![matrix],
+        );
         matrix
     }
 
@@ -398,12 +475,18 @@ impl<'a> StepBuilder<'a> {
         let bl = self.cfg.train.batch_labeled;
         let logits = self.graph.batch_slice(student.logits, 0, bl)?;
         let sup = self.cross_entropy("sup", logits, labels)?;
-        losses.push(LossTerm { stats: sup, weight: 1.0 });
+        losses.push(LossTerm {
+            stats: sup,
+            weight: 1.0,
+        });
         self.out.sup = Some(sup);
         if let Some(aux) = student.aux {
             let aux = self.graph.batch_slice(aux, 0, bl)?;
             let stats = self.cross_entropy("aux", aux, labels)?;
-            losses.push(LossTerm { stats, weight: self.cfg.model.aux_weight });
+            losses.push(LossTerm {
+                stats,
+                weight: self.cfg.model.aux_weight,
+            });
             self.out.aux = Some(stats);
         }
         Ok(())
@@ -415,7 +498,8 @@ impl<'a> StepBuilder<'a> {
         if self.cfg.train.loss == SupLoss::Ohem {
             let shape = self.graph.shape(label);
             let p = self.graph.transient(format!("{name}.p"), shape, DType::F32);
-            self.graph.push(name, Op::TargetProbability { ignore }, ins.clone(), vec![p]);
+            self.graph
+                .push(name, Op::TargetProbability { ignore }, ins.clone(), vec![p]);
             let threshold = self.graph.vector(&format!("{name}.threshold"), 1);
             let op = Op::OhemThreshold {
                 ignore,
@@ -426,7 +510,10 @@ impl<'a> StepBuilder<'a> {
             ins.push(threshold);
         }
         let stats = self.graph.vector(&format!("{name}.stats"), 4);
-        let op = Op::CrossEntropy { ignore, norm: CeNorm::Valid };
+        let op = Op::CrossEntropy {
+            ignore,
+            norm: CeNorm::Valid,
+        };
         self.graph.push(name, op, ins, vec![stats]);
         Ok(stats)
     }
@@ -444,8 +531,12 @@ impl<'a> StepBuilder<'a> {
             ignore: self.cfg.data.ignore_index,
             norm: CeNorm::ValidTimesAllOverValid,
         };
-        self.graph.push("unsup", op, vec![logits, kept], vec![stats]);
-        losses.push(LossTerm { stats, weight: self.cfg.method.unsup_weight });
+        self.graph
+            .push("unsup", op, vec![logits, kept], vec![stats]);
+        losses.push(LossTerm {
+            stats,
+            weight: self.cfg.method.unsup_weight,
+        });
         self.out.unsup = Some(stats);
         Ok(())
     }
@@ -473,8 +564,10 @@ impl<'a> StepBuilder<'a> {
             low_rank,
             high_rank,
         });
-        let thresholds =
-            self.out.thresholds.ok_or_else(|| Error::internal("no thresholds before partition"))?;
+        let thresholds = self
+            .out
+            .thresholds
+            .ok_or_else(|| Error::internal("no thresholds before partition"))?;
         let ins = vec![logits, labels, label_u, entropy, thresholds];
         self.graph.push("partition", op, ins, masks.to_vec());
         let anchors = self.compact("anchors", masks[0], h * w);
@@ -490,28 +583,53 @@ impl<'a> StepBuilder<'a> {
         for part in ["bank", "bank.inv_norm", "bank.cursor"] {
             ring.push(self.state.tensor(&mut self.graph, part)?);
         }
-        let op = Op::BankPush { capacities: bank_capacities(self.cfg) };
-        self.graph.push("bank", op, vec![rep, negatives.0, negatives.1], ring.clone());
+        let op = Op::BankPush {
+            capacities: bank_capacities(self.cfg),
+        };
+        self.graph.push(
+            "bank",
+            op,
+            vec![rep, negatives.0, negatives.1],
+            ring.clone(),
+        );
         // Released: the positive is a mean of teacher representations, known already.
-        let prototype =
-            (variant == Variant::Released).then(|| self.prototype(rep, positives));
-        Ok(Bank { ring, anchors, positives, prototype })
+        let prototype = (variant == Variant::Released).then(|| self.prototype(rep, positives));
+        Ok(Bank {
+            ring,
+            anchors,
+            positives,
+            prototype,
+        })
     }
 
     fn compact(&mut self, name: &str, bits: TensorId, map: usize) -> (TensorId, TensorId) {
         let [b, ..] = self.graph.shape(bits);
         let c = self.cfg.data.classes;
-        let list = self.graph.transient(format!("{name}.list"), [1, 1, c, b * map], DType::U32);
-        let counts = self.graph.transient(format!("{name}.counts"), [1, 1, 2, c], DType::U32);
+        let list = self
+            .graph
+            .transient(format!("{name}.list"), [1, 1, c, b * map], DType::U32);
+        let counts = self
+            .graph
+            .transient(format!("{name}.counts"), [1, 1, 2, c], DType::U32);
         let labeled_pixels = self.cfg.train.batch_labeled * map;
-        self.graph.push(name, Op::Compact { labeled_pixels }, vec![bits], vec![list, counts]);
+        self.graph.push(
+            name,
+            Op::Compact { labeled_pixels },
+            vec![bits],
+            vec![list, counts],
+        );
         (list, counts)
     }
 
     fn prototype(&mut self, rep: TensorId, (list, counts): (TensorId, TensorId)) -> TensorId {
         let (c, d) = (self.cfg.data.classes, self.graph.shape(rep)[3]);
         let prototype = self.graph.transient("prototype", [1, 1, c, d], DType::F32);
-        self.graph.push("prototype", Op::Prototype, vec![rep, list, counts], vec![prototype]);
+        self.graph.push(
+            "prototype",
+            Op::Prototype,
+            vec![rep, list, counts],
+            vec![prototype],
+        );
         prototype
     }
 
@@ -535,11 +653,20 @@ impl<'a> StepBuilder<'a> {
             None => self.prototype(rep, bank.positives),
         };
         let stats = self.graph.vector("contrast.stats", 4);
-        let mut ins = vec![rep, bank.anchors.0, bank.anchors.1, bank.positives.1, prototype];
+        let mut ins = vec![
+            rep,
+            bank.anchors.0,
+            bank.anchors.1,
+            bank.positives.1,
+            prototype,
+        ];
         ins.extend(&bank.ring);
         ins.push(self.rng);
         self.graph.push("contrast", op, ins, vec![stats]);
-        losses.push(LossTerm { stats, weight: contrast_weight(self.cfg) });
+        losses.push(LossTerm {
+            stats,
+            weight: contrast_weight(self.cfg),
+        });
         self.out.contrast = Some(stats);
         Ok(())
     }
@@ -562,16 +689,11 @@ impl<'a> StepBuilder<'a> {
             outs.push(self.state.tensor(&mut self.graph, part)?);
         }
         let train = &self.cfg.train;
-        let encoder = model::encoder_len(self.params);
-        let group = |start, len, lr_mult| SgdGroup {
-            start,
-            len,
-            lr_mult,
-            weight_decay: train.weight_decay,
+        let groups = model::groups(self.params, train.head_lr_mult, train.weight_decay)?;
+        let op = Op::SgdEma {
+            momentum: train.momentum,
+            groups,
         };
-        let groups =
-            vec![group(0, encoder, 1.0), group(encoder, len - encoder, train.head_lr_mult)];
-        let op = Op::SgdEma { momentum: train.momentum, groups };
         self.graph.push("sgd", op, vec![gradient, lr, m], outs);
         if ema_buffers {
             self.lerp("ema", "buffers", m)?;

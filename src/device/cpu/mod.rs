@@ -17,9 +17,13 @@ mod mix;
 mod norm;
 mod pool;
 mod resize;
+#[cfg(test)]
+mod rig;
 mod rows;
 #[cfg(test)]
 mod testing;
+mod upsample;
+mod vmath;
 
 use std::sync::Mutex;
 
@@ -84,6 +88,10 @@ impl Device for CpuDevice {
             .lock()
             .map_err(|_| Error::internal("poisoned arena table"))?;
         arenas.alloc(bytes)
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        memory::available_bytes()
     }
 
     fn free(&self, arena: ArenaId) {
