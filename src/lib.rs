@@ -12,6 +12,10 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod eval;
 pub mod graph;
+pub mod method;
+pub mod model;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,3 +1,58 @@
-//! Configuration: YAML in, a validated [`schema::Config`] out.
+//! Configuration: YAML in, a validated [`Config`] out.
+//!
+//! A file names only what differs from the defaults in [`schema`]; `--set section.key=value`
+//! overrides come on top. `load` reads both, `validate` checks that the numbers make sense
+//! together. Every problem found is reported, one line each, with the file and line, the key and
+//! the mend.
 
+mod load;
 pub mod schema;
+mod validate;
+
+use std::path::Path;
+
+pub use schema::Config;
+
+use crate::{Error, Result};
+
+/// The recipe of the built-in demo: synthetic shapes, a small network, minutes on a CPU.
+const DEMO: &str = include_str!("../../configs/demo.yaml");
+
+impl Config {
+    /// The defaults, overlaid with the YAML file at `path` and then with `sets`, in order.
+    ///
+    /// Each of `sets` reads `section.key=value` with `value` in YAML. The result is typed but not
+    /// yet checked for sense: see [`Config::validate`].
+    ///
+    /// # Errors
+    /// All of: an unreadable file, broken YAML, unknown keys (with the nearest known one), values
+    /// of the wrong type, malformed overrides.
+    pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Config> {
+        match path {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| Error::io(path, "read the configuration", e))?;
+                load::resolve(&path.display().to_string(), &text, sets)
+            }
+            None => load::resolve("defaults", "", sets),
+        }
+    }
+
+    /// The built-in demo recipe overlaid with `sets`.
+    ///
+    /// # Errors
+    /// As [`Config::load`], for `sets`.
+    pub fn demo(sets: &[String]) -> Result<Config> {
+        load::resolve("built-in demo.yaml", DEMO, sets)
+    }
+
+    /// The whole configuration as YAML, every default spelled out; [`Config::load`] reads it back
+    /// to an equal value.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the serialiser fails.
+    pub fn to_yaml(&self) -> Result<String> {
+        serde_saphyr::to_string(self)
+            .map_err(|e| Error::internal(format!("cannot write the configuration as YAML: {e}")))
+    }
+}

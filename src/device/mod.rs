@@ -150,6 +150,9 @@ pub trait Device: Send + Sync {
     /// [`crate::Error::Device`] when the memory is not there, with the need and what is free.
     fn alloc(&self, bytes: usize) -> Result<ArenaId>;
 
+    /// Bytes that an allocation may still take, where the device can tell.
+    fn free_bytes(&self) -> Option<usize>;
+
     /// Releases an arena. Views of it must not be used again.
     fn free(&self, arena: ArenaId);
 

@@ -272,7 +272,7 @@ pub(super) fn finish_scores(cx: &Ctx, call: &Call, softmax: bool) -> Result<()> 
 mod tests {
     use super::super::super::DType::{F32, U8};
     use super::super::super::op::Op;
-    use super::super::testing::{Rig, THREADS, close, floats, labels, softmax, upsampled};
+    use super::super::rig::{Rig, THREADS, close, floats, labels, softmax, upsampled};
 
     /// Runs softmax_entropy on strided logits; (entropy, argmax, confidence).
     fn run_entropy(

@@ -267,7 +267,7 @@ mod tests {
     use super::super::super::DType::F32;
     use super::super::super::op::Op;
     use super::super::super::{Shape, View};
-    use super::super::testing::{Rig, THREADS, close, floats, labels, softmax, tent, upsampled};
+    use super::super::rig::{Rig, THREADS, close, floats, labels, softmax, tent, upsampled};
     use super::*;
 
     struct Case {

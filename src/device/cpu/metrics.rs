@@ -125,7 +125,7 @@ pub(super) fn label_confusion(cx: &Ctx, call: &Call, ignore: u8) -> Result<()> {
 mod tests {
     use super::super::super::DType::U32;
     use super::super::super::op::Op;
-    use super::super::testing::{Rig, THREADS, floats, labels, upsampled};
+    use super::super::rig::{Rig, THREADS, floats, labels, upsampled};
 
     #[test]
     fn confusion_is_a_plain_count_and_accumulates() {

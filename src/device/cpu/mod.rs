@@ -18,6 +18,9 @@ mod norm;
 mod pool;
 mod resize;
 #[cfg(test)]
+mod rig;
+mod rows;
+#[cfg(test)]
 mod testing;
 mod upsample;
 mod vmath;
@@ -85,6 +88,10 @@ impl Device for CpuDevice {
             .lock()
             .map_err(|_| Error::internal("poisoned arena table"))?;
         arenas.alloc(bytes)
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        memory::available_bytes()
     }
 
     fn free(&self, arena: ArenaId) {

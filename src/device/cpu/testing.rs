@@ -1,173 +1,153 @@
-//! What the unit tests of the operations share: operands on a device, random data, references.
+//! A host-side bench for unit tests: tensors in an arena, a call, and the bytes that come out.
 
-use super::super::op::Op;
-use super::super::philox::Rng;
-use super::super::{Call, DType, Device, Shape, View, elements};
+use std::cell::Cell;
+
 use super::CpuDevice;
+use crate::device::philox::Rng;
+use crate::device::{ArenaId, Call, DType, Device, Op, Shape, View};
 
-/// Thread counts whose results must be the same bits.
-pub(super) const THREADS: [usize; 2] = [1, 3];
-
-/// A device with one arena per operand.
-pub(super) struct Rig {
+/// A device with one arena to bump-allocate from.
+pub(super) struct Bench {
     device: CpuDevice,
+    arena: ArenaId,
+    used: Cell<usize>,
 }
 
-impl Rig {
+const ARENA_BYTES: usize = 16 << 20;
+
+impl Bench {
     pub(super) fn new(threads: usize) -> Self {
         let device = CpuDevice::new(threads).unwrap();
-        Self { device }
-    }
-
-    /// A zeroed dense operand.
-    pub(super) fn zeros(&self, shape: Shape, dtype: DType) -> View {
-        let arena = self.device.alloc(elements(shape) * dtype.bytes()).unwrap();
-        View::dense(arena, 0, shape, dtype)
-    }
-
-    fn put<T: bytemuck::Pod>(&self, shape: Shape, dtype: DType, data: &[T]) -> View {
-        let view = self.zeros(shape, dtype);
-        self.device
-            .write(&view, bytemuck::cast_slice(data))
-            .unwrap();
-        view
-    }
-
-    pub(super) fn f32(&self, shape: Shape, data: &[f32]) -> View {
-        self.put(shape, DType::F32, data)
-    }
-
-    pub(super) fn u8(&self, shape: Shape, data: &[u8]) -> View {
-        self.put(shape, DType::U8, data)
-    }
-
-    pub(super) fn u32(&self, shape: Shape, data: &[u32]) -> View {
-        self.put(shape, DType::U32, data)
-    }
-
-    /// `data` as a channel slice at offset 3 of a tensor `ld` wide that also holds an image
-    /// before it; everything around it is NaN.
-    pub(super) fn strided(&self, shape: Shape, data: &[f32], ld: usize) -> View {
-        let [b, h, w, c] = shape;
-        assert!(ld >= c + 3);
-        let mut wide = vec![f32::NAN; (b + 1) * h * w * ld];
-        let first = h * w * ld + 3;
-        for (pixel, values) in data.chunks_exact(c).enumerate() {
-            wide[first + pixel * ld..][..c].copy_from_slice(values);
+        let arena = device.alloc(ARENA_BYTES).unwrap();
+        let used = Cell::new(0);
+        Self {
+            device,
+            arena,
+            used,
         }
-        let mut view = self.f32([b + 1, h, w, ld], &wide);
-        view.shape = shape;
-        view.ld = ld;
-        view.offset = first * 4;
+    }
+
+    /// A view of fresh memory with `gap` unused elements after each pixel.
+    fn view(&self, shape: Shape, gap: usize, dtype: DType) -> View {
+        let mut view = View::dense(self.arena, self.used.get(), shape, dtype);
+        view.ld += gap;
+        // The gap of the last pixel too, so that `wide` fits.
+        let bytes = view.pixels() * view.ld * dtype.bytes();
+        self.used.set((view.offset + bytes).next_multiple_of(64));
+        assert!(self.used.get() <= ARENA_BYTES, "test arena too small");
         view
     }
 
-    pub(super) fn run(&self, op: Op, ins: &[View], outs: &[View], accumulate: u32) {
-        self.device
-            .run(&Call {
-                op,
-                ins: ins.to_vec(),
-                outs: outs.to_vec(),
-                accumulate,
-                workspace: None,
-            })
-            .unwrap();
+    /// The same memory with the gaps as channels.
+    fn wide(view: &View) -> View {
+        let mut wide = *view;
+        wide.shape[3] = view.ld;
+        wide
     }
 
-    fn get<T: bytemuck::Pod>(&self, view: &View) -> Vec<T> {
-        let mut data = vec![T::zeroed(); view.elements()];
-        let bytes = bytemuck::cast_slice_mut(&mut data);
-        self.device.read(view, bytes).unwrap();
+    /// A float map, its gaps filled with [`Bench::GAP`].
+    pub(super) fn f32(&self, shape: Shape, gap: usize, data: &[f32]) -> View {
+        assert_eq!(data.len(), crate::device::elements(shape));
+        let view = self.view(shape, gap, DType::F32);
+        let mut all = vec![Self::GAP; view.pixels() * view.ld];
+        for (row, px) in all.chunks_mut(view.ld).zip(data.chunks(shape[3])) {
+            row[..shape[3]].copy_from_slice(px);
+        }
+        let bytes = bytemuck::cast_slice(&all);
+        self.device.write(&Self::wide(&view), bytes).unwrap();
+        view
+    }
+
+    /// What gaps hold; [`Bench::get`] checks that operations leave it alone.
+    pub(super) const GAP: f32 = -777.25;
+
+    /// An output map whose contents (and gaps) start as [`Bench::GAP`].
+    pub(super) fn out(&self, shape: Shape, gap: usize) -> View {
+        self.f32(shape, gap, &vec![Self::GAP; crate::device::elements(shape)])
+    }
+
+    /// A dense byte map.
+    pub(super) fn u8(&self, shape: Shape, data: &[u8]) -> View {
+        let view = self.view(shape, 0, DType::U8);
+        self.device.write(&view, data).unwrap();
+        view
+    }
+
+    /// A dense word vector.
+    pub(super) fn u32(&self, shape: Shape, data: &[u32]) -> View {
+        let view = self.view(shape, 0, DType::U32);
+        let bytes = bytemuck::cast_slice(data);
+        self.device.write(&view, bytes).unwrap();
+        view
+    }
+
+    /// A float vector.
+    pub(super) fn vector(&self, data: &[f32]) -> View {
+        self.f32([1, 1, 1, data.len()], 0, data)
+    }
+
+    /// Runs and returns what the device said.
+    pub(super) fn try_run(
+        &self,
+        op: Op,
+        ins: &[View],
+        outs: &[View],
+        accumulate: u32,
+    ) -> crate::error::Result<()> {
+        let (ins, outs) = (ins.to_vec(), outs.to_vec());
+        self.device.run(&Call {
+            op,
+            ins,
+            outs,
+            accumulate,
+            workspace: None,
+        })
+    }
+
+    /// Runs a call that must succeed.
+    pub(super) fn run(&self, op: Op, ins: &[View], outs: &[View]) {
+        self.try_run(op, ins, outs, 0).unwrap();
+    }
+
+    /// Runs a call that must succeed, adding to the outputs in `accumulate`.
+    pub(super) fn add(&self, op: Op, ins: &[View], outs: &[View], accumulate: u32) {
+        self.try_run(op, ins, outs, accumulate).unwrap();
+    }
+
+    /// A float map's elements, after checking that its gaps are untouched.
+    pub(super) fn get(&self, view: &View) -> Vec<f32> {
+        let mut all = vec![0f32; view.pixels() * view.ld];
+        let bytes = bytemuck::cast_slice_mut(&mut all);
+        self.device.read(&Self::wide(view), bytes).unwrap();
+        let mut data = Vec::new();
+        for row in all.chunks(view.ld) {
+            let (px, gap) = row.split_at(view.channels());
+            assert!(gap.iter().all(|&g| g == Self::GAP), "wrote into a gap");
+            data.extend_from_slice(px);
+        }
         data
     }
 
-    pub(super) fn get_f32(&self, view: &View) -> Vec<f32> {
-        self.get(view)
-    }
-
+    /// A dense byte map's elements.
     pub(super) fn get_u8(&self, view: &View) -> Vec<u8> {
-        self.get(view)
-    }
-
-    pub(super) fn get_u32(&self, view: &View) -> Vec<u32> {
-        self.get(view)
+        let mut data = vec![0; view.elements()];
+        self.device.read(view, &mut data).unwrap();
+        data
     }
 }
 
-/// `n` floats uniform on ±`range`.
-pub(super) fn floats(n: usize, range: f32, seed: u64) -> Vec<f32> {
+/// `n` reproducible values uniform on [-1, 1).
+pub(super) fn noise(n: usize, seed: u64) -> Vec<f32> {
     let rng = Rng::seeded(seed, 0, 0);
-    (0..n as u64)
-        .map(|i| (rng.uniform(i) * 2.0 - 1.0) * range)
-        .collect()
+    (0..n as u64).map(|i| rng.uniform(i) * 2.0 - 1.0).collect()
 }
 
-/// `n` labels below `classes`, about one in six of them `ignore`.
-pub(super) fn labels(n: usize, classes: u32, ignore: u8, seed: u64) -> Vec<u8> {
-    let rng = Rng::seeded(seed, 1, 0);
-    (0..n as u64)
-        .map(|i| match rng.below(2 * i, 6) {
-            0 => ignore,
-            _ => rng.below(2 * i + 1, classes) as u8,
-        })
-        .collect()
-}
-
-/// Bilinear weights (align_corners) of one output coordinate on every input coordinate.
-pub(super) fn tent(i: usize, input: usize, output: usize) -> Vec<f64> {
-    let at = match output {
-        1 => 0.0,
-        _ => i as f64 * (input - 1) as f64 / (output - 1) as f64,
-    };
-    (0..input)
-        .map(|k| (1.0 - (at - k as f64).abs()).max(0.0))
-        .collect()
-}
-
-/// Upsampled logits, pixel after pixel, in f64 by the definition.
-pub(super) fn upsampled(
-    logits: &[f32],
-    shape: Shape,
-    height: usize,
-    width: usize,
-) -> Vec<Vec<f64>> {
-    let [b, h, w, c] = shape;
-    let mut pixels = Vec::new();
-    for image in 0..b {
-        for y in 0..height {
-            let wy = tent(y, h, height);
-            for x in 0..width {
-                let wx = tent(x, w, width);
-                let mut pixel = vec![0.0; c];
-                for (i, v) in pixel.iter_mut().enumerate() {
-                    for (yy, wy) in wy.iter().enumerate() {
-                        for (xx, wx) in wx.iter().enumerate() {
-                            let at = ((image * h + yy) * w + xx) * c + i;
-                            *v += wy * wx * f64::from(logits[at]);
-                        }
-                    }
-                }
-                pixels.push(pixel);
-            }
-        }
-    }
-    pixels
-}
-
-/// Softmax by the definition.
-pub(super) fn softmax(x: &[f64]) -> Vec<f64> {
-    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let e: Vec<f64> = x.iter().map(|x| (x - max).exp()).collect();
-    let sum: f64 = e.iter().sum();
-    e.into_iter().map(|e| e / sum).collect()
-}
-
-/// Fails unless |got − want| ≤ tolerance·max(1, |want|).
+/// Asserts `|a − b| ≤ tol · max(1, |b|)` element by element.
 #[track_caller]
-pub(super) fn close(got: f32, want: f64, tolerance: f64) {
-    let error = (f64::from(got) - want).abs();
-    assert!(
-        error <= tolerance * want.abs().max(1.0),
-        "{got} is not {want}"
-    );
+pub(super) fn close(a: &[f32], b: &[f64], tol: f64) {
+    assert_eq!(a.len(), b.len());
+    for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
+        let off = (f64::from(a) - b).abs();
+        assert!(off <= tol * b.abs().max(1.0), "element {i}: {a} vs {b}");
+    }
 }

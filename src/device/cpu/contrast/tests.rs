@@ -6,7 +6,7 @@ use super::super::super::DType::{F32, U32};
 use super::super::super::View;
 use super::super::super::op::{InfoNce, Op, Partition, Variant};
 use super::super::super::philox::Rng;
-use super::super::testing::{Rig, THREADS, close, floats, labels, softmax};
+use super::super::rig::{Rig, THREADS, close, floats, labels, softmax};
 
 const CLASSES: usize = 37;
 /// Two labelled and three unlabelled images.

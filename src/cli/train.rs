@@ -1,0 +1,203 @@
+//! `u2pl-engine train`: a run from a configuration, or the demo.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::common::{ConfigArgs, DeviceArgs};
+use crate::config::Config;
+use crate::eval::Metrics;
+use crate::method::diagnostics::Report;
+use crate::train::{self, Observer, Options, Summary, demo};
+use crate::{Error, Result};
+
+/// Trains a network. Without --config: the demo, supervised-only against U2PL on synthetic shapes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Run folder to create (or, with --resume, to go on in). Default: the first free runs/NAME-N
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Start from these weights (safetensors): a whole network or an encoder
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Go on where the run in --out stopped; its own config.yaml is used unless --config is given
+    #[arg(long, requires = "out")]
+    resume: bool,
+    /// Stop after this many iterations in all
+    #[arg(long, value_name = "N")]
+    max_iters: Option<usize>,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Those of [`train::run`].
+pub fn run(mut args: Args) -> Result<()> {
+    if args.resume && args.config.config.is_none() {
+        args.config.config = args.out.as_ref().map(|out| out.join("config.yaml"));
+    }
+    let demo = args.config.config.is_none();
+    let cfg = if demo { Config::demo(&args.config.set)? } else { args.config.load()? };
+    cfg.validate()?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => free_run_dir(&args.config)?,
+    };
+    let options = Options {
+        device: args.device.open()?,
+        out,
+        init: args.init,
+        resume: args.resume,
+        max_iters: args.max_iters,
+    };
+    let mut display = Display::new();
+    if demo {
+        let both = demo::compare(&cfg, &options, &mut display)?;
+        display.compared(&both);
+    } else {
+        train::run(cfg, &options, &mut display)?;
+    }
+    Ok(())
+}
+
+/// The first `runs/NAME-N` that does not exist.
+fn free_run_dir(config: &ConfigArgs) -> Result<PathBuf> {
+    let stem = config.config.as_deref().and_then(Path::file_stem);
+    let name = stem.map_or("demo".into(), |s| s.to_string_lossy().into_owned());
+    (1..10_000)
+        .map(|n| Path::new("runs").join(format!("{name}-{n}")))
+        .find(|dir| !dir.exists())
+        .ok_or_else(|| Error::input("runs/", "holds 9999 runs of this name", "give --out"))
+}
+
+/// Progress on a terminal as a bar, elsewhere as plain lines.
+struct Display {
+    bar: Option<ProgressBar>,
+    title: &'static str,
+    clock: Instant,
+    start: usize,
+    total: usize,
+    best: f64,
+}
+
+impl Display {
+    fn new() -> Self {
+        Self { bar: None, title: "", clock: Instant::now(), start: 0, total: 0, best: 0.0 }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    fn compared(&self, both: &demo::Comparison) {
+        let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl"));
+        let (sup, u2pl) = (percent(&both.supervised), percent(&both.u2pl));
+        println!();
+        println!("supervised only  mIoU {sup:5.2} %   ({:.0} s)", both.supervised.seconds);
+        println!("U2PL             mIoU {u2pl:5.2} %   ({:.0} s)", both.u2pl.seconds);
+        println!("difference            {:+5.2} points", u2pl - sup);
+        println!("predictions      {}", both.picture.display());
+        let folder = both.picture.parent().unwrap_or(Path::new("."));
+        println!("run folder       {}", folder.display());
+    }
+}
+
+/// The mIoU of the network that the run is judged by.
+fn judged(summary: &Summary, teacher: bool) -> f64 {
+    if teacher { summary.teacher_miou } else { summary.student_miou }
+}
+
+impl Observer for Display {
+    fn begin(&mut self, cfg: &Config, start: usize, total: usize) {
+        use crate::config::schema::Algorithm;
+        self.title = match cfg.train.algorithm {
+            Algorithm::Supervised => "supervised",
+            Algorithm::U2pl => "u2pl",
+        };
+        (self.start, self.total, self.clock, self.best) = (start, total, Instant::now(), 0.0);
+        if std::io::stdout().is_terminal() {
+            let bar = ProgressBar::new(total as u64).with_position(start as u64);
+            let template = "{prefix} [{bar:32}] {pos}/{len} {elapsed}<{eta} {msg}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(self.title);
+            self.bar = Some(bar);
+        } else {
+            println!("{}: iterations {start} to {total}", self.title);
+        }
+    }
+
+    fn step(&mut self, done: usize, lr: f32, report: Option<&Report>) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+        }
+        let Some(report) = report else { return };
+        let text = describe(lr, report);
+        match &self.bar {
+            Some(bar) => bar.set_message(text),
+            None => {
+                let rate = (done - self.start) as f64 / self.clock.elapsed().as_secs_f64();
+                println!("{} {done}/{} {text} {rate:.2} it/s", self.title, self.total);
+            }
+        }
+    }
+
+    fn validated(&mut self, epoch: usize, who: &str, metrics: &Metrics) {
+        let miou = metrics.miou().unwrap_or(0.0);
+        self.best = self.best.max(miou);
+        self.line(&format!(
+            "{} epoch {} validation of the {who}: mIoU {:.2} % (best {:.2} %)",
+            self.title,
+            epoch + 1,
+            100.0 * miou,
+            100.0 * self.best
+        ));
+    }
+
+    fn end(&mut self, summary: &Summary) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        println!(
+            "{}: {} iterations in {:.0} s; mIoU student {:.2} %, teacher {:.2} %, best {:.2} %; {}",
+            self.title,
+            summary.iterations,
+            summary.seconds,
+            100.0 * summary.student_miou,
+            100.0 * summary.teacher_miou,
+            100.0 * summary.best_miou,
+            summary.out.display()
+        );
+    }
+}
+
+/// One step in one line.
+fn describe(lr: f32, report: &Report) -> String {
+    let mut text = format!("lr {lr:.5} sup {:.3}", report.loss.sup);
+    if let Some(aux) = report.loss.aux {
+        text += &format!(" aux {aux:.3}");
+    }
+    if let Some(unsup) = report.loss.unsup {
+        text += &format!(" unsup {unsup:.3}");
+    }
+    if let Some(contrast) = report.loss.contrast {
+        text += &format!(" contrast {contrast:.3}");
+    }
+    if let Some(u) = &report.u2pl {
+        text += &format!(" kept {:.0} % γ {:.3}", 100.0 * u.kept, u.gamma);
+        if let Some(accuracy) = u.pseudo_accuracy {
+            text += &format!(" pseudo {:.0} %", 100.0 * accuracy);
+        }
+    }
+    text
+}

@@ -1,0 +1,266 @@
+//! The executor: a planned graph as a list of calls, and the arenas it runs in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::plan::Plan;
+use super::{Graph, TensorId};
+use crate::device::{ArenaId, Call, Cost, Device, View};
+use crate::error::{Error, Result};
+
+/// One arena on a device, freed on drop.
+pub struct Arena {
+    device: Arc<dyn Device>,
+    id: ArenaId,
+    bytes: usize,
+}
+
+impl Arena {
+    /// Allocates `bytes` zeroed bytes.
+    ///
+    /// # Errors
+    /// The device's, when the memory is not there.
+    pub fn new(device: Arc<dyn Device>, bytes: usize) -> Result<Self> {
+        let id = device.alloc(bytes)?;
+        Ok(Self { device, id, bytes })
+    }
+
+    /// The handle that views name.
+    pub fn id(&self) -> ArenaId {
+        self.id
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.device.free(self.id);
+    }
+}
+
+/// A call with its layer's name and its cost.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The call.
+    pub call: Call,
+    /// Layer or loss.
+    pub name: String,
+    /// Work.
+    pub cost: Cost,
+}
+
+/// A planned graph bound to two arenas: ready to run any number of times.
+pub struct Program {
+    device: Arc<dyn Device>,
+    graph: Graph,
+    plan: Plan,
+    state: ArenaId,
+    arena: Option<Arena>,
+    arena_id: ArenaId,
+    steps: Vec<Step>,
+}
+
+/// Time of one operation kind or call.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Operation.
+    pub op: &'static str,
+    /// Layer.
+    pub name: String,
+    /// Time of the call.
+    pub time: Duration,
+    /// Work of the call.
+    pub cost: Cost,
+}
+
+impl Program {
+    /// Plans `graph` and allocates its transient arena.
+    ///
+    /// # Errors
+    /// The device's, when the memory is not there.
+    pub fn new(graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
+        let plan = Plan::new(&graph, &*device);
+        let arena = Arena::new(device.clone(), plan.bytes)?;
+        let id = arena.id();
+        Ok(Self::bind(graph, plan, device, state, Some(arena), id))
+    }
+
+    /// Several programs that never run at the same time, in one transient arena of the largest
+    /// one's size.
+    ///
+    /// # Errors
+    /// The device's, when the memory is not there.
+    pub fn sharing(
+        graphs: Vec<Graph>,
+        device: &Arc<dyn Device>,
+        state: ArenaId,
+    ) -> Result<(Arena, Vec<Self>)> {
+        let plans: Vec<Plan> = graphs.iter().map(|g| Plan::new(g, &**device)).collect();
+        let bytes = plans.iter().map(|p| p.bytes).max().unwrap_or(0);
+        let arena = Arena::new(device.clone(), bytes)?;
+        let id = arena.id();
+        let programs = graphs
+            .into_iter()
+            .zip(plans)
+            .map(|(g, p)| Self::bind(g, p, device.clone(), state, None, id))
+            .collect();
+        Ok((arena, programs))
+    }
+
+    fn bind(
+        graph: Graph,
+        plan: Plan,
+        device: Arc<dyn Device>,
+        state: ArenaId,
+        arena: Option<Arena>,
+        arena_id: ArenaId,
+    ) -> Self {
+        let view = |t: &TensorId| plan.view(&graph, *t, state, arena_id);
+        let steps = graph
+            .nodes()
+            .iter()
+            .enumerate()
+            .map(|(i, node)| {
+                let ins: Vec<View> = node.ins.iter().map(view).collect();
+                let outs: Vec<View> = node.outs.iter().map(view).collect();
+                let cost = node.op.cost(&ins, &outs);
+                let workspace = plan.workspace(i, arena_id);
+                let call = Call {
+                    op: node.op.clone(),
+                    ins,
+                    outs,
+                    accumulate: node.accumulate,
+                    workspace,
+                };
+                Step {
+                    call,
+                    name: node.name.clone(),
+                    cost,
+                }
+            })
+            .collect();
+        Self {
+            device,
+            graph,
+            plan,
+            state,
+            arena,
+            arena_id,
+            steps,
+        }
+    }
+
+    /// Runs every call in order.
+    ///
+    /// # Errors
+    /// The first failing call's, with the layer's name.
+    pub fn run(&self) -> Result<()> {
+        for step in &self.steps {
+            self.device.run(&step.call).map_err(|e| locate(e, step))?;
+        }
+        Ok(())
+    }
+
+    /// Runs every call in order and times each.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn run_timed(&self) -> Result<Vec<Timing>> {
+        let mut timings = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let start = Instant::now();
+            self.device.run(&step.call).map_err(|e| locate(e, step))?;
+            timings.push(Timing {
+                op: step.call.op.name(),
+                name: step.name.clone(),
+                time: start.elapsed(),
+                cost: step.cost,
+            });
+        }
+        Ok(timings)
+    }
+
+    /// The calls, for plans and conformance checks.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Planned size of the transient arena, bytes.
+    pub fn planned_bytes(&self) -> usize {
+        self.plan.bytes
+    }
+
+    /// Highest byte of the transient arena that any call names: the measured peak.
+    pub fn touched_bytes(&self) -> usize {
+        let ends = self.steps.iter().flat_map(|s| {
+            let views = s
+                .call
+                .ins
+                .iter()
+                .chain(&s.call.outs)
+                .chain(&s.call.workspace);
+            views
+                .filter(|v| v.arena == self.arena_id)
+                .map(|v| v.offset + v.span_bytes())
+        });
+        ends.max().unwrap_or(0)
+    }
+
+    /// Size of the arena this program owns; 0 when it shares one.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.as_ref().map_or(0, Arena::bytes)
+    }
+
+    /// Where tensor `t` is.
+    pub fn view(&self, t: TensorId) -> View {
+        self.plan.view(&self.graph, t, self.state, self.arena_id)
+    }
+
+    /// Fills tensor `t` from the host.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] on a size mismatch.
+    pub fn write<T: bytemuck::NoUninit>(&self, t: TensorId, values: &[T]) -> Result<()> {
+        self.device
+            .write(&self.view(t), bytemuck::cast_slice(values))
+    }
+
+    /// Reads tensor `t` to the host.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        t: TensorId,
+    ) -> Result<Vec<T>> {
+        read_view(&*self.device, &self.view(t))
+    }
+}
+
+/// Reads a view to the host.
+///
+/// # Errors
+/// The device's.
+pub fn read_view<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+    device: &dyn Device,
+    view: &View,
+) -> Result<Vec<T>> {
+    let mut values = vec![T::zeroed(); view.elements()];
+    device.read(view, bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
+}
+
+fn locate(error: Error, step: &Step) -> Error {
+    match error {
+        Error::Internal(problem) => Error::internal(format!(
+            "{} in {}: {problem}",
+            step.call.op.name(),
+            step.name
+        )),
+        other => other,
+    }
+}

@@ -1,0 +1,278 @@
+//! Schedules and numbers derived from the configuration (method §1).
+
+use crate::config::schema::{Algorithm, Config, Mode, TeacherBn};
+
+/// Scalars that change from step to step, in the order of the device vector `scalars`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scalars {
+    /// Base learning rate.
+    pub lr: f32,
+    /// EMA momentum m after the update; 1 leaves the teacher alone.
+    pub ema: f32,
+    /// EMA momentum before the step: 0 makes the teacher the student, 1 leaves it alone.
+    pub sync: f32,
+    /// α_t, percent of unreliable pixels.
+    pub alpha: f32,
+}
+
+impl Scalars {
+    /// Length of the device vector.
+    pub const LEN: usize = 8;
+
+    /// `{lr, ema, sync, 100 − α, α, 100 − α, 0, 0}`: the percentiles of γ, low and high follow
+    /// the learning rate and the momenta.
+    pub fn to_device(self) -> [f32; Self::LEN] {
+        let keep = 100.0 - self.alpha;
+        [
+            self.lr, self.ema, self.sync, keep, self.alpha, keep, 0.0, 0.0,
+        ]
+    }
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Iteration within the epoch, from 0.
+    pub iter: usize,
+}
+
+/// The schedule of a run.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    epochs: usize,
+    epoch_iters: usize,
+    warmup_epochs: usize,
+    lr: f32,
+    power: f32,
+    ema: f32,
+    alpha0: f32,
+    algorithm: Algorithm,
+    mode: Mode,
+}
+
+impl Schedule {
+    /// From the configuration and the number of iterations of an epoch.
+    pub fn new(cfg: &Config, epoch_iters: usize) -> Self {
+        let supervised = cfg.train.algorithm == Algorithm::Supervised;
+        Self {
+            epochs: cfg.train.epochs,
+            epoch_iters,
+            warmup_epochs: if supervised {
+                cfg.train.epochs
+            } else {
+                cfg.train.warmup_epochs
+            },
+            lr: cfg.train.lr,
+            power: cfg.train.poly_power,
+            ema: cfg.method.ema,
+            alpha0: cfg.method.alpha0,
+            algorithm: cfg.train.algorithm,
+            mode: cfg.method.mode,
+        }
+    }
+
+    /// Iterations of the whole run.
+    pub fn total(&self) -> usize {
+        self.epochs * self.epoch_iters
+    }
+
+    /// Global iteration to epoch and iteration.
+    pub fn position(&self, iteration: usize) -> Position {
+        Position {
+            epoch: iteration / self.epoch_iters,
+            iter: iteration % self.epoch_iters,
+        }
+    }
+
+    /// Whether `iteration` trains on labels alone.
+    pub fn is_warmup(&self, iteration: usize) -> bool {
+        self.position(iteration).epoch < self.warmup_epochs
+    }
+
+    /// The scalars of `iteration`.
+    pub fn scalars(&self, iteration: usize) -> Scalars {
+        let epoch = self.position(iteration).epoch;
+        let left = 1.0 - iteration as f64 / self.total() as f64;
+        let lr = f64::from(self.lr) * left.powf(f64::from(self.power));
+        let alpha = f64::from(self.alpha0) * (1.0 - epoch as f64 / self.epochs as f64);
+        let (ema, sync) = self.teacher(iteration, epoch);
+        Scalars {
+            lr: lr as f32,
+            ema,
+            sync,
+            alpha: alpha as f32,
+        }
+    }
+
+    fn teacher(&self, iteration: usize, epoch: usize) -> (f32, f32) {
+        if self.algorithm == Algorithm::Supervised {
+            return (self.momentum(iteration), 1.0);
+        }
+        if epoch < self.warmup_epochs {
+            // Paper: a teacher that mirrors the student is usable from the first epoch on.
+            // Released: the teacher keeps its own initial weights until the first U2PL epoch.
+            return (if self.mode == Mode::Paper { 0.0 } else { 1.0 }, 1.0);
+        }
+        let k = iteration - self.warmup_epochs * self.epoch_iters;
+        let mirrors = match self.mode {
+            Mode::Paper => k == 0,
+            // Method §4 row 9: all through the first U2PL epoch.
+            Mode::Released => epoch == self.warmup_epochs,
+        };
+        (self.momentum(k), if mirrors { 0.0 } else { 1.0 })
+    }
+
+    /// m = min(1 − 1/(k+1), ema).
+    fn momentum(&self, k: usize) -> f32 {
+        ((1.0 - 1.0 / (k as f64 + 1.0)) as f32).min(self.ema)
+    }
+}
+
+/// Rank bounds r_l, r_h of the negatives (method §1).
+///
+/// The paper's 3 and 20 are meant for 19–21 classes. With fewer, r_l = 3 from 12 classes on, 2
+/// from 6 on, else 1, and r_h = min(20, C): unreliable pixels never push away their likeliest
+/// classes, and every other class stays a candidate.
+pub fn rank_bounds(cfg: &Config) -> (u32, u32) {
+    let classes = cfg.data.classes as u32;
+    let low = match classes {
+        12.. => 3,
+        6.. => 2,
+        _ => 1,
+    };
+    let released = cfg.method.mode == Mode::Released;
+    let (low, high) = if released {
+        (3, 20)
+    } else {
+        (low, classes.min(20))
+    };
+    (
+        cfg.method.low_rank.unwrap_or(low),
+        cfg.method.high_rank.unwrap_or(high),
+    )
+}
+
+/// λ_c: the configured weight, or the mode's own. Released divides by the number of processes
+/// (method §4 row 7).
+pub fn contrast_weight(cfg: &Config) -> f32 {
+    match cfg.method.mode {
+        Mode::Paper => cfg.method.contrast_weight.unwrap_or(0.1),
+        Mode::Released => {
+            cfg.method.contrast_weight.unwrap_or(1.0) / cfg.method.world_size.max(1) as f32
+        }
+    }
+}
+
+/// Batch norm of the teacher; mode `released` implies `batch`.
+pub fn teacher_bn(cfg: &Config) -> TeacherBn {
+    match cfg.method.mode {
+        Mode::Released => TeacherBn::Batch,
+        Mode::Paper => cfg.method.teacher_bn,
+    }
+}
+
+/// Capacity of each class's ring.
+pub fn bank_capacities(cfg: &Config) -> Vec<u32> {
+    let mut capacities = vec![cfg.method.bank_size as u32; cfg.data.classes];
+    if let Some(first) = capacities.first_mut() {
+        *first = cfg.method.bank_background as u32;
+    }
+    capacities
+}
+
+/// Iterations of an epoch: the longer list decides, the shorter is repeated.
+pub fn epoch_iters(cfg: &Config, labeled: usize, unlabeled: usize) -> usize {
+    if cfg.train.epoch_iters > 0 {
+        return cfg.train.epoch_iters;
+    }
+    let per_epoch = match cfg.train.algorithm {
+        Algorithm::Supervised => labeled / cfg.train.batch_labeled.max(1),
+        Algorithm::U2pl => (unlabeled / cfg.train.batch_unlabeled.max(1))
+            .max(labeled / cfg.train.batch_labeled.max(1)),
+    };
+    per_epoch.max(1)
+}
+
+/// Why the contrast term cannot learn anything under this configuration, if so.
+pub fn contrast_is_idle(cfg: &Config) -> Option<String> {
+    if cfg.train.algorithm == Algorithm::Supervised || contrast_weight(cfg) == 0.0 {
+        return None;
+    }
+    let (low, high) = rank_bounds(cfg);
+    let classes = cfg.data.classes as u32;
+    if classes < 2 {
+        return Some("there is one class only, so nothing is ever a negative".into());
+    }
+    if cfg.method.mode == Mode::Released && low >= classes.min(high) {
+        return Some(format!(
+            "method.low_rank = {low} leaves no rank below min(method.high_rank = {high}, \
+             data.classes = {classes}); set method.low_rank below that"
+        ));
+    }
+    if cfg.method.mode == Mode::Paper && low == 0 && high == 0 {
+        return Some("method.low_rank and method.high_rank are both 0: no negatives".into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(mode: Mode) -> Schedule {
+        let mut cfg = Config::default();
+        cfg.train.epochs = 4;
+        cfg.train.lr = 0.1;
+        cfg.method.mode = mode;
+        Schedule::new(&cfg, 5)
+    }
+
+    #[test]
+    fn lr_is_poly_over_the_whole_run() {
+        let s = schedule(Mode::Paper);
+        assert_eq!(s.scalars(0).lr, 0.1);
+        let expect = 0.1f64 * (1.0f64 - 10.0 / 20.0).powf(0.9);
+        assert!((f64::from(s.scalars(10).lr) - expect).abs() < 1e-8);
+    }
+
+    #[test]
+    fn alpha_falls_linearly_with_the_epoch() {
+        let s = schedule(Mode::Paper);
+        let alphas: Vec<f32> = (0..4).map(|e| s.scalars(5 * e).alpha).collect();
+        assert_eq!(alphas, [20.0, 15.0, 10.0, 5.0]);
+    }
+
+    #[test]
+    fn teacher_starts_as_the_student() {
+        let paper = schedule(Mode::Paper);
+        assert!(paper.is_warmup(4) && !paper.is_warmup(5));
+        assert_eq!(paper.scalars(5).sync, 0.0);
+        assert_eq!(paper.scalars(6).sync, 1.0);
+        let released = schedule(Mode::Released);
+        assert_eq!(released.scalars(4).ema, 1.0);
+        assert!((5..10).all(|i| released.scalars(i).sync == 0.0));
+        assert_eq!(released.scalars(10).sync, 1.0);
+        assert_eq!(released.scalars(5).ema, 0.0);
+        assert_eq!(released.scalars(6).ema, 0.5);
+    }
+
+    #[test]
+    fn rank_bounds_follow_the_class_count() {
+        let mut cfg = Config::default();
+        for (classes, bounds) in [
+            (21, (3, 20)),
+            (19, (3, 19)),
+            (11, (2, 11)),
+            (5, (1, 5)),
+            (2, (1, 2)),
+        ] {
+            cfg.data.classes = classes;
+            assert_eq!(rank_bounds(&cfg), bounds);
+        }
+        cfg.method.mode = Mode::Released;
+        assert_eq!(rank_bounds(&cfg), (3, 20));
+        assert!(contrast_is_idle(&cfg).is_some());
+    }
+}

@@ -1,0 +1,207 @@
+//! Checkpoints: everything that a run needs to go on bit for bit, in one safetensors file.
+//!
+//! `last` holds both networks, the optimiser's velocity, the memory bank, and as metadata the
+//! iteration, the best mIoU and the resolved configuration. Random draws and the order of images
+//! are functions of (seed, iteration), so there is no other state. `best` holds the networks
+//! alone.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::graph::params::Kind;
+use crate::train::session::Session;
+use crate::weights::{Prefer, Reader, STUDENT, TEACHER, Writer, init_params, read_flat};
+use crate::{Error, Result};
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Iterations done.
+    pub iteration: usize,
+    /// Best validation mIoU so far, 0–1.
+    pub best_miou: f64,
+}
+
+const ITERATION: &str = "iteration";
+const BEST: &str = "best_miou";
+const CONFIG: &str = "config";
+const VELOCITY: &str = "velocity.";
+const RING: [&str; 3] = ["bank", "bank.inv_norm", "bank.cursor"];
+
+struct Networks {
+    student: (Vec<f32>, Vec<f32>),
+    teacher: (Vec<f32>, Vec<f32>),
+}
+
+impl Networks {
+    fn read(session: &Session) -> Result<Self> {
+        let read = |who: &str| -> Result<(Vec<f32>, Vec<f32>)> {
+            Ok((session.read(&format!("{who}.weights"))?, session.read(&format!("{who}.buffers"))?))
+        };
+        Ok(Self { student: read("student")?, teacher: read("teacher")? })
+    }
+
+    fn add<'a>(&'a self, writer: &mut Writer<'a>, session: &Session) -> Result<()> {
+        writer.params(STUDENT, session.params(), &self.student.0, &self.student.1)?;
+        writer.params(TEACHER, session.params(), &self.teacher.0, &self.teacher.1)?;
+        Ok(())
+    }
+}
+
+fn add_progress(writer: &mut Writer<'_>, cfg: &Config, progress: Progress) -> Result<()> {
+    writer.meta(ITERATION, progress.iteration.to_string());
+    // Bits, not digits: a resumed run must compare with the very same number.
+    writer.meta(BEST, progress.best_miou.to_bits().to_string());
+    writer.meta(CONFIG, cfg.to_yaml()?);
+    Ok(())
+}
+
+/// Writes student and teacher, for evaluation and use.
+///
+/// # Errors
+/// [`Error::Io`] when the disk refuses; the previous file stays.
+pub fn save_networks(path: &Path, session: &Session, cfg: &Config, progress: Progress) -> Result<()> {
+    let networks = Networks::read(session)?;
+    let mut writer = Writer::new();
+    networks.add(&mut writer, session)?;
+    add_progress(&mut writer, cfg, progress)?;
+    writer.save(path)
+}
+
+/// Writes everything that [`restore`] needs.
+///
+/// # Errors
+/// [`Error::Io`] when the disk refuses; the previous file stays.
+pub fn save(path: &Path, session: &Session, cfg: &Config, progress: Progress) -> Result<()> {
+    let networks = Networks::read(session)?;
+    let velocity: Vec<f32> = session.read("velocity")?;
+    let ring = Ring::read(session)?;
+    let mut writer = Writer::new();
+    networks.add(&mut writer, session)?;
+    writer.flat(VELOCITY, session.params(), Kind::Weight, &velocity)?;
+    if let Some(ring) = &ring {
+        ring.add(&mut writer)?;
+    }
+    add_progress(&mut writer, cfg, progress)?;
+    writer.save(path)
+}
+
+/// The memory bank's tensors.
+struct Ring {
+    bank: (Vec<f32>, [usize; 2]),
+    inv_norm: Vec<f32>,
+    cursor: Vec<u32>,
+}
+
+impl Ring {
+    fn read(session: &Session) -> Result<Option<Self>> {
+        if !session.state().contains(RING[0]) {
+            return Ok(None);
+        }
+        let [_, _, rows, width] = session.state().entry(RING[0])?.shape;
+        Ok(Some(Self {
+            bank: (session.read(RING[0])?, [rows, width]),
+            inv_norm: session.read(RING[1])?,
+            cursor: session.read(RING[2])?,
+        }))
+    }
+
+    fn add<'a>(&'a self, writer: &mut Writer<'a>) -> Result<()> {
+        writer.tensor(RING[0], &self.bank.1, &self.bank.0)?;
+        writer.tensor(RING[1], &[self.inv_norm.len()], &self.inv_norm)?;
+        writer.tensor(RING[2], &[2, self.cursor.len() / 2], &self.cursor)?;
+        Ok(())
+    }
+}
+
+/// Opens the checkpoint of an interrupted run and checks that it is of this configuration.
+///
+/// # Errors
+/// [`Error::Input`] when there is none or its configuration differs.
+pub fn open(path: &Path, cfg: &Config) -> Result<Reader> {
+    if !path.exists() {
+        return Err(Error::input(
+            path.display().to_string(),
+            "there is no checkpoint to resume from",
+            "point --out at the folder of an interrupted run, or start anew without --resume",
+        ));
+    }
+    let file = Reader::open(path)?;
+    let saved = file.require_meta(CONFIG)?;
+    let now = cfg.to_yaml()?;
+    if saved != now {
+        let line = saved.lines().zip(now.lines()).find(|(a, b)| a != b);
+        let (was, is) = line.unwrap_or(("fewer lines", "more lines"));
+        return Err(Error::input(
+            path.display().to_string(),
+            format!("the run was started with `{}`, not `{}`", was.trim(), is.trim()),
+            "resume with the run's own config.yaml and no other --set",
+        ));
+    }
+    Ok(file)
+}
+
+/// Fills a session from a checkpoint.
+///
+/// # Errors
+/// [`Error::Input`] when a tensor is missing or of another shape.
+pub fn restore(file: &Reader, session: &Session) -> Result<Progress> {
+    let params = session.params();
+    for (who, prefix) in [("student", STUDENT), ("teacher", TEACHER)] {
+        session.write(
+            &format!("{who}.weights"),
+            &read_flat(file, params, Kind::Weight, prefix)?,
+        )?;
+        session.write(
+            &format!("{who}.buffers"),
+            &read_flat(file, params, Kind::Buffer, prefix)?,
+        )?;
+    }
+    session.write("velocity", &read_flat(file, params, Kind::Weight, VELOCITY)?)?;
+    if session.state().contains(RING[0]) {
+        session.write(RING[0], &file.tensor::<f32>(RING[0])?)?;
+        session.write(RING[1], &file.tensor::<f32>(RING[1])?)?;
+        session.write(RING[2], &file.tensor::<u32>(RING[2])?)?;
+    }
+    Ok(Progress {
+        iteration: number(file, ITERATION)? as usize,
+        best_miou: f64::from_bits(number(file, BEST)?),
+    })
+}
+
+fn number(file: &Reader, key: &str) -> Result<u64> {
+    file.require_meta(key)?.parse().map_err(|_| {
+        Error::input(
+            file.path().display().to_string(),
+            format!("metadata {key} is not a number"),
+            "the file is damaged: use another checkpoint",
+        )
+    })
+}
+
+/// Starts both networks from a weights file, as far as its tensors match.
+///
+/// # Errors
+/// [`Error::Input`] when nothing matches or a tensor other than a classifier has another shape.
+pub fn initialise(path: &Path, session: &Session) -> Result<()> {
+    let file = Reader::open(path)?;
+    for who in ["student", "teacher"] {
+        let (weights, buffers) = (format!("{who}.weights"), format!("{who}.buffers"));
+        let (mut w, mut b) = (session.read::<f32>(&weights)?, session.read::<f32>(&buffers)?);
+        let report = init_params(&file, session.params(), Prefer::Teacher, &mut w, &mut b)?;
+        session.write(&weights, &w)?;
+        session.write(&buffers, &b)?;
+        if who == "student" {
+            tracing::info!(
+                "{}: {} of {} tensors taken",
+                path.display(),
+                report.matched,
+                report.total
+            );
+            for warning in &report.warnings {
+                tracing::warn!("{warning}");
+            }
+        }
+    }
+    Ok(())
+}

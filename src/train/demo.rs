@@ -1,0 +1,83 @@
+//! The demo: supervised-only against U2PL on synthetic shapes.
+
+use std::path::Path;
+
+use super::{Observer, Options, Summary, run, samples};
+use crate::config::Config;
+use crate::config::schema::Algorithm;
+use crate::{Error, Result};
+
+/// Both runs of the demo.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// Labelled images only.
+    pub supervised: Summary,
+    /// With the unlabelled images.
+    pub u2pl: Summary,
+    /// Predictions of both, side by side.
+    pub picture: std::path::PathBuf,
+}
+
+/// Trains supervised-only, then U2PL with the same labelled images and iterations, into
+/// `supervised/` and `u2pl/` of `options.out`.
+///
+/// # Errors
+/// As [`run`]; resuming and initial weights are refused.
+pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> Result<Comparison> {
+    if options.resume || options.init.is_some() {
+        return Err(Error::input(
+            "train",
+            "the demo neither resumes nor takes initial weights",
+            "name a configuration with --config",
+        ));
+    }
+    refuse_used(&options.out)?;
+    let mut one = |algorithm: Algorithm, sub: &str| {
+        let mut cfg = cfg.clone();
+        cfg.train.algorithm = algorithm;
+        if algorithm == Algorithm::Supervised {
+            // The same number of iterations, hence of labelled images, as the other run.
+            cfg.train.epoch_iters = iterations_of(&cfg);
+        }
+        let options = Options {
+            device: options.device.clone(),
+            out: options.out.join(sub),
+            init: None,
+            resume: false,
+            max_iters: options.max_iters,
+        };
+        run(cfg, &options, observer)
+    };
+    let supervised = one(Algorithm::Supervised, "supervised")?;
+    let u2pl = one(Algorithm::U2pl, "u2pl")?;
+    let picture = options.out.join("predictions.png");
+    samples::join(&[&last_sample(&supervised.out)?, &last_sample(&u2pl.out)?], &picture)?;
+    Ok(Comparison { supervised, u2pl, picture })
+}
+
+fn iterations_of(cfg: &Config) -> usize {
+    let shapes = &cfg.data.shapes;
+    let mut u2pl = cfg.clone();
+    u2pl.train.algorithm = Algorithm::U2pl;
+    crate::method::schedule::epoch_iters(&u2pl, shapes.labeled, shapes.unlabeled)
+}
+
+fn refuse_used(out: &Path) -> Result<()> {
+    let used = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if used {
+        return Err(Error::input(
+            out.display().to_string(),
+            "the run folder exists and is not empty",
+            "choose another --out",
+        ));
+    }
+    Ok(())
+}
+
+/// The newest picture of a run.
+fn last_sample(run: &Path) -> Result<std::path::PathBuf> {
+    let dir = run.join("samples");
+    let entries = std::fs::read_dir(&dir).map_err(|e| Error::io(&dir, "list the pictures", e))?;
+    let pictures = entries.filter_map(|e| e.ok().map(|e| e.path()));
+    pictures.max().ok_or_else(|| Error::internal(format!("no pictures in {}", dir.display())))
+}

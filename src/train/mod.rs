@@ -1,0 +1,312 @@
+//! Training: the loop over the planned step.
+//!
+//! Comes in: a configuration and a device. Goes out: a run folder with the resolved
+//! configuration, metrics, checkpoints and pictures, and a [`Summary`]. [`session`] holds the
+//! device side, [`run_dir`] the folder, [`checkpoint`] what a run needs to go on bit for bit,
+//! [`demo`] the comparison that `train` without a configuration runs.
+
+pub mod checkpoint;
+pub mod demo;
+pub mod run_dir;
+pub mod samples;
+pub mod session;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::config::Config;
+use crate::config::schema::Algorithm;
+use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
+use crate::device::Device;
+use crate::eval::{Evaluator, Metrics};
+use crate::method::diagnostics::Report;
+use crate::method::schedule;
+use crate::{Error, Result};
+use checkpoint::Progress;
+use run_dir::RunDir;
+use session::{Session, Staged};
+use watch::ContrastWatch;
+
+/// How to run.
+pub struct Options {
+    /// Where the step runs.
+    pub device: Arc<dyn Device>,
+    /// Run folder.
+    pub out: PathBuf,
+    /// Initial weights (safetensors): a whole network or an encoder.
+    pub init: Option<PathBuf>,
+    /// Go on from `checkpoints/last.safetensors` of the run folder.
+    pub resume: bool,
+    /// Stop after this many iterations in all.
+    pub max_iters: Option<usize>,
+}
+
+/// What a finished run leaves.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Run folder.
+    pub out: PathBuf,
+    /// Iterations done in all.
+    pub iterations: usize,
+    /// Seconds of this call.
+    pub seconds: f64,
+    /// Best validation mIoU, 0–1.
+    pub best_miou: f64,
+    /// Student's mIoU at the end, 0–1.
+    pub student_miou: f64,
+    /// EMA teacher's mIoU at the end, 0–1.
+    pub teacher_miou: f64,
+}
+
+/// Told what happens, as it happens.
+pub trait Observer {
+    /// A run of `total` iterations begins (or goes on) at `start`.
+    fn begin(&mut self, _cfg: &Config, _start: usize, _total: usize) {}
+    /// `done` iterations are done; `report` on logged ones.
+    fn step(&mut self, _done: usize, _lr: f32, _report: Option<&Report>) {}
+    /// A validation ended.
+    fn validated(&mut self, _epoch: usize, _who: &str, _metrics: &Metrics) {}
+    /// The run ended.
+    fn end(&mut self, _summary: &Summary) {}
+}
+
+/// An observer that stays silent.
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// Trains as `cfg` says.
+///
+/// # Errors
+/// [`Error::Input`] for anything wrong with configuration, data or folders, found before the
+/// first step; the device's and the disk's later.
+pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
+    cfg.validate()?;
+    let mut trainer = Trainer::new(cfg, options)?;
+    trainer.train(options.max_iters, observer)
+}
+
+struct Trainer {
+    cfg: Config,
+    session: Session,
+    evaluator: Evaluator,
+    dir: RunDir,
+    labeled: Arc<Dataset>,
+    unlabeled: Option<Arc<Dataset>>,
+    val: Arc<Dataset>,
+    epoch_iters: usize,
+    cap_pixels: usize,
+    progress: Progress,
+}
+
+impl Trainer {
+    fn new(cfg: Config, options: &Options) -> Result<Self> {
+        let found = check(&cfg)?;
+        let cap_pixels = found.train_sizes.pixels;
+        let labeled = Arc::new(found.labeled);
+        let unlabeled = found.unlabeled.map(Arc::new);
+        let val = Arc::new(found.val);
+        let epoch_iters =
+            schedule::epoch_iters(&cfg, labeled.len(), unlabeled.as_ref().map_or(0, |d| d.len()));
+
+        let resume_from = run_dir::checkpoint_path(&options.out, "last");
+        let resumed = if options.resume { Some(checkpoint::open(&resume_from, &cfg)?) } else { None };
+        if let Some(reason) = schedule::contrast_is_idle(&cfg) {
+            tracing::warn!("the contrast term has nothing to learn from: {reason}");
+        }
+        let session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
+        let evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
+        let (dir, progress) = match resumed {
+            Some(file) => {
+                let progress = checkpoint::restore(&file, &session)?;
+                (RunDir::reopen(&options.out, progress.iteration)?, progress)
+            }
+            None => {
+                if let Some(init) = &options.init {
+                    checkpoint::initialise(init, &session)?;
+                }
+                (RunDir::create(&options.out, &cfg)?, Progress::default())
+            }
+        };
+        Ok(Self {
+            cfg,
+            session,
+            evaluator,
+            dir,
+            labeled,
+            unlabeled,
+            val,
+            epoch_iters,
+            cap_pixels,
+            progress,
+        })
+    }
+
+    fn loader(&self, dataset: &Arc<Dataset>, batch: usize, stream: u32, from: usize) -> Result<Loader> {
+        let settings = LoaderSettings {
+            batch,
+            seed: self.cfg.train.seed,
+            stream,
+            workers: self.cfg.data.workers,
+            epoch_len: self.epoch_iters,
+            cache_mib: self.cfg.data.cache_mib,
+        };
+        let at = self.session.schedule().position(from);
+        let mut loader = Loader::new(dataset.clone(), settings)?;
+        loader.seek(at.epoch, at.iter)?;
+        Ok(loader)
+    }
+
+    fn stage(&self, which: &str, loader: &mut Loader, batch: usize) -> Result<()> {
+        let cap = self.cap_pixels;
+        let mut staged = Staged {
+            images: vec![0; batch * 3 * cap],
+            labels: vec![0; batch * cap],
+            sizes: vec![0; batch * 2],
+        };
+        let next = loader.next()?;
+        pack(
+            &next,
+            cap,
+            self.cfg.data.ignore_index,
+            &mut staged.images,
+            &mut staged.labels,
+            &mut staged.sizes,
+        )?;
+        self.session.stage(which, &staged)
+    }
+
+    fn train(&mut self, max_iters: Option<usize>, observer: &mut dyn Observer) -> Result<Summary> {
+        let clock = Instant::now();
+        let total = self.session.schedule().total();
+        let end = max_iters.map_or(total, |n| n.min(total));
+        let start = self.progress.iteration;
+        let warmup = (0..total).take_while(|&i| self.session.schedule().is_warmup(i)).count();
+        let (bl, bu) = (self.cfg.train.batch_labeled, self.cfg.train.batch_unlabeled);
+        let mut labeled = self.loader(&self.labeled, bl, 16, start)?;
+        let mut unlabeled = match &self.unlabeled {
+            Some(d) if end > warmup => Some(self.loader(d, bu, 17, start.max(warmup))?),
+            _ => None,
+        };
+        let mut watch = ContrastWatch::new(&self.cfg);
+        observer.begin(&self.cfg, start, end);
+
+        for iteration in start..end {
+            self.stage("labeled", &mut labeled, bl)?;
+            if let Some(loader) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
+                self.stage("unlabeled", loader, bu)?;
+            }
+            self.session.step(iteration)?;
+            self.progress.iteration = iteration + 1;
+            let last = iteration + 1 == end;
+            let report = self.log(iteration, last, &mut watch)?;
+            let lr = self.session.schedule().scalars(iteration).lr;
+            observer.step(iteration + 1, lr, report.as_ref());
+            let epoch = iteration / self.epoch_iters;
+            let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
+            let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
+            if due || last {
+                self.validate(epoch, iteration < warmup, observer)?;
+                checkpoint::save(&self.dir.checkpoint("last"), &self.session, &self.cfg, self.progress)?;
+            }
+        }
+        let summary = self.finish(clock, observer)?;
+        observer.end(&summary);
+        Ok(summary)
+    }
+
+    /// One line of metrics, where one is due.
+    fn log(&mut self, iteration: usize, last: bool, watch: &mut ContrastWatch) -> Result<Option<Report>> {
+        let done = iteration + 1;
+        if !last && !done.is_multiple_of(self.cfg.train.log_every.max(1)) {
+            return Ok(None);
+        }
+        let report = self.session.report(iteration)?;
+        if !report.is_finite() {
+            return Err(Error::input(
+                "train.lr",
+                format!("the loss is no longer a number at iteration {done}"),
+                "lower train.lr (or train.head_lr_mult)",
+            ));
+        }
+        watch.see(&report);
+        let scalars = self.session.schedule().scalars(iteration);
+        let mut line = json!({
+            "iter": done,
+            "epoch": iteration / self.epoch_iters,
+            "lr": scalars.lr,
+        });
+        if let (Some(line), Ok(serde_json::Value::Object(parts))) =
+            (line.as_object_mut(), serde_json::to_value(&report))
+        {
+            line.extend(parts);
+        }
+        self.dir.log(&line)?;
+        Ok(Some(report))
+    }
+
+    fn evaluate(&mut self, who: &str) -> Result<Metrics> {
+        let set = self.session.param_set(who)?;
+        self.evaluator.evaluate(self.session.arena(), set, &self.val, &mut |_, _| {})
+    }
+
+    /// The network that a finished run would be judged by: the teacher of U2PL, the student where
+    /// there is no teacher yet.
+    fn judged(&self, warmup: bool) -> &'static str {
+        let supervised = self.cfg.train.algorithm == Algorithm::Supervised;
+        if warmup || supervised { "student" } else { "teacher" }
+    }
+
+    fn validate(&mut self, epoch: usize, warmup: bool, observer: &mut dyn Observer) -> Result<()> {
+        let who = self.judged(warmup);
+        let metrics = self.evaluate(who)?;
+        let miou = metrics.miou().unwrap_or(0.0);
+        self.dir.log(&json!({
+            "iter": self.progress.iteration,
+            "epoch": epoch,
+            "val": {"model": who, "miou": miou, "iou": metrics.iou()},
+        }))?;
+        observer.validated(epoch, who, &metrics);
+        let set = self.session.param_set(who)?;
+        let picture = self.dir.sample(&format!("epoch-{:04}", epoch + 1));
+        samples::write(&picture, &mut self.evaluator, self.session.arena(), set, &self.val, &self.cfg)?;
+        if miou > self.progress.best_miou {
+            self.progress.best_miou = miou;
+            let best = self.dir.checkpoint("best");
+            checkpoint::save_networks(&best, &self.session, &self.cfg, self.progress)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, clock: Instant, observer: &mut dyn Observer) -> Result<Summary> {
+        let epoch = self.progress.iteration.saturating_sub(1) / self.epoch_iters;
+        let mut miou = [0.0; 2];
+        for (slot, who) in miou.iter_mut().zip(["student", "teacher"]) {
+            let metrics = self.evaluate(who)?;
+            *slot = metrics.miou().unwrap_or(0.0);
+            observer.validated(epoch, who, &metrics);
+        }
+        let summary = Summary {
+            out: self.dir.path().to_path_buf(),
+            iterations: self.progress.iteration,
+            seconds: clock.elapsed().as_secs_f64(),
+            best_miou: self.progress.best_miou,
+            student_miou: miou[0],
+            teacher_miou: miou[1],
+        };
+        self.dir.log(&json!({
+            "iter": summary.iterations,
+            "end": {
+                "seconds": summary.seconds,
+                "best_miou": summary.best_miou,
+                "student_miou": summary.student_miou,
+                "teacher_miou": summary.teacher_miou,
+            },
+        }))?;
+        Ok(summary)
+    }
+}

@@ -1,0 +1,154 @@
+//! The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `samples/`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// An open run folder.
+pub struct RunDir {
+    path: PathBuf,
+    metrics: File,
+}
+
+impl RunDir {
+    /// Makes a new folder for a run and saves its resolved configuration.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the folder exists and is not empty, [`Error::Io`] when it cannot be
+    /// written.
+    pub fn create(path: &Path, cfg: &Config) -> Result<Self> {
+        if path.exists() {
+            let mut entries = fs::read_dir(path).map_err(|e| Error::io(path, "use it as run folder", e))?;
+            if entries.next().is_some() {
+                return Err(Error::input(
+                    path.display().to_string(),
+                    "the run folder exists and is not empty",
+                    "choose another --out, or continue that run with --resume",
+                ));
+            }
+        }
+        for sub in ["checkpoints", "samples"] {
+            let dir = path.join(sub);
+            fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create the run folder", e))?;
+        }
+        write_atomic(&path.join("config.yaml"), cfg.to_yaml()?.as_bytes())?;
+        Self::open_metrics(path)
+    }
+
+    /// Opens the folder of an interrupted run; lines of `metrics.jsonl` from after its checkpoint
+    /// (`iteration` steps done) are dropped, since they will be written again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read or written.
+    pub fn reopen(path: &Path, iteration: usize) -> Result<Self> {
+        let file = path.join("metrics.jsonl");
+        if file.exists() {
+            let reader = File::open(&file).map_err(|e| Error::io(&file, "read the metrics", e))?;
+            let mut kept = String::new();
+            for line in BufReader::new(reader).lines() {
+                let line = line.map_err(|e| Error::io(&file, "read the metrics", e))?;
+                if is_before(&line, iteration) {
+                    kept.push_str(&line);
+                    kept.push('\n');
+                }
+            }
+            write_atomic(&file, kept.as_bytes())?;
+        }
+        Self::open_metrics(path)
+    }
+
+    fn open_metrics(path: &Path) -> Result<Self> {
+        let file = path.join("metrics.jsonl");
+        let metrics = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .map_err(|e| Error::io(&file, "write the metrics", e))?;
+        Ok(Self { path: path.to_path_buf(), metrics })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `checkpoints/<name>.safetensors`.
+    pub fn checkpoint(&self, name: &str) -> PathBuf {
+        checkpoint_path(&self.path, name)
+    }
+
+    /// `samples/<name>.png`.
+    pub fn sample(&self, name: &str) -> PathBuf {
+        self.path.join("samples").join(format!("{name}.png"))
+    }
+
+    /// Appends one object to `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full or gone.
+    pub fn log(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_string(line)
+            .map_err(|e| Error::internal(format!("metrics as JSON: {e}")))?;
+        text.push('\n');
+        self.metrics
+            .write_all(text.as_bytes())
+            .map_err(|e| Error::io(self.path.join("metrics.jsonl"), "write the metrics", e))
+    }
+}
+
+/// `checkpoints/<name>.safetensors` of the run folder `dir`.
+pub fn checkpoint_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join("checkpoints").join(format!("{name}.safetensors"))
+}
+
+/// Whether a metrics line was written with at most `iteration` steps done.
+fn is_before(line: &str, iteration: usize) -> bool {
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+    value.get("iter").and_then(serde_json::Value::as_u64).is_some_and(|i| i as usize <= iteration)
+}
+
+/// Writes a file so that readers see the old contents or the new, never a part.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let part = path.with_extension("part");
+    fs::write(&part, bytes).map_err(|e| Error::io(&part, "write", e))?;
+    fs::rename(&part, path).map_err(|e| Error::io(path, "write", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_used_folder_is_refused_and_a_new_one_holds_the_config() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("run");
+        let cfg = Config::default();
+        drop(RunDir::create(&dir, &cfg).unwrap());
+        assert_eq!(fs::read_to_string(dir.join("config.yaml")).unwrap(), cfg.to_yaml().unwrap());
+        let error = RunDir::create(&dir, &cfg).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("not empty"), "{error}");
+    }
+
+    #[test]
+    fn reopening_drops_lines_past_the_checkpoint() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("run");
+        let mut run = RunDir::create(&dir, &Config::default()).unwrap();
+        for iter in [10, 20, 30] {
+            run.log(&serde_json::json!({"iter": iter})).unwrap();
+        }
+        drop(run);
+        drop(RunDir::reopen(&dir, 20).unwrap());
+        let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+        assert_eq!(text, "{\"iter\":10}\n{\"iter\":20}\n");
+    }
+}

@@ -1,0 +1,301 @@
+//! A training run's device side: state, programs, one step at a time.
+
+use std::sync::Arc;
+
+use crate::config::schema::{Algorithm, Config};
+use crate::device::{ArenaId, Device};
+use crate::graph::Graph;
+use crate::graph::exec::{Arena, Program, Timing, read_view};
+use crate::graph::params::{Layout, ParamSet};
+use crate::graph::plan::Plan;
+use crate::graph::state::State;
+use crate::method::diagnostics::{self, Report};
+use crate::method::schedule::{Scalars, Schedule};
+use crate::method::state as method_state;
+use crate::method::step::{Outputs, StepBuilder};
+use crate::model;
+use crate::{Error, Result};
+
+/// The graphs of a run, before any memory exists.
+pub struct Blueprint {
+    /// Parameters of the network.
+    pub params: Layout,
+    /// The state arena's layout.
+    pub state: State,
+    /// The step on labels alone, when the run has one.
+    pub warmup: Option<(Graph, Outputs)>,
+    /// The U2PL step, when the run has one.
+    pub u2pl: Option<(Graph, Outputs)>,
+}
+
+impl Blueprint {
+    /// Builds every graph of a run whose largest training image has `cap_pixels` pixels.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when crop, batch or network do not fit together.
+    pub fn new(cfg: &Config, cap_pixels: usize) -> Result<Self> {
+        let mut params = model::layout(&cfg.model, cfg.data.classes)?;
+        let state = method_state::layout(cfg, &params, cap_pixels);
+        let u2pl = cfg.train.algorithm == Algorithm::U2pl;
+        let warmup = if !u2pl || cfg.train.warmup_epochs > 0 {
+            Some(StepBuilder::new(cfg, &mut params, &state)?.warmup()?)
+        } else {
+            None
+        };
+        let u2pl = if u2pl {
+            Some(StepBuilder::new(cfg, &mut params, &state)?.u2pl()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            params,
+            state,
+            warmup,
+            u2pl,
+        })
+    }
+
+    /// Planned bytes: (state arena, transient arena).
+    pub fn planned_bytes(&self, device: &dyn Device) -> (usize, usize) {
+        let graphs = [&self.warmup, &self.u2pl];
+        let plans = graphs
+            .iter()
+            .filter_map(|g| g.as_ref())
+            .map(|(g, _)| Plan::new(g, device));
+        (
+            self.state.bytes(),
+            plans.map(|p| p.bytes).max().unwrap_or(0),
+        )
+    }
+}
+
+/// Memory, programs and schedule of a run.
+pub struct Session {
+    device: Arc<dyn Device>,
+    params: Layout,
+    state: State,
+    arena: Arena,
+    transient: Arena,
+    warmup: Option<(Program, Outputs)>,
+    u2pl: Option<(Program, Outputs)>,
+    schedule: Schedule,
+    seed: u64,
+}
+
+/// Host-side batch in the staging layout of `Op::Augment`.
+pub struct Staged {
+    /// `[B, 3·cap]`.
+    pub images: Vec<u8>,
+    /// `[B, cap]`.
+    pub labels: Vec<u8>,
+    /// `[B, 2]` height, width.
+    pub sizes: Vec<u32>,
+}
+
+impl Session {
+    /// Allocates everything a run needs and fills in initial weights: the student's from `seed`,
+    /// the teacher's its own, as two networks built one after the other would have.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the planned memory is not there, before anything is allocated.
+    pub fn new(
+        cfg: &Config,
+        device: Arc<dyn Device>,
+        epoch_iters: usize,
+        cap_pixels: usize,
+    ) -> Result<Self> {
+        let blueprint = Blueprint::new(cfg, cap_pixels)?;
+        check_memory(&blueprint, &*device)?;
+        let Blueprint {
+            params,
+            state,
+            warmup,
+            u2pl,
+        } = blueprint;
+        let arena = Arena::new(device.clone(), state.bytes())?;
+        let mut graphs = Vec::new();
+        let mut outputs = Vec::new();
+        let has_warmup = warmup.is_some();
+        for (graph, out) in warmup.into_iter().chain(u2pl) {
+            graphs.push(graph);
+            outputs.push(out);
+        }
+        let (transient, programs) = Program::sharing(graphs, &device, arena.id())?;
+        let mut steps = programs.into_iter().zip(outputs);
+        let warmup = if has_warmup { steps.next() } else { None };
+        let u2pl = steps.next();
+        let schedule = Schedule::new(cfg, epoch_iters);
+        let session = Self {
+            device,
+            params,
+            state,
+            arena,
+            transient,
+            warmup,
+            u2pl,
+            schedule,
+            seed: cfg.train.seed,
+        };
+        session.initialise()?;
+        Ok(session)
+    }
+
+    fn initialise(&self) -> Result<()> {
+        for (who, seed) in [("student", self.seed), ("teacher", self.seed ^ 0x7EAC_4E12)] {
+            let (weights, buffers) = model::init(&self.params, seed);
+            self.write(&format!("{who}.weights"), &weights)?;
+            self.write(&format!("{who}.buffers"), &buffers)?;
+        }
+        Ok(())
+    }
+
+    /// The schedule.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Parameters of the network.
+    pub fn params(&self) -> &Layout {
+        &self.params
+    }
+
+    /// The state's layout.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The state's arena.
+    pub fn arena(&self) -> ArenaId {
+        self.arena.id()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Bytes allocated: (state, transient).
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.arena.bytes(), self.transient.bytes())
+    }
+
+    /// The student's or the teacher's parameters.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for another name.
+    pub fn param_set(&self, who: &str) -> Result<ParamSet> {
+        method_state::param_set(&self.state, who)
+    }
+
+    /// Fills a state entry from the host.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is none or the size differs.
+    pub fn write<T: bytemuck::NoUninit>(&self, entry: &str, values: &[T]) -> Result<()> {
+        let view = self.state.view(entry, self.arena.id())?;
+        self.device.write(&view, bytemuck::cast_slice(values))
+    }
+
+    /// Reads a state entry to the host.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is none.
+    pub fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        entry: &str,
+    ) -> Result<Vec<T>> {
+        read_view(&*self.device, &self.state.view(entry, self.arena.id())?)
+    }
+
+    /// Puts a batch into the staging of `which` (`labeled` or `unlabeled`).
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the sizes differ.
+    pub fn stage(&self, which: &str, batch: &Staged) -> Result<()> {
+        self.write(&format!("{which}.images"), &batch.images)?;
+        self.write(&format!("{which}.labels"), &batch.labels)?;
+        self.write(&format!("{which}.sizes"), &batch.sizes)
+    }
+
+    fn program(&self, iteration: usize) -> Result<&(Program, Outputs)> {
+        let step = if self.schedule.is_warmup(iteration) {
+            &self.warmup
+        } else {
+            &self.u2pl
+        };
+        step.as_ref()
+            .ok_or_else(|| Error::internal("no program for this iteration"))
+    }
+
+    fn prepare(&self, iteration: usize) -> Result<Scalars> {
+        let scalars = self.schedule.scalars(iteration);
+        let rng = [
+            self.seed as u32,
+            (self.seed >> 32) as u32,
+            iteration as u32,
+            0,
+        ];
+        self.write("rng", &rng)?;
+        self.write("scalars", &scalars.to_device())?;
+        Ok(scalars)
+    }
+
+    /// Runs the step of `iteration` on the staged images.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn step(&self, iteration: usize) -> Result<()> {
+        self.prepare(iteration)?;
+        self.program(iteration)?.0.run()
+    }
+
+    /// As [`Session::step`], timing each call.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn step_timed(&self, iteration: usize) -> Result<Vec<Timing>> {
+        self.prepare(iteration)?;
+        self.program(iteration)?.0.run_timed()
+    }
+
+    /// What the step of `iteration`, the last one run, did.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn report(&self, iteration: usize) -> Result<Report> {
+        let (program, out) = self.program(iteration)?;
+        let scalars = self.schedule.scalars(iteration);
+        diagnostics::read(
+            &*self.device,
+            program,
+            out,
+            &self.state,
+            self.arena.id(),
+            scalars,
+        )
+    }
+}
+
+/// Refuses a plan that the machine cannot hold, before anything is allocated.
+fn check_memory(blueprint: &Blueprint, device: &dyn Device) -> Result<()> {
+    let (state, transient) = blueprint.planned_bytes(device);
+    let need = state + transient;
+    match device.free_bytes() {
+        Some(free) if need > free => Err(Error::input(
+            "augment.crop",
+            format!(
+                "a step needs {:.1} GiB (state {:.1}, activations {:.1}), {:.1} GiB are free",
+                gib(need),
+                gib(state),
+                gib(transient),
+                gib(free)
+            ),
+            "use a smaller crop, batch (train.batch_labeled, train.batch_unlabeled), network or memory bank (method.bank_size)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
