@@ -2,8 +2,9 @@
 //!
 //! Each variant documents its inputs and outputs in order. `B` images, `H × W` label resolution,
 //! `h × w` feature resolution, `C` classes, `D` representation width, `P = B·h·w` feature pixels.
-//! Labels are `u8` maps `[B, H, W, 1]`, dense; where C is known a label ≥ C counts as ignored. Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]`
-//! state `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
+//! Labels are dense `u8` maps `[B, H, W, 1]`; where C is known a label ≥ C counts as ignored.
+//! Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]` state
+//! `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
 //! "in/out" names an output whose previous contents are read.
 
 use super::View;
