@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Metrics;
 use super::network::Weights;
-use super::predictor::{Maps, Predictor};
+use super::predictor::Predictor;
 use super::prefetch;
 use super::windows::Rgb;
 use crate::config::Config;
@@ -66,12 +66,9 @@ impl Evaluator {
         Ok(metrics)
     }
 
-    /// What the weights `set` say about one image.
-    ///
-    /// # Errors
-    /// As [`Predictor::maps`].
-    pub fn maps(&mut self, arena: ArenaId, set: ParamSet, image: &Rgb) -> Result<Maps> {
-        self.predictor.maps(Weights { arena, set }, image)
+    /// The predictor behind it, for pictures of single images.
+    pub fn predictor(&mut self) -> &mut Predictor {
+        &mut self.predictor
     }
 }
 
