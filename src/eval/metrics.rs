@@ -88,14 +88,22 @@ impl Metrics {
     /// A table for people: IoU and pixels of truth per class, then the means. Classes without a
     /// name in `names` are `class N`.
     pub fn table(&self, names: &[String]) -> String {
-        let name = |c: usize| names.get(c).cloned().unwrap_or_else(|| format!("class {c}"));
+        let name = |c: usize| {
+            names
+                .get(c)
+                .cloned()
+                .unwrap_or_else(|| format!("class {c}"))
+        };
         let width = (0..self.classes)
             .map(|c| name(c).chars().count())
             .chain(["pixel accuracy".len()])
             .max()
             .unwrap_or(0);
         let percent = |v: Option<f64>| v.map_or("–".into(), |v| format!("{:.2}", 100.0 * v));
-        let mut text = format!("{:width$}  {:>7}  {:>12}\n", "class", "IoU %", "truth pixels");
+        let mut text = format!(
+            "{:width$}  {:>7}  {:>12}\n",
+            "class", "IoU %", "truth pixels"
+        );
         for (c, iou) in self.iou().into_iter().enumerate() {
             let truth: u64 = self.confusion[c * self.classes..(c + 1) * self.classes]
                 .iter()

@@ -9,6 +9,7 @@
 //!        └─ scales, flips, windows ── network ── score map ── confusion / maps
 //! ```
 
+mod evaluator;
 mod metrics;
 mod network;
 mod predictor;
@@ -16,6 +17,7 @@ pub mod prefetch;
 mod scores;
 mod windows;
 
+pub use evaluator::{Evaluator, LoadedWeights};
 pub use metrics::Metrics;
 pub use network::Weights;
 pub use predictor::{Maps, Predictor, Scores};

@@ -65,23 +65,14 @@ struct Scored {
 
 impl Predictor {
     /// A predictor for networks of `layout` on `device`, by the protocol of `cfg.eval`.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for scales that are none, and for a centre crop at several scales or
-    /// mirrored, which has no meaning.
-    pub fn new(device: Arc<dyn Device>, cfg: &Config, layout: Layout) -> Result<Self> {
+    pub fn new(device: Arc<dyn Device>, cfg: &Config, layout: Layout) -> Self {
         let eval = &cfg.eval;
-        if eval.scales.is_empty() || eval.scales.iter().any(|s| !s.is_finite() || *s <= 0.0) {
-            let problem = format!("{:?} are not image scales", eval.scales);
-            let mend = "give positive numbers, such as [1.0] or [0.75, 1.0, 1.25]";
-            return Err(Error::input("eval.scales", problem, mend));
-        }
         let flips: &[bool] = if eval.flip { &[false, true] } else { &[false] };
         let looks = eval
             .scales
             .iter()
             .flat_map(|&scale| flips.iter().map(move |&flip| Look { scale, flip }));
-        let predictor = Self {
+        Self {
             nets: Networks::new(device.clone(), cfg, layout),
             device,
             protocol: eval.protocol,
@@ -89,15 +80,7 @@ impl Predictor {
             looks: looks.collect(),
             classes: cfg.data.classes,
             ignore: cfg.data.ignore_index,
-        };
-        if predictor.protocol == Protocol::CenterCrop && !predictor.is_plain() {
-            return Err(Error::input(
-                "eval.protocol",
-                "a centre crop is scored once, without scales or flip",
-                "use protocol whole or sliding, or leave out eval.scales and eval.flip",
-            ));
         }
-        Ok(predictor)
     }
 
     /// Class map, entropy and confidence of `image`. The centre-crop protocol has no answer for
@@ -152,13 +135,9 @@ impl Predictor {
     /// The confusion matrix of `image` against `labels` (row = truth, `classes²` entries).
     ///
     /// # Errors
-    /// As [`Predictor::maps`]; [`Error::Internal`] when the labels are not of the image's size.
-    pub fn confusion(
-        &mut self,
-        weights: Weights,
-        image: &Rgb,
-        labels: &[u8],
-    ) -> Result<Vec<u32>> {
+    /// As [`Predictor::maps`]; [`Error::Input`] for a centre crop at several scales or mirrored,
+    /// which has no meaning; [`Error::Internal`] when the labels are not of the image's size.
+    pub fn confusion(&mut self, weights: Weights, image: &Rgb, labels: &[u8]) -> Result<Vec<u32>> {
         let (height, width) = (image.height, image.width);
         if labels.len() != height * width {
             return Err(Error::internal(format!(
@@ -167,6 +146,13 @@ impl Predictor {
             )));
         }
         if self.protocol == Protocol::CenterCrop {
+            if !self.is_plain() {
+                return Err(Error::input(
+                    "eval.protocol",
+                    "a centre crop is scored once, without scales or flip",
+                    "use protocol whole or sliding, or leave out eval.scales and eval.flip",
+                ));
+            }
             let rect = center(height, width, self.crop);
             let part = Rgb::new(rect.width, rect.height, cut(&image.pixels, width, 3, rect))?;
             let labels = cut(labels, width, 1, rect);
@@ -183,7 +169,13 @@ impl Predictor {
 
     /// One look at the unscaled image.
     fn is_plain(&self) -> bool {
-        matches!(self.looks[..], [Look { scale: 1.0, flip: false }])
+        matches!(
+            self.looks[..],
+            [Look {
+                scale: 1.0,
+                flip: false
+            }]
+        )
     }
 
     fn confusion_padded(

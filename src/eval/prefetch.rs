@@ -62,10 +62,15 @@ mod tests {
     fn items_come_in_order_and_all_of_them() {
         for workers in [1, 3, 8] {
             let mut got = Vec::new();
-            ordered(20, workers, |i| i * i, |i, item| {
-                got.push((i, item));
-                Ok(())
-            })
+            ordered(
+                20,
+                workers,
+                |i| i * i,
+                |i, item| {
+                    got.push((i, item));
+                    Ok(())
+                },
+            )
             .unwrap();
             assert_eq!(got, (0..20).map(|i| (i, i * i)).collect::<Vec<_>>());
         }
@@ -75,13 +80,18 @@ mod tests {
     #[test]
     fn the_first_error_ends_it() {
         let mut taken = 0;
-        let end = ordered(1000, 2, |i| i, |i, _| {
-            taken += 1;
-            match i {
-                5 => Err(Error::internal("five")),
-                _ => Ok(()),
-            }
-        });
+        let end = ordered(
+            1000,
+            2,
+            |i| i,
+            |i, _| {
+                taken += 1;
+                match i {
+                    5 => Err(Error::internal("five")),
+                    _ => Ok(()),
+                }
+            },
+        );
         assert!(end.unwrap_err().to_string().contains("five"));
         assert_eq!(taken, 6);
     }

@@ -70,9 +70,8 @@ impl Rgb {
         if (width, height) == (self.width, self.height) {
             return Ok(self.clone());
         }
-        let image =
-            RgbImage::from_raw(self.width as u32, self.height as u32, self.pixels.clone())
-                .ok_or_else(|| Error::internal("an image whose pixels do not fit its size"))?;
+        let image = RgbImage::from_raw(self.width as u32, self.height as u32, self.pixels.clone())
+            .ok_or_else(|| Error::internal("an image whose pixels do not fit its size"))?;
         let out = imageops::resize(&image, width as u32, height as u32, FilterType::Triangle);
         Self::new(width, height, out.into_raw())
     }
