@@ -16,6 +16,7 @@ pub mod eval;
 pub mod graph;
 pub mod method;
 pub mod model;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
