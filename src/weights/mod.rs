@@ -1,1 +1,25 @@
-//! Weights on disk.
+//! Weights on disk: safetensors files that other tools can read.
+//!
+//! A network is stored tensor by tensor under the names of the authors' state dict, convolution
+//! weights in PyTorch's K·C·R·S order, so a file moves between this engine and PyTorch either
+//! way. A checkpoint is such a file with more in it: `student.`, `teacher.` and `velocity.` copies
+//! of the network, the memory bank, and the run's counters as metadata.
+//!
+//! ```text
+//!  flat weights ──to_disk──► Writer ──► temp file ──fsync, rename──► W.safetensors
+//!  flat weights ◄─from_disk─ read_params / init_params ◄─ Reader ◄────────┘
+//! ```
+
+mod order;
+mod params;
+mod reader;
+mod writer;
+
+pub use params::{InitReport, Prefer, init_params, read_flat, read_params};
+pub use reader::Reader;
+pub use writer::{Element, Writer};
+
+/// Name prefix of the student's tensors in a checkpoint.
+pub const STUDENT: &str = "student.";
+/// Name prefix of the teacher's tensors in a checkpoint.
+pub const TEACHER: &str = "teacher.";
