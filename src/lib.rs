@@ -8,6 +8,7 @@
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -18,6 +19,7 @@ pub mod graph;
 pub mod infer;
 pub mod method;
 pub mod model;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
