@@ -116,12 +116,13 @@ impl Schedule {
             return (if self.mode == Mode::Paper { 0.0 } else { 1.0 }, 1.0);
         }
         let k = iteration - self.warmup_epochs * self.epoch_iters;
-        let mirrors = match self.mode {
-            Mode::Paper => k == 0,
-            // Method §4 row 9: all through the first U2PL epoch.
-            Mode::Released => epoch == self.warmup_epochs,
-        };
-        (self.momentum(k), if mirrors { 0.0 } else { 1.0 })
+        match self.mode {
+            Mode::Paper => (self.momentum(k), if k == 0 { 0.0 } else { 1.0 }),
+            // Method §4 row 9: all through the first U2PL epoch teacher and student share storage,
+            // so the teacher is the student before and after each update.
+            Mode::Released if epoch == self.warmup_epochs => (0.0, 0.0),
+            Mode::Released => (self.momentum(k), 1.0),
+        }
     }
 
     /// m = min(1 − 1/(k+1), ema).
@@ -254,8 +255,10 @@ mod tests {
         assert_eq!(released.scalars(4).ema, 1.0);
         assert!((5..10).all(|i| released.scalars(i).sync == 0.0));
         assert_eq!(released.scalars(10).sync, 1.0);
-        assert_eq!(released.scalars(5).ema, 0.0);
-        assert_eq!(released.scalars(6).ema, 0.5);
+        assert!((5..10).all(|i| released.scalars(i).ema == 0.0));
+        assert_eq!(paper.scalars(5).ema, 0.0);
+        assert_eq!(paper.scalars(6).ema, 0.5);
+        assert_eq!(released.scalars(10).ema, 1.0 - 1.0 / 6.0);
     }
 
     #[test]
