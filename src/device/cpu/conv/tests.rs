@@ -89,7 +89,8 @@ fn cases() -> Vec<Case> {
         case([1, 10, 12, 5], 6, 3, 3, 2),
         // Several reduction steps, pixel chunks, segments and stretches of panels.
         case([1, 16, 18, 300], 35, 1, 1, 1),
-        case([1, 24, 25, 70], 200, 3, 1, 1),
+        case([1, 14, 15, 70], 100, 3, 1, 1),
+        case([1, 3, 5, 20], 300, 3, 1, 1),
         case([2, 36, 33, 9], 70, 3, 2, 1),
         case([1, 4, 4, 290], 210, 1, 1, 1),
         case([2, 40, 40, 20], 24, 1, 1, 1),
