@@ -21,7 +21,7 @@ CFG = {
     "aspp_dilations": [2, 4, 6], "head_width": 16, "rep_width": 8, "dropout": 0.0, "aux": False, "classes": 5,
 }
 TRAIN = {
-    "epochs": 5, "iterations_per_epoch": 4, "warmup_epochs": 1, "lr": 0.002, "decoder_lr_mult": 2.0,
+    "epochs": 5, "iterations_per_epoch": 4, "warmup_epochs": 1, "lr": 0.0005, "decoder_lr_mult": 2.0,
     "momentum": 0.9, "weight_decay": 1e-4, "alpha0": 20.0, "ema": 0.99, "ignore": IGNORE,
     "anchors": 16, "negatives": 8, "temperature": 0.5, "delta_p": 0.3, "low_rank": 2, "high_rank": 5,
     "capacities": [60, 40, 40, 40, 40], "seed": 42, "anchor_stream": 32, "negative_stream": 33, "crop": 17,
@@ -194,12 +194,13 @@ class Run:
                 self.teacher_from_student(buffers=self.mode == "paper")
             alpha = TRAIN["alpha0"] * (1 - epoch / epochs)
             loss, found = self.semi(x_l, y_l, x_u, alpha, i)
-            record |= found | {"alpha": alpha, "m": min(1 - 1 / (k + 1), TRAIN["ema"])}
+            m = 0.0 if identical else min(1 - 1 / (k + 1), TRAIN["ema"])
+            record |= found | {"alpha": alpha, "m": m}
             self.update(loss, lr)
             if identical:  # one storage in the released code: it moves with the student
                 self.teacher_from_student(buffers=False)
             else:
-                self.average_teacher(record["m"])
+                self.average_teacher(m)
         record["total"] = loss
         return {key: v.item() if isinstance(v, torch.Tensor) else v for key, v in record.items()}
 
@@ -243,12 +244,14 @@ def write(mode, seed):
 
 
 def search(seeds):
-    """Data seeds by their smallest margin: the one to write keeps every decision clear."""
+    """Data seeds by their smallest margin and by how far PyTorch's f32 ends: the one to write keeps
+    every decision clear. Training is chaotic: one pixel that falls the other way moves the rest."""
     for mode in WEIGHTS:
         for seed in seeds:
             run = Run(mode, seed, torch.float64)
-            run.train()
-            print(mode, seed, f"{run.margin:.2g}", flush=True)
+            exact = run.train()
+            peer = worst(exact, Run(mode, seed, torch.float32).train())
+            print(mode, seed, f"{run.margin:.2g}", peer, flush=True)
 
 
 if __name__ == "__main__":
@@ -256,5 +259,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         search(range(int(sys.argv[1])))
     else:
-        for mode, seed in (("paper", 5), ("released", 1)):
+        for mode, seed in (("paper", 5), ("released", 0)):
             write(mode, seed)
