@@ -8,13 +8,18 @@
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod eval;
+pub mod files;
 pub mod graph;
+pub mod infer;
 pub mod method;
 pub mod model;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};

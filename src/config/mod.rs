@@ -38,6 +38,14 @@ impl Config {
         }
     }
 
+    /// As [`Config::load`] on YAML that lies in no file of its own; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(origin: &str, text: &str, sets: &[String]) -> Result<Config> {
+        load::resolve(origin, text, sets)
+    }
+
     /// The built-in demo recipe overlaid with `sets`.
     ///
     /// # Errors

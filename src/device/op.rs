@@ -2,8 +2,9 @@
 //!
 //! Each variant documents its inputs and outputs in order. `B` images, `H × W` label resolution,
 //! `h × w` feature resolution, `C` classes, `D` representation width, `P = B·h·w` feature pixels.
-//! Labels are `u8` maps `[B, H, W, 1]`, dense; where C is known a label ≥ C counts as ignored. Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]`
-//! state `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
+//! Labels are dense `u8` maps `[B, H, W, 1]`; where C is known a label ≥ C counts as ignored.
+//! Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]` state
+//! `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
 //! "in/out" names an output whose previous contents are read.
 
 use super::View;
@@ -43,9 +44,9 @@ pub struct Augment {
 pub enum MixKind {
     /// Identity.
     None,
-    /// A box of half the area comes from the next image.
+    /// A box of half the area, filled from the next image.
     CutMix,
-    /// Half of this image's classes are pasted on the next image.
+    /// Half of this image's classes, pasted on the next image.
     ClassMix,
     /// A box is zeroed, its label set to ignore.
     CutOut,
@@ -125,27 +126,38 @@ pub enum Op {
         /// The value.
         value: f32,
     },
-    /// Copies. ins: `[x]`; outs: `[y]`, same shape and dtype, any `ld`.
+    /// Copies. ins: `[x]`; outs: `[y]`, same shape and dtype, any `ld` (accumulates, f32 only).
     Copy,
     /// `dst ← m·dst + (1−m)·src`, exact copy at m = 0, untouched at m = 1.
     /// ins: `[src f32, m f32[1]]`; outs: `[dst]` in/out.
     Lerp,
     /// Weak augmentation: u8 images and labels to a normalised crop. Resize to
-    /// `⌊h·s⌋ × ⌊w·s⌋` (s drawn per image; bilinear half-pixel on the image, nearest on the
-    /// label, both with coordinate scale in/out as in PyTorch's `interpolate(size=…)`), flip,
-    /// pad (image 0 after normalising; extra on the right and bottom), crop.
+    /// `⌊h·s⌋ × ⌊w·s⌋`, at least 1 (s drawn per image; bilinear half-pixel on the image, nearest
+    /// on the label, both with coordinate scale in/out as in PyTorch's `interpolate(size=…)`),
+    /// flip, pad each axis to the crop (⌊padding/2⌋ before, the rest after; image 0 after
+    /// normalising, label `pad_label`), crop.
     /// ins: `[images u8 [B,1,1,3·cap], labels u8 [B,1,1,cap], sizes u32 [B,1,1,2] (h, w), rng]`,
     /// each image densely packed at the start of its row;
     /// outs: `[x f32 [B,H,W,3], label u8 [B,H,W,1]]`.
-    /// Draws of image b: block `2b` → (coin, scale, flip, –), block `2b+1` → (y, x, –, –).
+    /// Draws of image b: block `2b` → (coin, scale, flip, –) as floats on [0, 1), block `2b+1` →
+    /// (y, x, –, –) as integers on `0..=size − crop`; without `random_crop`, `⌊(size − crop)/2⌋`.
+    ///
+    /// All in f32 without fused multiply-add: `s = lo + (hi − lo)·u`, (lo, hi) = (min, 1) where
+    /// coin < 0.5, else (1, max); flip where u < `flip`; `scale = in/out`. Image:
+    /// `t = max((i + 0.5)·scale − 0.5, 0)`, `low = ⌊t⌋`, `f = t − low`, neighbours clamped to the
+    /// image, `(1 − f)·v_low + f·v_high` along columns, then along rows, then `(v − mean)/std`
+    /// (the authors normalise first: equal up to rounding). Label: `min(⌊i·scale⌋, in − 1)`.
     Augment(Augment),
-    /// Strong augmentation with probability `prob` for the whole batch, else a copy.
-    /// Image b is mixed with image (b+1) mod B.
+    /// Strong augmentation with probability `prob` for the whole batch (coin < `prob`), else a
+    /// copy. Image b is mixed with image (b+1) mod B: inside the box (cutmix), or outside b's
+    /// chosen classes (classmix), pixels come from the latter; cut-out makes the box 0 and ignore.
     /// ins: `[x f32 [B,H,W,3], label u8, extra u8, rng]`; outs: `[x', label', extra']`; `extra`
     /// is a second label map mixed alike (ground truth for diagnostics; cut-out sets ignore).
-    /// Draws: block 0 word 0 → the batch coin; image b, box: block `1+b` → (width, y, x, –);
-    /// classmix: present classes in ascending order are keyed by word 0 of block
-    /// `(1+b)·256 + class`; the ⌈n/2⌉ smallest keys are pasted.
+    /// Draws: block 0 word 0 → the batch coin; image b, box: block `1+b` → (width, y, x, –) as
+    /// integers: width on `⌊W/2⌋ + 1 ..= W − 1` (`W` where that is empty), height
+    /// `H·W/2/width` rounded half to even, y on `0..=H − height`, x on `0..=W − width`;
+    /// classmix: each of the n classes in `label` of image b (ignore is none) is keyed by word 0
+    /// of block `(1+b)·256 + class`; the ⌊n/2⌋ smallest keys are chosen, ties by class.
     Mix {
         /// Which.
         kind: MixKind,
@@ -165,7 +177,8 @@ pub enum Op {
     /// outs: `[dw]` or `[dw, dbias]` (both accumulate).
     ConvWgrad(Window),
     /// Batch norm with batch statistics, then + residual, then ReLU (each optional).
-    /// Running buffers move by `momentum` (running variance unbiased), as in PyTorch.
+    /// Running buffers move by `momentum` (running variance unbiased), as in PyTorch; the
+    /// variance of a single pixel is 0. y = (x − mean)·(gamma·inv_std) + beta, then the rest.
     /// ins: `[x, gamma, beta]` or `[x, gamma, beta, residual]`;
     /// outs: `[y, mean [C], inv_std [C], running_mean [C] in/out, running_var [C] in/out]`.
     /// `y` may be `x` or `residual` in place.
@@ -194,13 +207,15 @@ pub enum Op {
         /// Whether a ReLU followed.
         relu: bool,
     },
-    /// ReLU alone. ins: `[x]`; outs: `[y]`, in place allowed.
+    /// ReLU alone; here and in batch norm NaN stays NaN. ins: `[x]`; outs: `[y]`, in place allowed.
     Relu,
-    /// Backward of [`Op::Relu`]. ins: `[dy, y]`; outs: `[dx]` (accumulates), in place on `dy` allowed.
+    /// Backward of [`Op::Relu`]. ins: `[dy, y]`; outs: `[dx]` (accumulates), in place on `dy` allowed
+    /// (not both).
     ReluBackward,
-    /// Max pooling, square window `size`; padding counts as −∞. The output size (ceil mode or
-    /// not) is that of the output view. ins: `[x]`; outs: `[y f32, tap u8]`, `tap` = index of the
-    /// first maximal tap in row-major order.
+    /// Max pooling, square window `size` ≤ 16; padding counts as −∞. The output size (ceil mode
+    /// or not) is that of the output view; every window must meet the input. ins: `[x]`; outs:
+    /// `[y f32, tap u8]`, `tap` = index `row·size + column` of the first maximal tap in row-major
+    /// order; NaN counts as larger than anything.
     MaxPool {
         /// Window side.
         size: usize,
@@ -224,7 +239,8 @@ pub enum Op {
     ResizeBackward,
     /// Zeroes whole channels of an image with probability p, scales the rest by 1/(1−p).
     /// Its own backward (same stream, same step). Draw of (n, c): word 0 of block `n·C + c`;
-    /// dropped where uniform < p. ins: `[x, rng]`; outs: `[y]` (accumulates), in place allowed.
+    /// dropped where uniform < p. ins: `[x, rng]`; outs: `[y]` (accumulates), in place allowed
+    /// (not both).
     Dropout2d {
         /// Drop probability, in [0, 1).
         p: f32,
@@ -347,14 +363,15 @@ pub enum Op {
     /// 0 elsewhere. A norm clamped at 1e-8 is a constant.
     /// ins: those of `InfoNce`, then `stats`; outs: `[drep]` (accumulates).
     InfoNceBackward(InfoNce, f32),
-    /// SGD with momentum as in PyTorch (`v ← μv + g + wd·p; p ← p − lr·v`), then the EMA teacher
-    /// `t ← m·t + (1−m)·p` when there is one (untouched at m = 1).
+    /// SGD with momentum as in PyTorch (`v ← μv + (g + wd·p); p ← p − (lr·lr_mult)·v`), then the
+    /// EMA teacher `t ← m·t + (1−m)·p` when there is one (copied at m = 0, untouched at m = 1).
     /// ins: `[gradient flat, lr f32 [1], m f32 [1]]`; outs: `[parameter in/out, velocity in/out]`
     /// (+ `teacher in/out`), all flat `[1,1,1,n]`.
     SgdEma {
         /// Momentum μ.
         momentum: f32,
-        /// Groups covering the flat vector; gaps (alignment padding) are left alone.
+        /// Groups covering the flat vector; must not overlap; gaps (alignment
+        /// padding) are left alone in every vector.
         groups: Vec<SgdGroup>,
     },
     /// Upsample + argmax against labels; pixels labelled `ignore` do not count.

@@ -284,7 +284,7 @@ mod tests {
                 })
                 .collect();
             let nearest: Vec<u8> = (0..size).map(|o| image.2[o * 4 / size]).collect();
-            let (red, _, label) = run(&a, 1, &[image.clone()], [1, size], step);
+            let (red, _, label) = run(&a, 1, std::slice::from_ref(&image), [1, size], step);
             close(&red, &want, 1e-5);
             assert_eq!(label, nearest);
         }

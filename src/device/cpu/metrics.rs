@@ -132,7 +132,7 @@ mod tests {
         let (shape, height, width) = ([2, 3, 4, 6], 9, 11);
         let logits = floats(shape.iter().product(), 3.0, 1);
         let truth = labels(2 * height * width, 6, 255, 2);
-        let mut exact = vec![0u32; 36];
+        let mut exact = [0u32; 36];
         for (x, &truth) in upsampled(&logits, shape, height, width).iter().zip(&truth) {
             let best = (0..6).max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap();
             if truth != 255 {
@@ -157,7 +157,7 @@ mod tests {
     fn label_confusion_is_a_plain_count() {
         let n = 40_000;
         let (truth, guess) = (labels(n, 7, 255, 3), labels(n, 7, 255, 4));
-        let mut exact = vec![0u32; 49];
+        let mut exact = [0u32; 49];
         for (&t, &g) in truth.iter().zip(&guess) {
             if t != 255 && g != 255 {
                 exact[usize::from(t) * 7 + usize::from(g)] += 1;

@@ -276,9 +276,9 @@ mod tests {
         for b in 0..n {
             let mut classes: Vec<u64> = (0..5).map(|c| 10 * b as u64 + c).collect();
             classes.sort_by_key(|c| rng.block((1 + b as u64) * 256 + c)[0]);
-            for p in b * h * w..(b + 1) * h * w {
-                let chosen = classes[..2].contains(&u64::from(m.label[p]));
-                assert_eq!(own[p], chosen, "pixel {p}");
+            let pixels = own.iter().zip(&m.label).skip(b * h * w).take(h * w);
+            for (&own, &label) in pixels {
+                assert_eq!(own, classes[..2].contains(&u64::from(label)));
             }
         }
     }

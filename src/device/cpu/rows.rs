@@ -87,9 +87,9 @@ pub(super) fn for_pixels<T: Send>(data: &mut [T], view: &View, f: impl Fn(usize,
 }
 
 /// Calls `f` on runs of the map's elements, in parallel: whole tasks when it is dense.
-pub(super) fn map<T: Send>(out: &mut [T], ov: &View, f: impl Fn(&mut [T]) + Sync) {
+pub(super) fn map<T: Send>(out: &mut [T], ov: &View, f: impl Fn(&mut [T]) + Sync + Send) {
     if ov.is_dense() {
-        out.par_chunks_mut(TASK_ELEMENTS).for_each(|run| f(run));
+        out.par_chunks_mut(TASK_ELEMENTS).for_each(f);
     } else {
         for_pixels(out, ov, |_, row| f(row));
     }

@@ -209,7 +209,9 @@ impl<'a> Masks<'a> {
             mark(Mask::Anchor, own);
             mark(Mask::Positive, own);
         }
-        if !pixel.labeled && !(pixel.entropy > self.gamma) {
+        // As a test for what counts, so that NaN does not.
+        let unreliable = pixel.entropy > self.gamma;
+        if !pixel.labeled && !unreliable {
             return;
         }
         for class in 0..self.a.classes {

@@ -1,0 +1,224 @@
+//! Arguments that several subcommands share, and how they print.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::config::Config;
+use crate::device::Device;
+use crate::device::cpu::CpuDevice;
+use crate::eval::LoadedWeights;
+use crate::files::write_atomic;
+use crate::graph::params::Layout;
+use crate::weights::{Prefer, Reader, read_params};
+use crate::{Error, Result};
+
+/// Which configuration.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigArgs {
+    /// Configuration file (YAML); what it leaves out has its default
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Override one key; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The defaults, the file, the overrides.
+    pub(super) fn load(&self) -> Result<Config> {
+        Config::load(self.config.as_deref(), &self.set)
+    }
+}
+
+/// Where operations run.
+#[derive(Debug, clap::Args)]
+pub(super) struct DeviceArgs {
+    /// Device: cpu
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// Arithmetic: fp32
+    #[arg(long, value_name = "PRECISION", default_value = "fp32")]
+    precision: String,
+    /// CPU threads; 0 = every core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+impl DeviceArgs {
+    /// Opens the device.
+    pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
+        let device = self.device.as_str();
+        let wrong = |problem: String, mend: &str| {
+            Err(Error::input(format!("--device {device}"), problem, mend))
+        };
+        match device.split(':').next().unwrap_or_default() {
+            "cpu" if device == "cpu" => {}
+            "cuda" | "simt" => {
+                return wrong(
+                    "this build has the cpu device only".into(),
+                    "use --device cpu",
+                );
+            }
+            _ => return wrong("no such device".into(), "use --device cpu"),
+        }
+        if self.precision != "fp32" {
+            let problem = match self.precision.as_str() {
+                "tf32" | "bf16" => "the cpu device of this build computes in fp32 only",
+                _ => "no such precision",
+            };
+            let at = format!("--precision {}", self.precision);
+            return Err(Error::input(at, problem, "use --precision fp32"));
+        }
+        Ok(Arc::new(CpuDevice::new(self.threads)?))
+    }
+}
+
+/// Which network of a checkpoint.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Network {
+    /// The averaged network, the one U2PL is judged by.
+    Teacher,
+    /// The network that SGD trains.
+    Student,
+}
+
+/// Trained weights and the configuration they belong to.
+#[derive(Debug, clap::Args)]
+pub(super) struct WeightsArgs {
+    /// Weights or checkpoint (safetensors)
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// Which network of a checkpoint that holds both
+    #[arg(long, value_enum, default_value = "teacher")]
+    model: Network,
+    /// Configuration file. Default: the run folder's config.yaml, then the one in the checkpoint
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one key; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl WeightsArgs {
+    /// Opens the file and finds its configuration, `sets` overriding it last.
+    pub(super) fn open(&self, sets: Vec<String>) -> Result<(Reader, Config)> {
+        let file = Reader::open(&self.weights)?;
+        let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
+        let beside = run_config(&self.weights);
+        let cfg = match (self.config.as_ref().or(beside.as_ref()), file.meta("config")) {
+            (Some(path), _) => Config::load(Some(path), &sets)?,
+            (None, Some(text)) => {
+                let origin = format!("{} (metadata)", self.weights.display());
+                Config::parse(&origin, text, &sets)?
+            }
+            (None, None) => {
+                return Err(Error::input(
+                    self.weights.display().to_string(),
+                    "neither its folder nor the file itself says which configuration it is of",
+                    "give --config",
+                ));
+            }
+        };
+        cfg.validate()?;
+        Ok((file, cfg))
+    }
+
+    /// Copies the chosen network to the device.
+    pub(super) fn load(
+        &self,
+        file: &Reader,
+        layout: &Layout,
+        device: &Arc<dyn Device>,
+    ) -> Result<LoadedWeights> {
+        let prefer = match self.model {
+            Network::Teacher => Prefer::Teacher,
+            Network::Student => Prefer::Student,
+        };
+        let (weights, buffers) = read_params(file, layout, prefer)?;
+        LoadedWeights::new(device, layout, &weights, &buffers)
+    }
+}
+
+/// `RUN/config.yaml` of `RUN/checkpoints/W`, when it is there.
+fn run_config(weights: &Path) -> Option<PathBuf> {
+    let folder = weights.parent()?;
+    let config = folder.parent()?.join("config.yaml");
+    (folder.file_name()? == "checkpoints" && config.is_file()).then_some(config)
+}
+
+/// Prints to stdout; a reader that went away is no error.
+pub(super) fn emit(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes JSON to a file, or to stdout for `-`.
+pub(super) fn emit_json(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {
+    let text = format!("{value:#}\n");
+    if path == Path::new("-") {
+        return emit(&text);
+    }
+    Ok(write_atomic(path, text.as_bytes())?)
+}
+
+/// Progress through a known number of items: a bar on a terminal, now and then a line elsewhere.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    total: usize,
+    /// Items between lines: ten lines in all.
+    every: usize,
+}
+
+impl Progress {
+    pub(super) fn new(what: &'static str, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total as u64).with_prefix(what);
+            let template = "{prefix} [{bar:32}] {pos}/{len} {elapsed}<{eta}";
+            match ProgressStyle::with_template(template) {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            }
+        });
+        Self {
+            bar,
+            what,
+            total,
+            every: total.div_ceil(10).max(1),
+        }
+    }
+
+    /// `done` items are done.
+    pub(super) fn at(&self, done: usize) {
+        match &self.bar {
+            Some(bar) => bar.set_position(done as u64),
+            None if done.is_multiple_of(self.every) || done == self.total => {
+                eprintln!("{}: {done}/{}", self.what, self.total);
+            }
+            None => {}
+        }
+    }
+
+    /// A line for stderr that does not tear the bar.
+    pub(super) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The command line: arguments in, library calls, text out. One file per subcommand.
+//!
+//! Results go to stdout, everything about the run to stderr. Exit status: 0 done, 2 for what the
+//! user can mend, 1 for a failure that is not the user's.
+
+mod common;
+mod eval;
+mod infer;
+mod info;
+mod plan;
+mod split;
+mod train;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::Error;
+
+/// Semi-supervised semantic segmentation (U2PL): training, evaluation and inference.
+#[derive(Debug, Parser)]
+#[command(name = "u2pl-engine", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::Args),
+    Eval(eval::Args),
+    Infer(infer::Args),
+    Split(split::Args),
+    Plan(plan::Args),
+    Info(info::Args),
+}
+
+/// Parses the process's arguments, runs the subcommand, reports its error.
+pub fn main() -> ExitCode {
+    start_log();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => report(&e),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Train(args) => Ok(train::run(args)?),
+        Command::Eval(args) => eval::run(args),
+        Command::Infer(args) => infer::run(args),
+        Command::Split(args) => split::run(&args),
+        Command::Plan(args) => plan::run(args),
+        Command::Info(args) => info::run(&args),
+    }
+}
+
+/// One line on stderr per problem, and the exit status.
+fn report(error: &anyhow::Error) -> ExitCode {
+    for line in format!("{error:#}").lines() {
+        eprintln!("error: {line}");
+    }
+    let code = error.downcast_ref::<Error>().map_or(1, Error::exit_code);
+    ExitCode::from(code)
+}
+
+/// Log lines go to stderr; `RUST_LOG` chooses which.
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,u2pl_engine=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .compact()
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

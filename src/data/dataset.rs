@@ -1,0 +1,203 @@
+//! One type for every source of images: files in three layouts, or synthetic shapes.
+
+use std::path::{Path, PathBuf};
+
+use super::decode::{Decoded, check_sides, decode_image, fault, rescale};
+use super::mask::{MaskRules, read_mask};
+use super::{list, shapes};
+use crate::config::schema::{Config, DataKind};
+use crate::{Error, Result};
+
+/// The three lists of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Training images with masks.
+    Labeled,
+    /// Training images whose masks, if there are any, serve diagnostics alone.
+    Unlabeled,
+    /// Validation images with masks.
+    Val,
+}
+
+impl Part {
+    /// The configuration key of its list.
+    pub fn key(self) -> &'static str {
+        match self {
+            Part::Labeled => "data.labeled",
+            Part::Unlabeled => "data.unlabeled",
+            Part::Val => "data.val",
+        }
+    }
+}
+
+/// One image on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Name without folder and extension, for output files and tables.
+    pub id: String,
+    /// The image file.
+    pub image: PathBuf,
+    /// The mask file; `None` for an unlabelled image without one.
+    pub mask: Option<PathBuf>,
+    /// The `list:line` that names it.
+    pub at: String,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Files(Vec<Sample>),
+    Shapes(shapes::Shapes),
+}
+
+/// A list of images that can be decoded one by one, from any thread.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    source: Source,
+    rules: MaskRules,
+    image_scale: f32,
+    min_side: usize,
+}
+
+impl Dataset {
+    /// The images of `part`. Reads the list; images and masks are looked at by
+    /// [`check`](super::check()) and [`Dataset::decode`].
+    ///
+    /// # Errors
+    /// A missing, unreadable or empty list.
+    pub fn open(config: &Config, part: Part) -> Result<Dataset> {
+        let data = &config.data;
+        if data.kind == DataKind::Shapes {
+            let shapes = shapes::Shapes::new(config, part);
+            return Ok(Self::with(config, part, Source::Shapes(shapes)));
+        }
+        let path = match part {
+            Part::Labeled => &data.labeled,
+            Part::Unlabeled => &data.unlabeled,
+            Part::Val => &data.val,
+        };
+        Self::from_list(config, part, path)
+    }
+
+    /// The images of the list at `path`, treated as `part` is; for lists outside the configuration.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn from_list(config: &Config, part: Part, path: &Path) -> Result<Dataset> {
+        if path.as_os_str().is_empty() {
+            return Err(Error::input(
+                part.key(),
+                "is not set",
+                "give the list of images",
+            ));
+        }
+        let mut samples = list::read(&config.data, part.key(), path)?;
+        if part == Part::Unlabeled {
+            for sample in &mut samples {
+                sample.mask = sample.mask.take().filter(|mask| mask.exists());
+            }
+        }
+        Ok(Self::with(config, part, Source::Files(samples)))
+    }
+
+    fn with(config: &Config, part: Part, source: Source) -> Dataset {
+        let data = &config.data;
+        // A random resize by the smallest factor must leave a pixel.
+        let shrunk = (1.0 / config.augment.scale[0].max(1e-3)).ceil() as usize;
+        Dataset {
+            source,
+            rules: MaskRules {
+                classes: data.classes,
+                ignore_index: data.ignore_index,
+                encoding: data.encoding,
+            },
+            image_scale: data.image_scale,
+            min_side: if part == Part::Val { 2 } else { shrunk.max(2) },
+        }
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match &self.source {
+            Source::Files(samples) => samples.len(),
+            Source::Shapes(shapes) => shapes.len(),
+        }
+    }
+
+    /// No images at all?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of image `i`, for output files and tables.
+    pub fn id(&self, i: usize) -> String {
+        match &self.source {
+            Source::Files(samples) => samples.get(i).map_or(String::new(), |s| s.id.clone()),
+            Source::Shapes(shapes) => shapes.id(i),
+        }
+    }
+
+    /// The files behind the dataset; empty for synthetic shapes.
+    pub fn samples(&self) -> &[Sample] {
+        match &self.source {
+            Source::Files(samples) => samples,
+            Source::Shapes(_) => &[],
+        }
+    }
+
+    /// The factor applied to every image right after decoding.
+    pub(super) fn image_scale(&self) -> f32 {
+        self.image_scale
+    }
+
+    /// The least side, in pixels after `image_scale`, that training can use.
+    pub(super) fn min_side(&self) -> usize {
+        self.min_side
+    }
+
+    /// Side of the synthetic images; `None` for files.
+    pub(super) fn shapes_size(&self) -> Option<usize> {
+        match &self.source {
+            Source::Files(_) => None,
+            Source::Shapes(shapes) => Some(shapes.size()),
+        }
+    }
+
+    /// Image `i` with its label map, at the size `data.image_scale` gives.
+    ///
+    /// # Errors
+    /// Those of [`decode_image`] and [`read_mask`], and a mask of another size than its image, all
+    /// naming the file.
+    pub fn decode(&self, i: usize) -> Result<Decoded> {
+        let samples = match &self.source {
+            Source::Shapes(shapes) => return rescale(shapes.render(i), self.image_scale),
+            Source::Files(samples) => samples,
+        };
+        let sample = samples
+            .get(i)
+            .ok_or_else(|| Error::internal(format!("image {i} of {}", samples.len())))?;
+        let mut decoded = decode_image(&sample.image)?;
+        if let Some(mask) = &sample.mask {
+            let (width, height, label) = read_mask(mask, &self.rules)?;
+            same_size(mask, (width, height), (decoded.width, decoded.height))?;
+            decoded.label = Some(label);
+        }
+        let decoded = rescale(decoded, self.image_scale)?;
+        check_sides(&sample.image, decoded.width, decoded.height, self.min_side)?;
+        Ok(decoded)
+    }
+}
+
+/// Mask and image must cover the same pixels; sizes are (width, height).
+pub(super) fn same_size(mask: &Path, of_mask: (usize, usize), image: (usize, usize)) -> Result<()> {
+    if of_mask == image {
+        return Ok(());
+    }
+    Err(fault(
+        mask,
+        format!(
+            "the mask is {} × {}, its image {} × {} (width × height)",
+            of_mask.0, of_mask.1, image.0, image.1
+        ),
+        "make them the same size",
+    ))
+}

@@ -1,0 +1,206 @@
+//! Image files to packed RGB bytes.
+//!
+//! Accepted: JPEG (colour and grey) and 8-bit PNG without alpha (RGB, grey, palette). The rest is
+//! refused with the mend: silently dropping alpha or half of 16 bits would train on other pixels
+//! than the user sees. EXIF orientation is ignored, as masks are drawn on the stored pixels.
+
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use image::RgbImage;
+use image::imageops::{FilterType, resize};
+use png::{BitDepth, ColorType, Transformations};
+
+use super::jpeg;
+use crate::{Error, Result};
+
+/// One decoded image with its label map, if it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Row-major packed RGB, `3 · width · height` bytes.
+    pub rgb: Vec<u8>,
+    /// Class index or `ignore_index` of each pixel, `width · height` bytes.
+    pub label: Option<Vec<u8>>,
+}
+
+impl Decoded {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.rgb.len() + self.label.as_ref().map_or(0, Vec::len)
+    }
+}
+
+const PNG_MAGIC: [u8; 4] = *b"\x89PNG";
+const CONVERT: &str = "convert it to an 8-bit RGB PNG or a JPEG";
+const RESTORE: &str = "restore or replace the file";
+
+/// Reads an image at its own size, without a label.
+///
+/// # Errors
+/// [`Error::Io`] when unreadable; [`Error::Input`] naming the file when it is neither JPEG nor
+/// PNG, truncated, damaged, 16-bit or with alpha, or has a side below 2 pixels.
+pub fn decode_image(path: &Path) -> Result<Decoded> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the image", e))?;
+    let (width, height, rgb) = if bytes.starts_with(&jpeg::MAGIC) {
+        jpeg::decode(&bytes).map_err(|problem| fault(path, problem, RESTORE))?
+    } else if bytes.starts_with(&PNG_MAGIC) {
+        png_rgb(path, &bytes)?
+    } else {
+        return Err(not_an_image(path));
+    };
+    check_sides(path, width, height, 2)?;
+    Ok(Decoded {
+        width,
+        height,
+        rgb,
+        label: None,
+    })
+}
+
+/// (width, height) from the file's header; refuses what [`decode_image`] would refuse by header.
+///
+/// # Errors
+/// As [`decode_image`], short of damage in the pixel data.
+pub fn image_size(path: &Path) -> Result<(usize, usize)> {
+    let file = File::open(path).map_err(|e| Error::io(path, "open the image", e))?;
+    let mut reader = BufReader::new(file);
+    let mut magic = [0; 4];
+    let read = reader.read_exact(&mut magic);
+    reader
+        .seek(SeekFrom::Start(0))
+        .map_err(|e| Error::io(path, "read the image", e))?;
+    if read.is_ok() && magic.starts_with(&jpeg::MAGIC) {
+        jpeg::size(&mut reader).map_err(|problem| fault(path, problem, RESTORE))
+    } else if magic == PNG_MAGIC {
+        let png = png::Decoder::new(reader)
+            .read_info()
+            .map_err(|e| png_fault(path, &e))?;
+        accept_png(path, png.info())?;
+        Ok((png.info().width as usize, png.info().height as usize))
+    } else {
+        Err(not_an_image(path))
+    }
+}
+
+/// Refuses an image with a side below `least` pixels: a random resize to half size would leave
+/// nothing of one pixel, and interpolation between aligned corners needs two.
+///
+/// # Errors
+/// [`Error::Input`] naming the file and the size.
+pub(super) fn check_sides(path: &Path, width: usize, height: usize, least: usize) -> Result<()> {
+    if width.min(height) >= least {
+        return Ok(());
+    }
+    Err(fault(
+        path,
+        format!("the image is {width} × {height}, too small to resize and crop"),
+        &format!("leave it out, or use images of at least {least} × {least}"),
+    ))
+}
+
+/// Resizes image (triangle filter) and label (nearest, the same half-pixel centres) by `scale`.
+///
+/// # Errors
+/// [`Error::Internal`] when the buffers disagree with the size.
+pub(super) fn rescale(decoded: Decoded, scale: f32) -> Result<Decoded> {
+    if scale == 1.0 {
+        return Ok(decoded);
+    }
+    let Decoded {
+        width,
+        height,
+        rgb,
+        label,
+    } = decoded;
+    let (w, h) = (scaled(width, scale), scaled(height, scale));
+    let image = RgbImage::from_raw(width as u32, height as u32, rgb)
+        .ok_or_else(|| Error::internal("image buffer and size disagree"))?;
+    let rgb = resize(&image, w as u32, h as u32, FilterType::Triangle).into_raw();
+    let label = label.map(|label| nearest(&label, (width, height), (w, h)));
+    Ok(Decoded {
+        width: w,
+        height: h,
+        rgb,
+        label,
+    })
+}
+
+/// A side after `image_scale`: rounded, at least 1.
+pub(super) fn scaled(side: usize, scale: f32) -> usize {
+    ((side as f64 * f64::from(scale)).round() as usize).max(1)
+}
+
+fn nearest(label: &[u8], (width, height): (usize, usize), (w, h): (usize, usize)) -> Vec<u8> {
+    // ⌊(i + ½)·from/to⌋ in whole numbers.
+    let source = |i: usize, from: usize, to: usize| ((2 * i + 1) * from / (2 * to)).min(from - 1);
+    let columns: Vec<usize> = (0..w).map(|x| source(x, width, w)).collect();
+    (0..h)
+        .flat_map(|y| {
+            let row = &label[source(y, height, h) * width..][..width];
+            columns.iter().map(move |&x| row[x])
+        })
+        .collect()
+}
+
+/// Decodes a PNG to packed RGB.
+fn png_rgb(path: &Path, bytes: &[u8]) -> Result<(usize, usize, Vec<u8>)> {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(Transformations::EXPAND);
+    let mut reader = decoder.read_info().map_err(|e| png_fault(path, &e))?;
+    accept_png(path, reader.info())?;
+    let size = reader
+        .output_buffer_size()
+        .ok_or_else(|| fault(path, "the PNG is too large", RESTORE))?;
+    let mut pixels = vec![0; size];
+    let frame = reader
+        .next_frame(&mut pixels)
+        .map_err(|e| png_fault(path, &e))?;
+    pixels.truncate(frame.buffer_size());
+    let rgb = match frame.color_type {
+        ColorType::Rgb => pixels,
+        ColorType::Grayscale => pixels.iter().flat_map(|&v| [v; 3]).collect(),
+        other => {
+            return Err(fault(
+                path,
+                format!("the PNG decodes to {other:?}"),
+                CONVERT,
+            ));
+        }
+    };
+    Ok((frame.width as usize, frame.height as usize, rgb))
+}
+
+/// Refuses 16-bit and alpha PNGs, transparent palette entries included.
+fn accept_png(path: &Path, info: &png::Info<'_>) -> Result<()> {
+    if info.bit_depth == BitDepth::Sixteen {
+        return Err(fault(path, "the image is a 16-bit PNG", CONVERT));
+    }
+    let alpha = matches!(info.color_type, ColorType::Rgba | ColorType::GrayscaleAlpha);
+    if alpha || info.trns.is_some() {
+        return Err(fault(path, "the image has an alpha channel", CONVERT));
+    }
+    Ok(())
+}
+
+/// An [`Error::Input`] about the file at `path`.
+pub(super) fn fault(path: &Path, problem: impl Into<String>, mend: &str) -> Error {
+    Error::input(path.display().to_string(), problem, mend)
+}
+
+/// A decoder's complaint about the PNG at `path`.
+pub(super) fn png_fault(path: &Path, e: &png::DecodingError) -> Error {
+    let problem = format!(
+        "the PNG is truncated or damaged ({})",
+        jpeg::one_line(&e.to_string())
+    );
+    fault(path, problem, RESTORE)
+}
+
+fn not_an_image(path: &Path) -> Error {
+    fault(path, "is neither a JPEG nor a PNG", CONVERT)
+}

@@ -1,0 +1,209 @@
+//! Convolution, its data gradient and its weight gradient, on all cores.
+//!
+//! Comes in: NHWC maps (possibly channel slices of a wider tensor) and weights `[K, R, S, C]`.
+//! Goes out: the map or the gradient. [`implicit`] runs the forward pass and the data gradient,
+//! [`wgrad`] the weight gradient; both feed the micro-kernels of [`micro`], chosen at run time for
+//! the processor (AVX-512, AVX2, or whatever the compiler makes of plain arrays).
+//!
+//! Bits do not depend on the number of threads: each output has one fixed order of summation.
+
+mod geometry;
+mod implicit;
+mod micro;
+mod pack;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod wgrad;
+
+use std::sync::LazyLock;
+
+use super::super::{Call, DType, View};
+use super::memory::Ctx;
+use super::{mismatch, want};
+use crate::device::op::Window;
+use crate::error::{Error, Result};
+use geometry::Geometry;
+use implicit::{Map, Target};
+use micro::Isa;
+
+static ISA: LazyLock<Isa> = LazyLock::new(Isa::detect);
+
+/// The geometry of a convolution from its map `x`, kernel `w` and result `y`.
+fn geometry(window: Window, x: &View, kernel: [usize; 2], y: &View, transposed: bool) -> Geometry {
+    let (dst, src) = if transposed { (x, y) } else { (y, x) };
+    Geometry {
+        window,
+        images: x.shape[0],
+        dst: [dst.shape[1], dst.shape[2]],
+        src: [src.shape[1], src.shape[2]],
+        kernel,
+        transposed,
+    }
+}
+
+/// Fails unless `x`, `w`, `y` are the operands of one convolution.
+fn check(op: &str, window: Window, x: &View, w: &View, y: &View) -> Result<()> {
+    for view in [x, w, y] {
+        want(op, view, DType::F32)?;
+    }
+    let size = |axis: usize| {
+        let reach = window.dilation * w.shape[axis].saturating_sub(1) + 1;
+        (x.shape[axis] + 2 * window.padding)
+            .checked_sub(reach)
+            .map_or(0, |room| room / window.stride + 1)
+    };
+    if window.stride == 0 || !w.is_dense() || w.elements() == 0 || w.shape[3] != x.shape[3] {
+        return Err(mismatch(op, "dense weights of the map's channels", w));
+    }
+    let expected = [x.shape[0], size(1), size(2), w.shape[0]];
+    if y.shape != expected {
+        return Err(mismatch(op, &format!("a map of shape {expected:?}"), y));
+    }
+    let most = u32::MAX as usize;
+    if x.pixels() >= most || y.pixels() >= most {
+        return Err(mismatch(op, "fewer than 2^32 pixels", x));
+    }
+    Ok(())
+}
+
+/// The call's workspace, `elements` long.
+fn workspace<'a>(cx: &'a Ctx, call: &Call, elements: usize) -> Result<&'a mut [f32]> {
+    let view = call
+        .workspace
+        .as_ref()
+        .ok_or_else(|| Error::internal("convolution without a workspace"))?;
+    let found = cx.f32_mut(view)?;
+    let len = found.len();
+    found.get_mut(..elements).ok_or_else(|| {
+        Error::internal(format!(
+            "convolution needs {elements} elements of workspace, got {len}"
+        ))
+    })
+}
+
+fn map<'a>(cx: &'a Ctx, view: &View) -> Result<Map<'a>> {
+    Ok(Map {
+        data: cx.f32(view)?,
+        ld: view.ld,
+    })
+}
+
+fn target<'a>(cx: &'a Ctx, call: &Call, i: usize) -> Result<Target<'a>> {
+    Ok(Target {
+        data: cx.f32_mut(&call.outs[i])?,
+        ld: call.outs[i].ld,
+        accumulate: call.accumulates(i),
+    })
+}
+
+fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> implicit::Plan {
+    let kernel = [w.shape[1], w.shape[2]];
+    let geometry = geometry(window, x, kernel, y, false);
+    implicit::Plan::new(isa, geometry, w.shape[3], w.shape[0])
+}
+
+fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> implicit::Plan {
+    let kernel = [w.shape[1], w.shape[2]];
+    let geometry = geometry(window, dx, kernel, dy, true);
+    implicit::Plan::new(isa, geometry, w.shape[0], w.shape[3])
+}
+
+fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad::Plan {
+    let kernel = [dw.shape[1], dw.shape[2]];
+    let geometry = geometry(window, x, kernel, dy, false);
+    wgrad::Plan::new(isa, geometry, dw.shape[3], dw.shape[0])
+}
+
+/// [`crate::device::Op::Conv`].
+pub(super) fn forward(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    forward_on(*ISA, cx, call, window)
+}
+
+fn forward_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    let ([x, w], bias, [y]) = match (&call.ins[..], &call.outs[..]) {
+        ([x, w], [y]) => ([x, w], None, [y]),
+        ([x, w, bias], [y]) => ([x, w], Some(bias), [y]),
+        _ => return Err(Error::internal("conv: wrong number of operands")),
+    };
+    check("conv", window, x, w, y)?;
+    if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
+        return Err(mismatch("conv", "one bias per output channel", bias));
+    }
+    if y.elements() == 0 {
+        return Ok(());
+    }
+    let plan = forward_plan(isa, window, x, w, y);
+    let workspace = workspace(cx, call, plan.workspace(rayon::current_num_threads()))?;
+    let bias = bias.map(|b| cx.f32(b)).transpose()?;
+    let (src, dst) = (map(cx, x)?, target(cx, call, 0)?);
+    plan.run(src, cx.f32(w)?, bias, dst, workspace);
+    Ok(())
+}
+
+/// [`crate::device::Op::ConvDgrad`].
+pub(super) fn dgrad(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    dgrad_on(*ISA, cx, call, window)
+}
+
+fn dgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    let ([dy, w], [dx]) = (&call.ins[..], &call.outs[..]) else {
+        return Err(Error::internal("conv_dgrad: wrong number of operands"));
+    };
+    check("conv_dgrad", window, dx, w, dy)?;
+    if dx.elements() == 0 {
+        return Ok(());
+    }
+    let plan = dgrad_plan(isa, window, dy, w, dx);
+    let workspace = workspace(cx, call, plan.workspace(rayon::current_num_threads()))?;
+    let (src, dst) = (map(cx, dy)?, target(cx, call, 0)?);
+    plan.run(src, cx.f32(w)?, None, dst, workspace);
+    Ok(())
+}
+
+/// [`crate::device::Op::ConvWgrad`].
+pub(super) fn wgrad(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    wgrad_on(*ISA, cx, call, window)
+}
+
+fn wgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    let (&[x, dy], [dw, rest @ ..]) = (&call.ins[..], &call.outs[..]) else {
+        return Err(Error::internal("conv_wgrad: wrong number of operands"));
+    };
+    check("conv_wgrad", window, &x, dw, &dy)?;
+    let dy_map = map(cx, &dy)?;
+    if let Some(dbias) = rest.first() {
+        if dbias.span() != dw.shape[0] {
+            return Err(mismatch("conv_wgrad", "one bias per output channel", dbias));
+        }
+        wgrad::bias(dy_map, dy.pixels(), cx.f32_mut(dbias)?, call.accumulates(1));
+    }
+    let plan = wgrad_plan(isa, window, &x, &dy, dw);
+    let workspace = workspace(cx, call, plan.workspace(rayon::current_num_threads()))?;
+    plan.run(map(cx, &x)?, dy_map, target(cx, call, 0)?, workspace);
+    Ok(())
+}
+
+/// Bytes of workspace of [`forward`].
+pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    match (ins, outs) {
+        ([x, weights, ..], [y]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
+        _ => 0,
+    }
+}
+
+/// Bytes of workspace of [`dgrad`].
+pub(super) fn dgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    match (ins, outs) {
+        ([dy, weights], [dx]) => 4 * dgrad_plan(*ISA, w, dy, weights, dx).workspace(threads),
+        _ => 0,
+    }
+}
+
+/// Bytes of workspace of [`wgrad`].
+pub(super) fn wgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    match (ins, outs) {
+        ([x, dy], [dw, ..]) => 4 * wgrad_plan(*ISA, w, x, dy, dw).workspace(threads),
+        _ => 0,
+    }
+}

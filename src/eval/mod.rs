@@ -1,0 +1,24 @@
+//! Evaluation: from weights and images to class maps and mIoU.
+//!
+//! Comes in: weights in a state arena, decoded images of any size, and the protocol of
+//! `cfg.eval`. Goes out: [`Metrics`] of a dataset ([`Evaluator`]) or [`Maps`] of one image
+//! ([`Predictor`], which `infer` shares). Nothing here trains or writes files.
+//!
+//! ```text
+//!  image ── whole ──────────── network ── confusion / maps        (one program)
+//!        └─ scales, flips, windows ── network ── score map ── confusion / maps
+//! ```
+
+mod evaluator;
+mod metrics;
+mod network;
+mod predictor;
+pub mod prefetch;
+mod scores;
+mod windows;
+
+pub use evaluator::{Evaluator, LoadedWeights};
+pub use metrics::Metrics;
+pub use network::Weights;
+pub use predictor::{Maps, Predictor, Scores};
+pub use windows::{Rect, Rgb, Sliding};
