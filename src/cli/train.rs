@@ -43,7 +43,11 @@ pub fn run(mut args: Args) -> Result<()> {
         args.config.config = args.out.as_ref().map(|out| out.join("config.yaml"));
     }
     let demo = args.config.config.is_none();
-    let cfg = if demo { Config::demo(&args.config.set)? } else { args.config.load()? };
+    let cfg = if demo {
+        Config::demo(&args.config.set)?
+    } else {
+        args.config.load()?
+    };
     cfg.validate()?;
     let out = match &args.out {
         Some(out) => out.clone(),
@@ -88,7 +92,14 @@ struct Display {
 
 impl Display {
     fn new() -> Self {
-        Self { bar: None, title: "", clock: Instant::now(), start: 0, total: 0, best: 0.0 }
+        Self {
+            bar: None,
+            title: "",
+            clock: Instant::now(),
+            start: 0,
+            total: 0,
+            best: 0.0,
+        }
     }
 
     fn line(&self, text: &str) {
@@ -102,8 +113,14 @@ impl Display {
         let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl"));
         let (sup, u2pl) = (percent(&both.supervised), percent(&both.u2pl));
         println!();
-        println!("supervised only  mIoU {sup:5.2} %   ({:.0} s)", both.supervised.seconds);
-        println!("U2PL             mIoU {u2pl:5.2} %   ({:.0} s)", both.u2pl.seconds);
+        println!(
+            "supervised only  mIoU {sup:5.2} %   ({:.0} s)",
+            both.supervised.seconds
+        );
+        println!(
+            "U2PL             mIoU {u2pl:5.2} %   ({:.0} s)",
+            both.u2pl.seconds
+        );
         println!("difference            {:+5.2} points", u2pl - sup);
         println!("predictions      {}", both.picture.display());
         let folder = both.picture.parent().unwrap_or(Path::new("."));
@@ -113,7 +130,11 @@ impl Display {
 
 /// The mIoU of the network that the run is judged by.
 fn judged(summary: &Summary, teacher: bool) -> f64 {
-    if teacher { summary.teacher_miou } else { summary.student_miou }
+    if teacher {
+        summary.teacher_miou
+    } else {
+        summary.student_miou
+    }
 }
 
 impl Observer for Display {
