@@ -109,7 +109,10 @@ impl WeightsArgs {
         let file = Reader::open(&self.weights)?;
         let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
         let beside = run_config(&self.weights);
-        let cfg = match (self.config.as_ref().or(beside.as_ref()), file.meta("config")) {
+        let cfg = match (
+            self.config.as_ref().or(beside.as_ref()),
+            file.meta("config"),
+        ) {
             (Some(path), _) => Config::load(Some(path), &sets)?,
             (None, Some(text)) => {
                 let origin = format!("{} (metadata)", self.weights.display());

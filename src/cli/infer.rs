@@ -70,7 +70,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     drop(progress);
 
     let (done, out) = (images.len() - failed, options.out.display());
-    emit(&format!("{done} of {} images segmented into {out}\n", images.len()))?;
+    emit(&format!(
+        "{done} of {} images segmented into {out}\n",
+        images.len()
+    ))?;
     if failed > 0 {
         return Err(Error::input(
             args.input.display().to_string(),

@@ -67,7 +67,6 @@ fn cpu_features() -> Vec<&'static str> {
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
-        ("amx-bf16", is_x86_feature_detected!("amx-bf16")),
     ];
     let present = features.into_iter().filter(|(_, has)| *has);
     present.map(|(name, _)| name).collect()

@@ -262,7 +262,10 @@ impl Memory {
             text.trim_end().to_string() + "\n"
         };
         let mut text = String::from("memory\n");
-        let parameters = format!("{:.3} M trainable in one network", self.parameters as f64 / 1e6);
+        let parameters = format!(
+            "{:.3} M trainable in one network",
+            self.parameters as f64 / 1e6
+        );
         let staging = format!("images of up to {} pixels", self.staged_pixels);
         for (name, bytes) in &self.state {
             let note = match *name {
