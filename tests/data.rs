@@ -72,6 +72,14 @@ impl Voc {
     }
 }
 
+/// The error of decoding the file at `path`, which must not decode.
+fn refused(path: &Path) -> Error {
+    match decode_image(path) {
+        Err(e) => e,
+        Ok(image) => panic!("decodes to {} × {}", image.width, image.height),
+    }
+}
+
 fn write(path: &Path, bytes: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
@@ -498,7 +506,7 @@ fn truncated_files_are_errors_wherever_they_end() {
         whole.len() - 2,
     ] {
         write(&path, &whole[..keep]);
-        let text = voc.text(&decode_image(&path).unwrap_err());
+        let text = voc.text(&refused(&path));
         assert!(
             text.starts_with("JPEGImages/0.jpg: the JPEG is truncated; restore"),
             "{text}"
@@ -508,7 +516,7 @@ fn truncated_files_are_errors_wherever_they_end() {
     let mut closed = whole[..(scan + whole.len()) / 2].to_vec();
     closed.extend([0xFF, 0xD9]);
     write(&path, closed);
-    let text = voc.text(&decode_image(&path).unwrap_err());
+    let text = voc.text(&refused(&path));
     assert!(
         text.starts_with("JPEGImages/0.jpg: the JPEG is damaged"),
         "{text}"
@@ -527,14 +535,14 @@ fn truncated_files_are_errors_wherever_they_end() {
     let whole = fs::read(&path).unwrap();
     for keep in [20, whole.len() / 2] {
         write(&path, &whole[..keep]);
-        let text = voc.text(&decode_image(&path).unwrap_err());
+        let text = voc.text(&refused(&path));
         assert!(
             text.starts_with("image.png: the PNG is truncated or damaged"),
             "{text}"
         );
     }
     write(&path, b"GIF89a");
-    let text = voc.text(&decode_image(&path).unwrap_err());
+    let text = voc.text(&refused(&path));
     assert!(
         text.starts_with("image.png: is neither a JPEG nor a PNG"),
         "{text}"

@@ -26,29 +26,40 @@ struct Given {
     value: Value,
 }
 
+/// Gathers what the user gave, and everything wrong with it.
+struct Reader<'a> {
+    /// The defaults as a tree: its keys are the known keys.
+    schema: &'a Value,
+    given: Vec<Given>,
+    errors: Vec<Error>,
+}
+
 /// The defaults overlaid with `text` (named `origin` in messages) and `sets`.
 pub(super) fn resolve(origin: &str, text: &str, sets: &[String]) -> Result<Config> {
     let schema = serde_json::to_value(Config::default())
         .map_err(|e| Error::internal(format!("the default configuration: {e}")))?;
-    let mut errors = Vec::new();
-    let mut given = Vec::new();
+    let mut reader = Reader {
+        schema: &schema,
+        given: Vec::new(),
+        errors: Vec::new(),
+    };
+    let at = |line: u64| format!("{origin}:{line}");
     match parse(text) {
-        Ok(node) => {
-            let at = |line: u64| format!("{origin}:{line}");
-            collect(&node, &schema, &schema, "", &at, 1, &mut given, &mut errors);
+        Ok(node) => reader.collect(&node, &schema, "", &at, 1),
+        Err((line, problem)) => {
+            let error = Error::input(at(line), problem, "correct the YAML");
+            reader.errors.push(error);
         }
-        Err((line, problem)) => errors.push(Error::input(
-            format!("{origin}:{line}"),
-            problem,
-            "correct the YAML",
-        )),
     }
     for set in sets {
-        if let Err(e) = read_set(set, &schema, &mut given, &mut errors) {
-            errors.push(e);
+        if let Err(e) = reader.read_set(set) {
+            reader.errors.push(e);
         }
     }
 
+    let Reader {
+        given, mut errors, ..
+    } = reader;
     let mut merged = schema.clone();
     for leaf in given {
         match check_type(&schema, &leaf) {
@@ -75,83 +86,75 @@ fn parse(text: &str) -> Result<Node, (u64, String)> {
     })
 }
 
-/// Flattens `node` into leaves, checking every key on the way.
-#[allow(clippy::too_many_arguments)]
-fn collect(
-    node: &Node,
-    schema: &Value,
-    root: &Value,
-    prefix: &str,
-    at: &dyn Fn(u64) -> String,
-    line: u64,
-    given: &mut Vec<Given>,
-    errors: &mut Vec<Error>,
-) {
-    match (node, schema) {
-        (Node::Map(entries), Value::Object(known)) => {
-            for (key, line, child) in entries {
-                let path = join(prefix, key);
-                match known.get(key) {
-                    Some(inner) => collect(child, inner, root, &path, at, *line, given, errors),
-                    None => errors.push(unknown_key(at(*line), &path, root)),
+impl Reader<'_> {
+    /// Flattens `node` into leaves, checking every key on the way. `known` is the schema's tree
+    /// below `prefix`, `at` names a line of the source.
+    fn collect(
+        &mut self,
+        node: &Node,
+        known: &Value,
+        prefix: &str,
+        at: &dyn Fn(u64) -> String,
+        line: u64,
+    ) {
+        match (node, known) {
+            (Node::Map(entries), Value::Object(keys)) => {
+                for (key, line, child) in entries {
+                    let path = join(prefix, key);
+                    match keys.get(key) {
+                        Some(inner) => self.collect(child, inner, &path, at, *line),
+                        None => self.errors.push(unknown_key(at(*line), &path, self.schema)),
+                    }
                 }
             }
+            // `section:` with nothing below it changes nothing.
+            (Node::Leaf(Value::Null), Value::Object(_)) => {}
+            (Node::Leaf(_), Value::Object(keys)) => self.errors.push(Error::input(
+                at(line),
+                format!("`{}` is a section, not a value", display(prefix)),
+                format!("give its keys, such as `{}`", join(prefix, first_key(keys))),
+            )),
+            (Node::Map(_), _) => self.errors.push(Error::input(
+                at(line),
+                format!("`{prefix}` is a value, not a section"),
+                "write the value after the colon",
+            )),
+            (Node::Leaf(value), _) => self.given.push(Given {
+                at: at(line),
+                key: prefix.to_string(),
+                value: value.clone(),
+            }),
         }
-        // `section:` with nothing below it changes nothing.
-        (Node::Leaf(Value::Null), Value::Object(_)) => {}
-        (Node::Leaf(_), Value::Object(known)) => errors.push(Error::input(
-            at(line),
-            format!("`{}` is a section, not a value", display(prefix)),
-            format!(
-                "give its keys, such as `{}`",
-                join(prefix, first_key(known))
-            ),
-        )),
-        (Node::Map(_), _) => errors.push(Error::input(
-            at(line),
-            format!("`{prefix}` is a value, not a section"),
-            "write the value after the colon",
-        )),
-        (Node::Leaf(value), _) => given.push(Given {
-            at: at(line),
-            key: prefix.to_string(),
-            value: value.clone(),
-        }),
     }
-}
 
-/// Reads one `section.key=value` override.
-fn read_set(
-    set: &str,
-    schema: &Value,
-    given: &mut Vec<Given>,
-    errors: &mut Vec<Error>,
-) -> Result<()> {
-    let at = format!("--set {set}");
-    let Some((key, text)) = set.split_once('=') else {
-        return Err(Error::input(
-            at,
-            "no `=` between key and value",
-            "write --set section.key=value",
-        ));
-    };
-    let (key, text) = (key.trim(), text.trim());
-    let Some(known) = get(schema, key) else {
-        return Err(unknown_key(at, key, schema));
-    };
-    let node = match parse(text) {
-        _ if text.is_empty() => Node::Leaf(Value::String(String::new())),
-        // A path such as `2012` is a string wherever the schema wants one.
-        Ok(Node::Leaf(Value::Number(_) | Value::Bool(_))) if known.is_string() => {
-            Node::Leaf(Value::String(text.to_string()))
-        }
-        Ok(node) => node,
-        Err((_, problem)) => {
-            return Err(Error::input(at, problem, "write the value in YAML"));
-        }
-    };
-    collect(&node, known, schema, key, &|_| at.clone(), 1, given, errors);
-    Ok(())
+    /// Reads one `section.key=value` override.
+    fn read_set(&mut self, set: &str) -> Result<()> {
+        let at = format!("--set {set}");
+        let Some((key, text)) = set.split_once('=') else {
+            return Err(Error::input(
+                at,
+                "no `=` between key and value",
+                "write --set section.key=value",
+            ));
+        };
+        let (key, text) = (key.trim(), text.trim());
+        let Some(known) = get(self.schema, key) else {
+            return Err(unknown_key(at, key, self.schema));
+        };
+        let node = match parse(text) {
+            _ if text.is_empty() => Node::Leaf(Value::String(String::new())),
+            // A path such as `2012` is a string wherever the schema wants one.
+            Ok(Node::Leaf(Value::Number(_) | Value::Bool(_))) if known.is_string() => {
+                Node::Leaf(Value::String(text.to_string()))
+            }
+            Ok(node) => node,
+            Err((_, problem)) => {
+                return Err(Error::input(at, problem, "write the value in YAML"));
+            }
+        };
+        self.collect(&node, known, key, &|_| at.clone(), 1);
+        Ok(())
+    }
 }
 
 /// Does the schema accept this one value in place of the default?

@@ -56,7 +56,8 @@ pub struct Data {
     pub kind: DataKind,
     /// Root folder of the dataset (`~` is not expanded). Relative paths start at the working folder.
     pub root: PathBuf,
-    /// Split list of labelled images, one per line.
+    /// Split list of labelled images, one per line. Relative lists are looked up in the working
+    /// folder, then under `root`.
     pub labeled: PathBuf,
     /// Split list of unlabelled images; their masks, if there are any, are used for diagnostics only.
     pub unlabeled: PathBuf,

@@ -16,6 +16,7 @@ pub(super) const MAGIC: [u8; 2] = [0xFF, 0xD8];
 
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
+const DRI: u8 = 0xDD;
 const TRUNCATED: &str = "the JPEG is truncated";
 
 /// (width, height) of the JPEG that `reader` starts at; reads up to the frame header.
@@ -48,9 +49,17 @@ pub(super) fn size(reader: &mut (impl Read + Seek)) -> Result<(usize, usize), St
 
 /// Decodes to (width, height, packed RGB).
 pub(super) fn decode(bytes: &[u8]) -> Result<(usize, usize, Vec<u8>), String> {
-    if !reaches_end(bytes) {
+    let Some(end) = find_end(bytes) else {
         return Err(TRUNCATED.into());
-    }
+    };
+    let guarded;
+    let bytes = match end.one_plain_scan {
+        true => {
+            guarded = [&bytes[..end.at], &GUARD].concat();
+            guarded.as_slice()
+        }
+        false => bytes,
+    };
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
@@ -65,22 +74,54 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(usize, usize, Vec<u8>), String> {
     Ok((width, height, rgb))
 }
 
-/// Does the marker structure lead to an end-of-image marker?
-fn reaches_end(bytes: &[u8]) -> bool {
+/// Takes the place of the end marker of a single baseline scan. The decoder fills a scan that
+/// ends early with zeros, even in strict mode; here it meets a marker that no scan may hold. A
+/// whole scan is read at most eight bytes past its end, so never as far as that marker.
+const GUARD: [u8; 20] = {
+    let mut guard = [0; 20];
+    guard[16] = 0xFF;
+    guard[17] = 0x02;
+    guard[18] = 0xFF;
+    guard[19] = EOI;
+    guard
+};
+
+/// Where the marker structure of a JPEG ends.
+struct End {
+    /// Position of the end-of-image marker.
+    at: usize,
+    /// Baseline or extended sequential, one scan, no restart intervals.
+    one_plain_scan: bool,
+}
+
+/// Follows the markers to the end of the image; `None` when the file stops before it.
+fn find_end(bytes: &[u8]) -> Option<End> {
     let mut at = MAGIC.len();
-    while let Some(found) = next_marker(bytes, at) {
+    let mut sequential = false;
+    let mut scans = 0;
+    let mut restarts = false;
+    loop {
+        let found = next_marker(bytes, at)?;
         match bytes[found + 1] {
-            EOI => return true,
-            0x01 | 0xD0..=0xD7 => at = found + 2,
-            _ => {
-                let Some(length) = bytes.get(found + 2..found + 4) else {
-                    return false;
-                };
-                at = found + 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            EOI => {
+                return Some(End {
+                    at: found,
+                    one_plain_scan: sequential && scans == 1 && !restarts,
+                });
             }
+            // Markers without a segment.
+            0x01 | 0xD0..=0xD7 => {
+                at = found + 2;
+                continue;
+            }
+            0xC0 | 0xC1 => sequential = true,
+            SOS => scans += 1,
+            DRI => restarts = true,
+            _ => {}
         }
+        let length = bytes.get(found + 2..found + 4)?;
+        at = found + 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
     }
-    false
 }
 
 /// Position of the next marker at or after `from`: past entropy-coded bytes, in which FF is

@@ -106,12 +106,12 @@ impl<'a> Layout<'a> {
         let image = if known {
             self.images.join(name)
         } else {
-            let candidate = |e: &&str| self.images.join(format!("{stem}.{e}"));
+            let candidate = |e: &str| self.images.join(format!("{stem}.{e}"));
             let found = IMAGE_EXTENSIONS
                 .iter()
-                .map(|e| candidate(&e))
+                .map(|e| candidate(e))
                 .find(|p| p.exists());
-            found.unwrap_or_else(|| candidate(&"jpg"))
+            found.unwrap_or_else(|| candidate("jpg"))
         };
         (image, self.masks.join(format!("{stem}.png")))
     }

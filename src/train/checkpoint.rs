@@ -36,9 +36,15 @@ struct Networks {
 impl Networks {
     fn read(session: &Session) -> Result<Self> {
         let read = |who: &str| -> Result<(Vec<f32>, Vec<f32>)> {
-            Ok((session.read(&format!("{who}.weights"))?, session.read(&format!("{who}.buffers"))?))
+            Ok((
+                session.read(&format!("{who}.weights"))?,
+                session.read(&format!("{who}.buffers"))?,
+            ))
         };
-        Ok(Self { student: read("student")?, teacher: read("teacher")? })
+        Ok(Self {
+            student: read("student")?,
+            teacher: read("teacher")?,
+        })
     }
 
     fn add<'a>(&'a self, writer: &mut Writer<'a>, session: &Session) -> Result<()> {
@@ -60,7 +66,12 @@ fn add_progress(writer: &mut Writer<'_>, cfg: &Config, progress: Progress) -> Re
 ///
 /// # Errors
 /// [`Error::Io`] when the disk refuses; the previous file stays.
-pub fn save_networks(path: &Path, session: &Session, cfg: &Config, progress: Progress) -> Result<()> {
+pub fn save_networks(
+    path: &Path,
+    session: &Session,
+    cfg: &Config,
+    progress: Progress,
+) -> Result<()> {
     let networks = Networks::read(session)?;
     let mut writer = Writer::new();
     networks.add(&mut writer, session)?;
@@ -134,7 +145,11 @@ pub fn open(path: &Path, cfg: &Config) -> Result<Reader> {
         let (was, is) = line.unwrap_or(("fewer lines", "more lines"));
         return Err(Error::input(
             path.display().to_string(),
-            format!("the run was started with `{}`, not `{}`", was.trim(), is.trim()),
+            format!(
+                "the run was started with `{}`, not `{}`",
+                was.trim(),
+                is.trim()
+            ),
             "resume with the run's own config.yaml and no other --set",
         ));
     }
@@ -157,7 +172,10 @@ pub fn restore(file: &Reader, session: &Session) -> Result<Progress> {
             &read_flat(file, params, Kind::Buffer, prefix)?,
         )?;
     }
-    session.write("velocity", &read_flat(file, params, Kind::Weight, VELOCITY)?)?;
+    session.write(
+        "velocity",
+        &read_flat(file, params, Kind::Weight, VELOCITY)?,
+    )?;
     if session.state().contains(RING[0]) {
         session.write(RING[0], &file.tensor::<f32>(RING[0])?)?;
         session.write(RING[1], &file.tensor::<f32>(RING[1])?)?;
@@ -187,7 +205,10 @@ pub fn initialise(path: &Path, session: &Session) -> Result<()> {
     let file = Reader::open(path)?;
     for who in ["student", "teacher"] {
         let (weights, buffers) = (format!("{who}.weights"), format!("{who}.buffers"));
-        let (mut w, mut b) = (session.read::<f32>(&weights)?, session.read::<f32>(&buffers)?);
+        let (mut w, mut b) = (
+            session.read::<f32>(&weights)?,
+            session.read::<f32>(&buffers)?,
+        );
         let report = init_params(&file, session.params(), Prefer::Teacher, &mut w, &mut b)?;
         session.write(&weights, &w)?;
         session.write(&buffers, &b)?;

@@ -51,8 +51,15 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
     let supervised = one(Algorithm::Supervised, "supervised")?;
     let u2pl = one(Algorithm::U2pl, "u2pl")?;
     let picture = options.out.join("predictions.png");
-    samples::join(&[&last_sample(&supervised.out)?, &last_sample(&u2pl.out)?], &picture)?;
-    Ok(Comparison { supervised, u2pl, picture })
+    samples::join(
+        &[&last_sample(&supervised.out)?, &last_sample(&u2pl.out)?],
+        &picture,
+    )?;
+    Ok(Comparison {
+        supervised,
+        u2pl,
+        picture,
+    })
 }
 
 fn iterations_of(cfg: &Config) -> usize {
@@ -79,5 +86,7 @@ fn last_sample(run: &Path) -> Result<std::path::PathBuf> {
     let dir = run.join("samples");
     let entries = std::fs::read_dir(&dir).map_err(|e| Error::io(&dir, "list the pictures", e))?;
     let pictures = entries.filter_map(|e| e.ok().map(|e| e.path()));
-    pictures.max().ok_or_else(|| Error::internal(format!("no pictures in {}", dir.display())))
+    pictures
+        .max()
+        .ok_or_else(|| Error::internal(format!("no pictures in {}", dir.display())))
 }

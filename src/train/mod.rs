@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::config::schema::Algorithm;
 use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
 use crate::device::Device;
-use crate::eval::{Evaluator, Metrics};
+use crate::eval::{Evaluator, Metrics, Weights};
 use crate::method::diagnostics::Report;
 use crate::method::schedule;
 use crate::{Error, Result};
@@ -110,11 +110,18 @@ impl Trainer {
         let labeled = Arc::new(found.labeled);
         let unlabeled = found.unlabeled.map(Arc::new);
         let val = Arc::new(found.val);
-        let epoch_iters =
-            schedule::epoch_iters(&cfg, labeled.len(), unlabeled.as_ref().map_or(0, |d| d.len()));
+        let epoch_iters = schedule::epoch_iters(
+            &cfg,
+            labeled.len(),
+            unlabeled.as_ref().map_or(0, |d| d.len()),
+        );
 
         let resume_from = run_dir::checkpoint_path(&options.out, "last");
-        let resumed = if options.resume { Some(checkpoint::open(&resume_from, &cfg)?) } else { None };
+        let resumed = if options.resume {
+            Some(checkpoint::open(&resume_from, &cfg)?)
+        } else {
+            None
+        };
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
             tracing::warn!("the contrast term has nothing to learn from: {reason}");
         }
@@ -146,7 +153,13 @@ impl Trainer {
         })
     }
 
-    fn loader(&self, dataset: &Arc<Dataset>, batch: usize, stream: u32, from: usize) -> Result<Loader> {
+    fn loader(
+        &self,
+        dataset: &Arc<Dataset>,
+        batch: usize,
+        stream: u32,
+        from: usize,
+    ) -> Result<Loader> {
         let settings = LoaderSettings {
             batch,
             seed: self.cfg.train.seed,
@@ -185,7 +198,9 @@ impl Trainer {
         let total = self.session.schedule().total();
         let end = max_iters.map_or(total, |n| n.min(total));
         let start = self.progress.iteration;
-        let warmup = (0..total).take_while(|&i| self.session.schedule().is_warmup(i)).count();
+        let warmup = (0..total)
+            .take_while(|&i| self.session.schedule().is_warmup(i))
+            .count();
         let (bl, bu) = (self.cfg.train.batch_labeled, self.cfg.train.batch_unlabeled);
         let mut labeled = self.loader(&self.labeled, bl, 16, start)?;
         let mut unlabeled = match &self.unlabeled {
@@ -211,7 +226,12 @@ impl Trainer {
             let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
             if due || last {
                 self.validate(epoch, iteration < warmup, observer)?;
-                checkpoint::save(&self.dir.checkpoint("last"), &self.session, &self.cfg, self.progress)?;
+                checkpoint::save(
+                    &self.dir.checkpoint("last"),
+                    &self.session,
+                    &self.cfg,
+                    self.progress,
+                )?;
             }
         }
         let summary = self.finish(clock, observer)?;
@@ -220,7 +240,12 @@ impl Trainer {
     }
 
     /// One line of metrics, where one is due.
-    fn log(&mut self, iteration: usize, last: bool, watch: &mut ContrastWatch) -> Result<Option<Report>> {
+    fn log(
+        &mut self,
+        iteration: usize,
+        last: bool,
+        watch: &mut ContrastWatch,
+    ) -> Result<Option<Report>> {
         let done = iteration + 1;
         if !last && !done.is_multiple_of(self.cfg.train.log_every.max(1)) {
             return Ok(None);
@@ -251,14 +276,19 @@ impl Trainer {
 
     fn evaluate(&mut self, who: &str) -> Result<Metrics> {
         let set = self.session.param_set(who)?;
-        self.evaluator.evaluate(self.session.arena(), set, &self.val, &mut |_, _| {})
+        self.evaluator
+            .evaluate(self.session.arena(), set, &self.val, &mut |_, _| {})
     }
 
     /// The network that a finished run would be judged by: the teacher of U2PL, the student where
     /// there is no teacher yet.
     fn judged(&self, warmup: bool) -> &'static str {
         let supervised = self.cfg.train.algorithm == Algorithm::Supervised;
-        if warmup || supervised { "student" } else { "teacher" }
+        if warmup || supervised {
+            "student"
+        } else {
+            "teacher"
+        }
     }
 
     fn validate(&mut self, epoch: usize, warmup: bool, observer: &mut dyn Observer) -> Result<()> {
@@ -273,7 +303,17 @@ impl Trainer {
         observer.validated(epoch, who, &metrics);
         let set = self.session.param_set(who)?;
         let picture = self.dir.sample(&format!("epoch-{:04}", epoch + 1));
-        samples::write(&picture, &mut self.evaluator, self.session.arena(), set, &self.val, &self.cfg)?;
+        let weights = Weights {
+            arena: self.session.arena(),
+            set,
+        };
+        samples::write(
+            &picture,
+            self.evaluator.predictor(),
+            weights,
+            &self.val,
+            &self.cfg,
+        )?;
         if miou > self.progress.best_miou {
             self.progress.best_miou = miou;
             let best = self.dir.checkpoint("best");

@@ -23,7 +23,8 @@ impl RunDir {
     /// written.
     pub fn create(path: &Path, cfg: &Config) -> Result<Self> {
         if path.exists() {
-            let mut entries = fs::read_dir(path).map_err(|e| Error::io(path, "use it as run folder", e))?;
+            let mut entries =
+                fs::read_dir(path).map_err(|e| Error::io(path, "use it as run folder", e))?;
             if entries.next().is_some() {
                 return Err(Error::input(
                     path.display().to_string(),
@@ -69,7 +70,10 @@ impl RunDir {
             .append(true)
             .open(&file)
             .map_err(|e| Error::io(&file, "write the metrics", e))?;
-        Ok(Self { path: path.to_path_buf(), metrics })
+        Ok(Self {
+            path: path.to_path_buf(),
+            metrics,
+        })
     }
 
     /// The folder.
@@ -108,8 +112,13 @@ pub fn checkpoint_path(dir: &Path, name: &str) -> PathBuf {
 
 /// Whether a metrics line was written with at most `iteration` steps done.
 fn is_before(line: &str, iteration: usize) -> bool {
-    let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { return false };
-    value.get("iter").and_then(serde_json::Value::as_u64).is_some_and(|i| i as usize <= iteration)
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else {
+        return false;
+    };
+    value
+        .get("iter")
+        .and_then(serde_json::Value::as_u64)
+        .is_some_and(|i| i as usize <= iteration)
 }
 
 /// Writes a file so that readers see the old contents or the new, never a part.
@@ -132,7 +141,10 @@ mod tests {
         let dir = tmp.path().join("run");
         let cfg = Config::default();
         drop(RunDir::create(&dir, &cfg).unwrap());
-        assert_eq!(fs::read_to_string(dir.join("config.yaml")).unwrap(), cfg.to_yaml().unwrap());
+        assert_eq!(
+            fs::read_to_string(dir.join("config.yaml")).unwrap(),
+            cfg.to_yaml().unwrap()
+        );
         let error = RunDir::create(&dir, &cfg).err().unwrap();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("not empty"), "{error}");

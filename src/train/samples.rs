@@ -35,11 +35,24 @@ pub fn write(
     // Spread over the list: neighbours are often frames of one video.
     let count = val.len().min(ROWS);
     for k in 0..count {
-        let Decoded { width, height, rgb, label } = val.decode(k * val.len() / count)?;
-        let image = Rgb { width, height, pixels: rgb };
+        let Decoded {
+            width,
+            height,
+            rgb,
+            label,
+        } = val.decode(k * val.len() / count)?;
+        let image = Rgb {
+            width,
+            height,
+            pixels: rgb,
+        };
         let maps = predictor.maps(weights, &image)?;
         let mut row = vec![tile(width, height, |i| {
-            [image.pixels[3 * i], image.pixels[3 * i + 1], image.pixels[3 * i + 2]]
+            [
+                image.pixels[3 * i],
+                image.pixels[3 * i + 1],
+                image.pixels[3 * i + 2],
+            ]
         })];
         row.extend(label.map(|label| paint(&label, width, height)));
         row.push(paint(&maps.argmax, width, height));
@@ -55,9 +68,8 @@ pub fn write(
 pub fn join(pictures: &[&Path], path: &Path) -> Result<()> {
     let mut tiles = Vec::with_capacity(pictures.len());
     for picture in pictures {
-        let image = image::open(picture).map_err(|e| {
-            Error::input(picture.display().to_string(), e.to_string(), "run again")
-        })?;
+        let image = image::open(picture)
+            .map_err(|e| Error::input(picture.display().to_string(), e.to_string(), "run again"))?;
         tiles.push(image.to_rgb8());
     }
     save(&beside(&tiles), path)
@@ -72,7 +84,8 @@ fn tile(width: usize, height: usize, color: impl Fn(usize) -> [u8; 3]) -> RgbIma
 fn beside(tiles: &[RgbImage]) -> RgbImage {
     let width: u32 = tiles.iter().map(|t| t.width() + GAP).sum();
     let height = tiles.iter().map(RgbImage::height).max().unwrap_or(1);
-    let mut canvas = RgbImage::from_pixel(width.saturating_sub(GAP).max(1), height, Pixel([255; 3]));
+    let mut canvas =
+        RgbImage::from_pixel(width.saturating_sub(GAP).max(1), height, Pixel([255; 3]));
     let mut x = 0;
     for t in tiles {
         imageops::replace(&mut canvas, t, x, 0);
@@ -84,7 +97,8 @@ fn beside(tiles: &[RgbImage]) -> RgbImage {
 fn below(tiles: &[RgbImage]) -> RgbImage {
     let height: u32 = tiles.iter().map(|t| t.height() + GAP).sum();
     let width = tiles.iter().map(RgbImage::width).max().unwrap_or(1);
-    let mut canvas = RgbImage::from_pixel(width, height.saturating_sub(GAP).max(1), Pixel([255; 3]));
+    let mut canvas =
+        RgbImage::from_pixel(width, height.saturating_sub(GAP).max(1), Pixel([255; 3]));
     let mut y = 0;
     for t in tiles {
         imageops::replace(&mut canvas, t, 0, y);

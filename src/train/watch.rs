@@ -17,12 +17,21 @@ pub(super) struct ContrastWatch {
 
 impl ContrastWatch {
     pub(super) fn new(cfg: &Config) -> Self {
-        Self { mode: cfg.method.mode, bounds: rank_bounds(cfg), idle: 0, warned: false }
+        Self {
+            mode: cfg.method.mode,
+            bounds: rank_bounds(cfg),
+            idle: 0,
+            warned: false,
+        }
     }
 
     /// Looks at one report; warns after [`PATIENCE`] idle ones.
     pub(super) fn see(&mut self, report: &Report) {
-        let Some(u2pl) = report.u2pl.as_ref().filter(|_| report.loss.contrast.is_some()) else {
+        let Some(u2pl) = report
+            .u2pl
+            .as_ref()
+            .filter(|_| report.loss.contrast.is_some())
+        else {
             return;
         };
         if u2pl.contrast_classes > 0 {

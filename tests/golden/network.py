@@ -4,6 +4,7 @@ State-dict names are those of released checkpoints without the leading `module.`
 """
 
 import math
+import re
 import zlib
 
 import numpy as np
@@ -15,6 +16,10 @@ import philox
 
 STAGES = {18: ("basic", [2, 2, 2, 2]), 34: ("basic", [3, 4, 6, 3]), 50: ("bottleneck", [3, 4, 6, 3]),
           101: ("bottleneck", [3, 4, 23, 3]), 152: ("bottleneck", [3, 8, 36, 3])}
+
+
+# The last batch norm of a bottleneck.
+LAST_NORM = re.compile(r"layer\d\.\d+\.bn3\.weight$")
 
 
 def conv(c, k, size, stride=1, dilation=1, bias=False):
@@ -183,8 +188,10 @@ def formula(name, shape, gain):
     if len(shape) == 4:
         fan_in = shape[1] * shape[2] * shape[3]
         return u * np.float32(gain * math.sqrt(3.0 / fan_in))
-    if name.endswith("running_var") or (name.endswith("weight")):
-        return np.float32(1) + np.float32(0.5) * u
+    if name.endswith("running_var") or name.endswith("weight"):
+        # Bottleneck branches a quarter as strong: a deep random network is chaotic otherwise.
+        scale = np.float32(0.25 if LAST_NORM.search(name) else 1.0)
+        return scale * (np.float32(1) + np.float32(0.5) * u)
     return np.float32(0.1) * u  # biases, BN beta, running mean
 
 
@@ -199,6 +206,11 @@ def fill(network, gain):
 
 
 def image(name, shape):
-    """Input of unit variance, NCHW."""
-    u = uniform(name, math.prod(shape)).reshape(shape)
-    return torch.from_numpy(u * np.float32(math.sqrt(3.0)))
+    """Input, NCHW: √3 · (u + 0.8 · one u per 8 × 8 cell + one u per image and channel). Images
+    that differ in the large keep batch statistics of pooled features well conditioned."""
+    n, c, h, w = shape
+    cells = (n, c, (h + 7) // 8, (w + 7) // 8)
+    part = lambda suffix, s: uniform(name + suffix, math.prod(s)).reshape(s)
+    coarse = part("/cells", cells).repeat(8, 2).repeat(8, 3)[:, :, :h, :w]
+    x = part("", shape) + np.float32(0.8) * coarse + part("/offset", (n, c, 1, 1))
+    return torch.from_numpy(np.float32(math.sqrt(3.0)) * x)

@@ -113,7 +113,7 @@ def mix_case(name, kind, prob, step, applied, n=3, h=17, w=15, stream=16, classe
         if kind == "classmix":
             present = np.unique(label[b]).astype(np.int64)
             keys = rng.words((1 + b) * 256 + present)[:, 0]
-            pasted = present[np.argsort(keys, kind="stable")[:(len(present) + 1) // 2]]
+            pasted = present[np.argsort(keys, kind="stable")[:len(present) // 2]]
             foreign = ~np.isin(label[b], pasted)
         else:
             foreign = np.zeros((h, w), bool)

@@ -60,7 +60,8 @@ def conv_cases():
 
 
 def bn_case(name, n, c, h, w, relu, residual, accumulate=False, momentum=0.1, offset=0.0):
-    case = Case(f"batch_norm/{name}", rtol=2e-5 if offset else 1e-5)
+    # A mean of 200 in f32 is itself off by up to 1e-5 deviations.
+    case = Case(f"batch_norm/{name}", rtol=5e-5 if offset else 1e-5)
     x = (values(name + "x", (n, c, h, w)) + offset).float().double().requires_grad_()
     gamma = (values(name + "g", (c,), 0.3) + 1).float().double().requires_grad_()
     beta = values(name + "b", (c,), 0.3).requires_grad_()
@@ -105,7 +106,7 @@ def bn_case(name, n, c, h, w, relu, residual, accumulate=False, momentum=0.1, of
             start = f32(values(name + key, grad.shape))
             case.put(key, start, wide=wide)
             grad = f32(grad.astype(np.float64) + start)
-        case.expect(key, grad, wide=wide, rtol=2e-5)
+        case.expect(key, grad, wide=wide, rtol=max(2e-5, case.rtol))
     case.call("batch_norm_backward", ["dy", "x", "y", "gamma", "mean", "inv_std"], list(grads),
               accumulate=(1 << len(grads)) - 1 if accumulate else 0, relu=relu)
     return case
