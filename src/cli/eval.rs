@@ -74,7 +74,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let mut value = metrics.to_json();
         if let Some(map) = value.as_object_mut() {
             map.insert("images".into(), dataset.len().into());
-            map.insert("protocol".into(), protocol_name(cfg.eval.protocol)?.into());
+            map.insert("protocol".into(), protocol_name(cfg.eval.protocol)?);
         }
         emit_json(path, &value)?;
         if path.as_os_str() == "-" {
