@@ -126,7 +126,7 @@ impl WeightsArgs {
                 ));
             }
         };
-        cfg.validate()?;
+        cfg.validate_for_use()?;
         Ok((file, cfg))
     }
 

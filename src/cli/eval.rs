@@ -1,8 +1,9 @@
 //! `u2pl-engine eval`: mIoU of trained weights on a list of images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use crate::config::Config;
 use crate::config::schema::{DataKind, Protocol};
 use crate::data::{Dataset, Part};
 use crate::eval::Evaluator;
@@ -53,11 +54,7 @@ impl Args {
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let (file, cfg) = args.weights.open(args.sets())?;
-    let dataset = match &args.list {
-        Some(_) if cfg.data.kind == DataKind::Shapes => return Err(no_files().into()),
-        Some(list) => Dataset::from_list(&cfg, Part::Val, list)?,
-        None => Dataset::open(&cfg, Part::Val)?,
-    };
+    let dataset = open_dataset(&cfg, args.list.as_deref())?;
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let weights = args.weights.load(&file, &layout, &device)?;
     drop(file);
@@ -74,7 +71,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let mut value = metrics.to_json();
         if let Some(map) = value.as_object_mut() {
             map.insert("images".into(), dataset.len().into());
-            map.insert("protocol".into(), protocol_name(cfg.eval.protocol)?.into());
+            map.insert("protocol".into(), protocol_name(cfg.eval.protocol)?);
         }
         emit_json(path, &value)?;
         if path.as_os_str() == "-" {
@@ -84,14 +81,23 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     emit(&metrics.table(&cfg.data.class_names))
 }
 
-fn protocol_name(protocol: Protocol) -> Result<serde_json::Value> {
-    serde_json::to_value(protocol).map_err(|e| Error::internal(e.to_string()))
+fn open_dataset(cfg: &Config, list: Option<&Path>) -> Result<Dataset> {
+    match (list, cfg.data.kind) {
+        (None, DataKind::Shapes) => {
+            // Shapes have classes of their own, which the whole check knows.
+            cfg.validate()?;
+            Dataset::open(cfg, Part::Val)
+        }
+        (Some(_), DataKind::Shapes) => Err(Error::input(
+            "--list",
+            "the configuration's data are synthetic shapes, which have no files",
+            "leave --list out, or set data.kind and data.root",
+        )),
+        (None, _) => Dataset::open(cfg, Part::Val),
+        (Some(list), _) => Dataset::from_list(cfg, Part::Val, list),
+    }
 }
 
-fn no_files() -> Error {
-    Error::input(
-        "--list",
-        "the configuration's data are synthetic shapes, which have no files",
-        "leave --list out, or set data.kind and data.root",
-    )
+fn protocol_name(protocol: Protocol) -> Result<serde_json::Value> {
+    serde_json::to_value(protocol).map_err(|e| Error::internal(e.to_string()))
 }

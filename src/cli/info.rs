@@ -1,6 +1,6 @@
 //! `u2pl-engine info`: what this build is and what this machine has.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::common::emit;
 use crate::device::Device;
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             "devices": {"cpu": true, "cuda": false, "simt": false},
             "precisions": ["fp32"],
         });
-        return emit(&format!("{:#}\n", Value::from(value)));
+        return emit(&format!("{:#}\n", value));
     }
     let memory = free.map_or("unknown".into(), |bytes| {
         format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)

@@ -58,10 +58,25 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         let mut p = Problems::default();
         data(self, &mut p);
+        sources(self, &mut p);
         augment(self, &mut p);
         model(self, &mut p);
         train(self, &mut p);
         method(self, &mut p);
+        eval(self, &mut p);
+        Error::collect(p.0)
+    }
+
+    /// Checks what evaluation and inference need of a configuration: everything but where
+    /// training images come from and how they are learnt from.
+    ///
+    /// # Errors
+    /// As [`Config::validate`].
+    pub fn validate_for_use(&self) -> Result<()> {
+        let mut p = Problems::default();
+        data(self, &mut p);
+        augment(self, &mut p);
+        model(self, &mut p);
         eval(self, &mut p);
         Error::collect(p.0)
     }
@@ -116,6 +131,11 @@ fn data(config: &Config, p: &mut Problems) {
         );
         p.positive("data.std", d.std[c]);
     }
+}
+
+/// Where the images of a run come from.
+fn sources(config: &Config, p: &mut Problems) {
+    let d = &config.data;
     if d.kind == DataKind::Shapes {
         shapes(config, p);
         return;

@@ -124,7 +124,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::philox::Philox;
+    use crate::device::philox::Rng;
 
     /// Counts pixels one by one, straight from the definition.
     fn plain_iou(truth: &[u8], prediction: &[u8], ignore: u8, class: u8) -> Option<f64> {
@@ -142,7 +142,7 @@ mod tests {
     fn metrics_equal_a_plain_count() {
         const CLASSES: usize = 5;
         for round in 0..20 {
-            let rng = Philox::seeded(3, 0, round);
+            let rng = Rng::seeded(3, 0, round);
             // Class 4 never occurs; 255 is ignored.
             let truth: Vec<u8> = (0..400)
                 .map(|i| match rng.below(i, 5) {

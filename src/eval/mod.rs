@@ -17,6 +17,9 @@ pub mod prefetch;
 mod scores;
 mod windows;
 
+#[cfg(test)]
+mod tests;
+
 pub use evaluator::{Evaluator, LoadedWeights};
 pub use metrics::Metrics;
 pub use network::Weights;

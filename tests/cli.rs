@@ -1,0 +1,476 @@
+//! The command line: what each mistake is answered with, and what a run leaves on disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+use u2pl_engine::config::Config;
+use u2pl_engine::model;
+use u2pl_engine::weights::{TEACHER, Writer};
+
+/// A small network for three classes of plain files.
+const CONFIG: &str = "\
+data: {kind: folder, classes: 3}
+augment: {crop: [33, 33]}
+model: {encoder: resnet18, width: 8, output_stride: 16, multi_grid: false, \
+aspp_dilations: [1, 2, 3], head_width: 8, rep_width: 8}
+";
+
+/// A folder with a configuration, weights of its network, and images with masks.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        fs::write(place.path("run.yaml"), CONFIG).unwrap();
+        for folder in ["images", "masks"] {
+            fs::create_dir(place.path(folder)).unwrap();
+        }
+        let mut list = String::new();
+        for (i, (width, height)) in [(40, 33), (47, 36), (33, 50)].into_iter().enumerate() {
+            let image = image::RgbImage::from_fn(width, height, |x, y| {
+                image::Rgb([(x * 5) as u8, (y * 7) as u8, (60 * i) as u8])
+            });
+            image.save(place.path(&format!("images/{i}.png"))).unwrap();
+            let mask =
+                image::GrayImage::from_fn(width, height, |x, _| image::Luma([(x % 3) as u8]));
+            mask.save(place.path(&format!("masks/{i}.png"))).unwrap();
+            list += &format!("{i}\n");
+        }
+        fs::write(place.path("val.txt"), list).unwrap();
+        place.save_weights("w.safetensors", None);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Random weights of the network; with `config`, as a checkpoint that carries it.
+    fn save_weights(&self, name: &str, config: Option<&str>) {
+        let cfg = Config::parse("test", CONFIG, &[]).unwrap();
+        let layout = model::layout(&cfg.model, cfg.data.classes).unwrap();
+        let (weights, buffers) = model::init(&layout, 1);
+        let mut writer = Writer::new();
+        let prefix = if config.is_some() { TEACHER } else { "" };
+        writer.params(prefix, &layout, &weights, &buffers).unwrap();
+        if let Some(config) = config {
+            writer.meta("config", config);
+        }
+        writer.save(&self.path(name)).unwrap();
+    }
+
+    /// Runs the program in this folder: exit status, stdout, stderr.
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let output = Command::cargo_bin("u2pl-engine")
+            .unwrap()
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_remove("RUST_LOG")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code().unwrap(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
+    /// Runs what must fail with status 2; its one error line.
+    fn mistake(&self, args: &[&str]) -> String {
+        let (code, _, stderr) = self.run(args);
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        let errors: Vec<&str> = stderr
+            .lines()
+            .filter(|l| l.starts_with("error: "))
+            .collect();
+        assert_eq!(errors.len(), 1, "{args:?}: {stderr}");
+        errors[0].to_string()
+    }
+
+    fn succeed(&self, args: &[&str]) -> String {
+        let (code, stdout, stderr) = self.run(args);
+        assert_eq!(code, 0, "{args:?}: {stderr}");
+        stdout
+    }
+}
+
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+const INFER: [&str; 5] = [
+    "infer",
+    "--weights",
+    "w.safetensors",
+    "--config",
+    "run.yaml",
+];
+const EVAL: [&str; 5] = ["eval", "--weights", "w.safetensors", "--config", "run.yaml"];
+
+fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [base, more].concat()
+}
+
+#[test]
+fn unknown_flags_and_missing_arguments_are_usage_errors() {
+    let place = Place::new();
+    assert_says(
+        &place.mistake(&with(&EVAL, &["--protcol", "whole"])),
+        &["--protcol", "unexpected"],
+    );
+    assert_says(
+        &place.mistake(&with(&EVAL, &["--protocol", "half"])),
+        &["half", "--protocol"],
+    );
+    assert_says(
+        &place.mistake(&["infer", "--input", "images"]),
+        &["required"],
+    );
+    assert_says(
+        &place.mistake(&["split", "--labeled", "1", "--out", "x"]),
+        &["required"],
+    );
+}
+
+#[test]
+fn devices_and_precisions_of_other_builds_are_named() {
+    let place = Place::new();
+    for device in ["cuda", "cuda:1", "simt"] {
+        assert_says(
+            &place.mistake(&["plan", "--device", device]),
+            &[device, "cpu device only", "use --device cpu"],
+        );
+    }
+    assert_says(
+        &place.mistake(&["plan", "--device", "tpu"]),
+        &["tpu", "no such device"],
+    );
+    for precision in ["bf16", "tf32"] {
+        assert_says(
+            &place.mistake(&["plan", "--precision", precision]),
+            &[precision, "fp32 only", "use --precision fp32"],
+        );
+    }
+}
+
+#[test]
+fn weights_that_are_missing_broken_or_of_another_network() {
+    let place = Place::new();
+    let eval = |weights: &str, more: &[&str]| {
+        let base = ["eval", "--config", "run.yaml", "--weights", weights];
+        place.mistake(&with(&base, more))
+    };
+    assert_says(
+        &eval("none.safetensors", &[]),
+        &["none.safetensors", "cannot"],
+    );
+    fs::write(place.path("text"), "these are no weights").unwrap();
+    assert_says(&eval("text", &[]), &["text", "not a safetensors file"]);
+    let whole = fs::read(place.path("w.safetensors")).unwrap();
+    fs::write(place.path("half"), &whole[..whole.len() / 2]).unwrap();
+    assert_says(&eval("half", &[]), &["half", "truncated"]);
+    let list = format!("data.val={}", place.path("val.txt").display());
+    let root = format!("data.root={}", place.dir.path().display());
+    let other = ["--set", &root, "--set", &list, "--set", "data.classes=5"];
+    assert_says(
+        &eval("w.safetensors", &other),
+        &["another architecture", "decoder.classifier.8.weight"],
+    );
+}
+
+#[test]
+fn weights_alone_need_a_configuration() {
+    let place = Place::new();
+    let text = place.mistake(&["eval", "--weights", "w.safetensors"]);
+    assert_says(&text, &["w.safetensors", "--config"]);
+}
+
+#[test]
+fn a_configuration_comes_from_the_checkpoint_or_its_run_folder() {
+    let place = Place::new();
+    let infer = |weights: &str, out: &str| {
+        place.succeed(&[
+            "infer",
+            "--weights",
+            weights,
+            "--input",
+            "images",
+            "--out",
+            out,
+        ])
+    };
+    place.save_weights("carries.safetensors", Some(CONFIG));
+    infer("carries.safetensors", "a");
+    fs::create_dir_all(place.path("run/checkpoints")).unwrap();
+    fs::copy(place.path("run.yaml"), place.path("run/config.yaml")).unwrap();
+    let inside = "run/checkpoints/w.safetensors";
+    fs::copy(place.path("w.safetensors"), place.path(inside)).unwrap();
+    infer(inside, "b");
+    let mask = |out: &str| fs::read(place.path(out).join("masks/0.png")).unwrap();
+    assert_eq!(mask("a"), mask("b"));
+
+    place.save_weights("bad.safetensors", Some("modell: {}"));
+    let text = place.mistake(&[
+        "infer",
+        "--weights",
+        "bad.safetensors",
+        "--input",
+        "images",
+        "--out",
+        "c",
+    ]);
+    assert_says(&text, &["bad.safetensors", "modell", "`model`"]);
+}
+
+#[test]
+fn infer_writes_every_kind_at_the_image_size() {
+    let place = Place::new();
+    let more = [
+        "--input",
+        "images",
+        "--out",
+        "out",
+        "--overlay",
+        "--entropy",
+        "--save-logits",
+    ];
+    let stdout = place.succeed(&with(&INFER, &more));
+    assert_says(&stdout, &["3 of 3 images"]);
+    let kinds = ["color", "entropy", "logits", "masks", "overlay"];
+    assert_eq!(names(&place.path("out")), kinds);
+    for kind in kinds {
+        let extension = if kind == "logits" {
+            "safetensors"
+        } else {
+            "png"
+        };
+        let expected: Vec<String> = (0..3).map(|i| format!("{i}.{extension}")).collect();
+        assert_eq!(names(&place.path("out").join(kind)), expected, "{kind}");
+        if kind != "logits" {
+            let size = image::image_dimensions(place.path("out").join(kind).join("1.png"));
+            assert_eq!(size.unwrap(), (47, 36), "{kind}");
+        }
+    }
+    let file = fs::File::open(place.path("out/masks/2.png")).unwrap();
+    let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+        .read_info()
+        .unwrap();
+    assert_eq!(reader.info().color_type, png::ColorType::Indexed);
+    let mut classes = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut classes).unwrap();
+    assert_eq!(classes.len(), 33 * 50);
+    assert!(classes.iter().all(|&c| c < 3));
+}
+
+#[test]
+fn infer_reports_a_damaged_image_and_does_the_others() {
+    let place = Place::new();
+    let jpeg = place.path("images/broken.jpg");
+    image::RgbImage::from_pixel(64, 64, image::Rgb([9, 80, 200]))
+        .save(&jpeg)
+        .unwrap();
+    let whole = fs::read(&jpeg).unwrap();
+    fs::write(&jpeg, &whole[..whole.len() / 2]).unwrap();
+    fs::write(place.path("images/notes.txt"), "no image").unwrap();
+
+    let (code, stdout, stderr) = place.run(&with(&INFER, &["--input", "images", "--out", "out"]));
+    assert_eq!(code, 2);
+    assert_says(&stderr, &["broken.jpg", "notes.txt", "1 of 4 images"]);
+    assert_says(&stdout, &["3 of 4 images"]);
+    assert_eq!(names(&place.path("out/masks")), ["0.png", "1.png", "2.png"]);
+    assert_eq!(names(&place.path("out/color")), ["0.png", "1.png", "2.png"]);
+}
+
+#[test]
+fn infer_inputs_and_outputs_are_checked_first() {
+    let place = Place::new();
+    fs::create_dir(place.path("empty")).unwrap();
+    let infer =
+        |input: &str, out: &str| place.mistake(&with(&INFER, &["--input", input, "--out", out]));
+    assert_says(&infer("empty", "out"), &["empty", "no .jpg, .jpeg or .png"]);
+    assert_says(&infer("none", "out"), &["none", "cannot read the input"]);
+    assert!(!place.path("out").exists());
+    assert_says(
+        &infer("images", "masks"),
+        &["masks", "not empty", "--force"],
+    );
+    assert_eq!(names(&place.path("masks")).len(), 3);
+    assert_says(&infer("images", "run.yaml"), &["run.yaml", "cannot"]);
+    fs::copy(place.path("images/0.png"), place.path("images/0.jpg")).unwrap();
+    assert_says(&infer("images", "out"), &["0.png", "0.jpg", "rename"]);
+}
+
+#[test]
+fn force_overwrites() {
+    let place = Place::new();
+    let args = with(&INFER, &["--input", "images/0.png", "--out", "out"]);
+    place.succeed(&args);
+    let first = fs::read(place.path("out/masks/0.png")).unwrap();
+    assert_says(&place.mistake(&args), &["out", "not empty", "--force"]);
+    place.succeed(&with(&args, &["--force"]));
+    assert_eq!(fs::read(place.path("out/masks/0.png")).unwrap(), first);
+    assert_eq!(names(&place.path("out/masks")), ["0.png"]);
+}
+
+#[test]
+fn eval_prints_a_table_and_json() {
+    let place = Place::new();
+    let root = format!("data.root={}", place.dir.path().display());
+    let more = ["--set", &root, "--list", "val.txt"];
+    let base = with(&EVAL, &more);
+    assert_says(
+        &place.succeed(&base),
+        &["class 2", "mIoU", "pixel accuracy"],
+    );
+    for protocol in ["whole", "center-crop", "sliding"] {
+        let stdout = place.succeed(&with(&base, &["--protocol", protocol, "--json", "-"]));
+        let json: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(json["images"], 3);
+        assert_eq!(json["protocol"], protocol);
+        assert_eq!(json["iou"].as_array().unwrap().len(), 3);
+        if protocol != "center-crop" {
+            assert_eq!(json["pixels"], 40 * 33 + 47 * 36 + 33 * 50);
+        }
+    }
+    place.succeed(&with(
+        &base,
+        &["--scales", "0.75,1", "--flip", "--json", "m.json"],
+    ));
+    let json: Value = serde_json::from_slice(&fs::read(place.path("m.json")).unwrap()).unwrap();
+    assert!(
+        json["miou"]
+            .as_f64()
+            .is_some_and(|m| (0.0..=1.0).contains(&m))
+    );
+}
+
+#[test]
+fn eval_names_the_list_mask_or_key_at_fault() {
+    let place = Place::new();
+    let root = format!("data.root={}", place.dir.path().display());
+    let eval = |more: &[&str]| place.mistake(&with(&with(&EVAL, &["--set", &root]), more));
+    assert_says(&eval(&[]), &["data.val"]);
+    assert_says(&eval(&["--list", "none.txt"]), &["none.txt"]);
+    assert_says(
+        &eval(&["--list", "val.txt", "--scales", "0"]),
+        &["eval.scales"],
+    );
+    assert_says(
+        &eval(&["--list", "val.txt", "--protocol", "center-crop", "--flip"]),
+        &["eval.protocol"],
+    );
+    let mask = image::GrayImage::from_pixel(47, 36, image::Luma([7]));
+    mask.save(place.path("masks/1.png")).unwrap();
+    assert_says(&eval(&["--list", "val.txt"]), &["1.png", "7"]);
+    let shapes = ["--set", "data.kind=shapes", "--list", "val.txt"];
+    assert_says(&eval(&shapes), &["--list", "synthetic"]);
+}
+
+#[test]
+fn split_draws_lists_once() {
+    let place = Place::new();
+    let split = |labeled: &str, out: &str| {
+        place.run(&["split", "--data", ".", "--labeled", labeled, "--out", out])
+    };
+    let (code, _, stderr) = split("4", "s");
+    assert_eq!(code, 2);
+    assert_says(&stderr, &["error: --labeled 4", "3 images"]);
+    assert!(!place.path("s").exists());
+
+    assert_eq!(split("2", "s").0, 0);
+    let read = |name: &str| fs::read_to_string(place.path("s").join(name)).unwrap();
+    let mut lines: Vec<String> = (read("labeled.txt") + &read("unlabeled.txt"))
+        .lines()
+        .map(str::to_string)
+        .collect();
+    assert_eq!(read("labeled.txt").lines().count(), 2);
+    lines.sort();
+    assert_eq!(lines, ["0", "1", "2"]);
+
+    let (code, _, stderr) = split("1", "s");
+    assert_eq!(code, 2);
+    assert_says(&stderr, &["labeled.txt", "exists already"]);
+    assert_eq!(read("labeled.txt").lines().count(), 2);
+
+    assert_says(
+        &place.mistake(&["split", "--data", "images", "--labeled", "1", "--out", "t"]),
+        &["images", "neither"],
+    );
+    assert_says(
+        &place.mistake(&["split", "--list", "no.txt", "--labeled", "1", "--out", "t"]),
+        &["no.txt"],
+    );
+}
+
+#[test]
+fn plan_gives_the_peak_without_running() {
+    let place = Place::new();
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/voc_classic_732.yaml");
+    let recipe = recipe.display().to_string();
+    let stdout = place.succeed(&["plan", "--config", &recipe]);
+    assert_says(
+        &stdout,
+        &[
+            "U2PL step",
+            "conv_wgrad",
+            "encoder.layer4",
+            "memory bank",
+            "peak",
+        ],
+    );
+    // Method §2: 64.460 M parameters for VOC.
+    assert_says(&stdout, &["64.460 M"]);
+
+    let json: Value =
+        serde_json::from_str(&place.succeed(&["plan", "--config", &recipe, "--json", "-"]))
+            .unwrap();
+    let memory = &json["memory"];
+    let bytes = |key: &str| memory[key].as_u64().unwrap();
+    assert_eq!(
+        bytes("peak_bytes"),
+        bytes("state_bytes") + bytes("arena_bytes")
+    );
+    for step in json["steps"].as_array().unwrap() {
+        let sum = |groups: &str| -> f64 {
+            let groups = step[groups].as_object().unwrap().values();
+            groups.map(|g| g["flops"].as_f64().unwrap()).sum()
+        };
+        let total = step["total"]["flops"].as_f64().unwrap();
+        for groups in ["operations", "layers"] {
+            assert!((sum(groups) / total - 1.0).abs() < 1e-9, "{groups}");
+        }
+    }
+    assert_says(
+        &place.mistake(&["plan", "--set", "model.widht=3"]),
+        &["model.widht", "`model.width`"],
+    );
+}
+
+#[test]
+fn info_tells_the_build() {
+    let place = Place::new();
+    let json: Value = serde_json::from_str(&place.succeed(&["info", "--json"])).unwrap();
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(json["devices"]["cpu"], true);
+    assert_eq!(json["devices"]["cuda"], false);
+    assert_says(&place.succeed(&["info"]), &["threads", "device cpu"]);
+}
