@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// An open run folder.
@@ -119,16 +120,6 @@ fn is_before(line: &str, iteration: usize) -> bool {
         .get("iter")
         .and_then(serde_json::Value::as_u64)
         .is_some_and(|i| i as usize <= iteration)
-}
-
-/// Writes a file so that readers see the old contents or the new, never a part.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("part");
-    fs::write(&part, bytes).map_err(|e| Error::io(&part, "write", e))?;
-    fs::rename(&part, path).map_err(|e| Error::io(path, "write", e))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use image::{ImageBuffer, ImageFormat, Rgb as Pixel, RgbImage, imageops};
 use crate::config::Config;
 use crate::data::{Dataset, Decoded, palette::palette};
 use crate::eval::{Predictor, Rgb, Weights};
-use crate::train::run_dir::write_atomic;
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Images shown.
