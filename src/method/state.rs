@@ -7,18 +7,6 @@ use crate::graph::params::{Layout, ParamSet};
 use crate::graph::state::State;
 use crate::method::schedule::{Scalars, bank_capacities, contrast_weight};
 
-/// Names of the entries that a checkpoint must hold to resume bit for bit.
-pub const RESUMABLE: &[&str] = &[
-    "student.weights",
-    "student.buffers",
-    "teacher.weights",
-    "teacher.buffers",
-    "velocity",
-    "bank",
-    "bank.inv_norm",
-    "bank.cursor",
-];
-
 /// Lays out parameters, optimiser, teacher, memory bank, random state and staging.
 /// `cap_pixels` is the size of the largest image of the training lists.
 pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize) -> State {

@@ -156,11 +156,11 @@ pub fn open(path: &Path, cfg: &Config) -> Result<Reader> {
     Ok(file)
 }
 
-/// Fills a session from a checkpoint.
+/// Fills a session from a checkpoint; without `ring` the memory bank stays empty.
 ///
 /// # Errors
 /// [`Error::Input`] when a tensor is missing or of another shape.
-pub fn restore(file: &Reader, session: &Session) -> Result<Progress> {
+pub fn restore(file: &Reader, session: &Session, ring: bool) -> Result<Progress> {
     let params = session.params();
     for (who, prefix) in [("student", STUDENT), ("teacher", TEACHER)] {
         session.write(
@@ -176,7 +176,7 @@ pub fn restore(file: &Reader, session: &Session) -> Result<Progress> {
         "velocity",
         &read_flat(file, params, Kind::Weight, VELOCITY)?,
     )?;
-    if session.state().contains(RING[0]) {
+    if ring && session.state().contains(RING[0]) {
         session.write(RING[0], &file.tensor::<f32>(RING[0])?)?;
         session.write(RING[1], &file.tensor::<f32>(RING[1])?)?;
         session.write(RING[2], &file.tensor::<u32>(RING[2])?)?;

@@ -19,7 +19,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::config::schema::Algorithm;
+use crate::config::schema::{Algorithm, Mode};
 use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
@@ -125,11 +125,19 @@ impl Trainer {
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
             tracing::warn!("the contrast term has nothing to learn from: {reason}");
         }
-        let session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
+        let mut session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
         let evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
         let (dir, progress) = match resumed {
             Some(file) => {
-                let progress = checkpoint::restore(&file, &session)?;
+                let released = cfg.method.mode == Mode::Released;
+                let progress = checkpoint::restore(&file, &session, !released)?;
+                if released {
+                    tracing::warn!(
+                        "mode released resumes as the authors' code does: the learning rate stays \
+                         where it was, the memory bank starts empty"
+                    );
+                    session.forget(progress.iteration);
+                }
                 (RunDir::reopen(&options.out, progress.iteration)?, progress)
             }
             None => {
@@ -219,7 +227,7 @@ impl Trainer {
             self.progress.iteration = iteration + 1;
             let last = iteration + 1 == end;
             let report = self.log(iteration, last, &mut watch)?;
-            let lr = self.session.schedule().scalars(iteration).lr;
+            let lr = self.session.scalars(iteration).lr;
             observer.step(iteration + 1, lr, report.as_ref());
             let epoch = iteration / self.epoch_iters;
             let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
@@ -259,7 +267,7 @@ impl Trainer {
             ));
         }
         watch.see(&report);
-        let scalars = self.session.schedule().scalars(iteration);
+        let scalars = self.session.scalars(iteration);
         let mut line = json!({
             "iter": done,
             "epoch": iteration / self.epoch_iters,

@@ -80,6 +80,16 @@ pub struct Session {
     u2pl: Option<(Program, Outputs)>,
     schedule: Schedule,
     seed: u64,
+    forgotten: Option<Forgotten>,
+}
+
+/// What mode `released` loses at a resume (method §4 row 12).
+#[derive(Clone, Copy)]
+struct Forgotten {
+    /// The learning rate stays at that of the last step before the interruption.
+    lr: f32,
+    /// The random state starts anew at this iteration.
+    iteration: usize,
 }
 
 /// Host-side batch in the staging layout of `Op::Augment`.
@@ -135,6 +145,7 @@ impl Session {
             u2pl,
             schedule,
             seed: cfg.train.seed,
+            forgotten: None,
         };
         session.initialise()?;
         Ok(session)
@@ -227,14 +238,27 @@ impl Session {
             .ok_or_else(|| Error::internal("no program for this iteration"))
     }
 
+    /// Goes on at `iteration` as the released code does after a resume: the learning rate frozen,
+    /// the random state anew (method §4 row 12). The memory bank, which its checkpoints lack, is
+    /// the caller's to leave empty.
+    pub fn forget(&mut self, iteration: usize) {
+        let lr = self.schedule.scalars(iteration.saturating_sub(1)).lr;
+        self.forgotten = Some(Forgotten { lr, iteration });
+    }
+
+    /// The scalars of `iteration`.
+    pub fn scalars(&self, iteration: usize) -> Scalars {
+        let mut scalars = self.schedule.scalars(iteration);
+        if let Some(forgotten) = self.forgotten {
+            scalars.lr = forgotten.lr;
+        }
+        scalars
+    }
+
     fn prepare(&self, iteration: usize) -> Result<Scalars> {
-        let scalars = self.schedule.scalars(iteration);
-        let rng = [
-            self.seed as u32,
-            (self.seed >> 32) as u32,
-            iteration as u32,
-            0,
-        ];
+        let scalars = self.scalars(iteration);
+        let step = iteration - self.forgotten.map_or(0, |f| f.iteration);
+        let rng = [self.seed as u32, (self.seed >> 32) as u32, step as u32, 0];
         self.write("rng", &rng)?;
         self.write("scalars", &scalars.to_device())?;
         Ok(scalars)
@@ -264,7 +288,7 @@ impl Session {
     /// The device's.
     pub fn report(&self, iteration: usize) -> Result<Report> {
         let (program, out) = self.program(iteration)?;
-        let scalars = self.schedule.scalars(iteration);
+        let scalars = self.scalars(iteration);
         diagnostics::read(
             &*self.device,
             program,
