@@ -251,18 +251,16 @@ impl<'a> StepBuilder<'a> {
         let cfg = self.cfg;
         let supervised = cfg.train.algorithm == Algorithm::Supervised;
         let released = cfg.method.mode == Mode::Released && !supervised;
-        if released {
-            // The released teacher sees the labelled images in train mode: its buffers move.
-            let want = Want {
-                rep: true,
-                aux: cfg.model.aux,
-            };
-            self.network("teacher", images.all, true, want)?;
-        }
         let want = Want {
-            rep: released,
+            // No loss reads it yet, but its running buffers must be ready for the first U2PL step:
+            // the teacher begins as the student and runs in eval mode.
+            rep: !supervised && contrast_weight(cfg) != 0.0,
             aux: cfg.model.aux,
         };
+        if released {
+            // The released teacher sees the labelled images in train mode: its buffers move.
+            self.network("teacher", images.all, true, want)?;
+        }
         let student = self.network("student", images.all, true, want)?;
         let mut losses = Vec::new();
         self.supervised_loss(&student, images.labels, &mut losses)?;

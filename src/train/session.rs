@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use crate::config::schema::{Algorithm, Config};
 use crate::device::{ArenaId, Device};
-use crate::graph::Graph;
 use crate::graph::exec::{Arena, Program, Timing, read_view};
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::plan::Plan;
 use crate::graph::state::State;
+use crate::graph::{Graph, TensorId};
 use crate::method::diagnostics::{self, Report};
 use crate::method::schedule::{Scalars, Schedule};
 use crate::method::state as method_state;
-use crate::method::step::{Outputs, StepBuilder};
+use crate::method::step::{Images, Outputs, StepBuilder};
 use crate::model;
 use crate::{Error, Result};
 
@@ -55,6 +55,33 @@ impl Blueprint {
         })
     }
 
+    /// As [`Blueprint::new`] with images that the host fills in ([`StepBuilder::on_inputs`]).
+    fn on_inputs(cfg: &Config) -> Result<(Self, HostImages)> {
+        let mut params = model::layout(&cfg.model, cfg.data.classes)?;
+        let state = method_state::layout(cfg, &params, 1);
+        let (graph, out, warmup_images) =
+            StepBuilder::new(cfg, &mut params, &state)?.on_inputs(false)?;
+        let warmup = Some((graph, out));
+        let (u2pl, u2pl_images) = match cfg.train.algorithm {
+            Algorithm::Supervised => (None, None),
+            Algorithm::U2pl => {
+                let step = StepBuilder::new(cfg, &mut params, &state)?.on_inputs(true)?;
+                (Some((step.0, step.1)), Some(step.2))
+            }
+        };
+        let blueprint = Self {
+            params,
+            state,
+            warmup,
+            u2pl,
+        };
+        let images = HostImages {
+            warmup: warmup_images,
+            u2pl: u2pl_images,
+        };
+        Ok((blueprint, images))
+    }
+
     /// Planned bytes: (state arena, transient arena).
     pub fn planned_bytes(&self, device: &dyn Device) -> (usize, usize) {
         let graphs = [&self.warmup, &self.u2pl];
@@ -67,6 +94,15 @@ impl Blueprint {
             plans.map(|p| p.bytes).max().unwrap_or(0),
         )
     }
+}
+
+/// Tensors that the host fills in a session made by [`Session::on_inputs`].
+#[derive(Clone, Copy, Debug)]
+pub struct HostImages {
+    /// Of steps on labels alone.
+    pub warmup: Images,
+    /// Of U2PL steps, where the run has them.
+    pub u2pl: Option<Images>,
 }
 
 /// Memory, programs and schedule of a run.
@@ -114,7 +150,30 @@ impl Session {
         epoch_iters: usize,
         cap_pixels: usize,
     ) -> Result<Self> {
-        let blueprint = Blueprint::new(cfg, cap_pixels)?;
+        Self::assemble(cfg, device, epoch_iters, Blueprint::new(cfg, cap_pixels)?)
+    }
+
+    /// As [`Session::new`] on normalised images that the host fills in before each step
+    /// ([`Session::fill`]) instead of staged ones: no augmentation, for exact comparison with
+    /// other code.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn on_inputs(
+        cfg: &Config,
+        device: Arc<dyn Device>,
+        epoch_iters: usize,
+    ) -> Result<(Self, HostImages)> {
+        let (blueprint, images) = Blueprint::on_inputs(cfg)?;
+        Ok((Self::assemble(cfg, device, epoch_iters, blueprint)?, images))
+    }
+
+    fn assemble(
+        cfg: &Config,
+        device: Arc<dyn Device>,
+        epoch_iters: usize,
+        blueprint: Blueprint,
+    ) -> Result<Self> {
         check_memory(&blueprint, &*device)?;
         let Blueprint {
             params,
@@ -226,6 +285,19 @@ impl Session {
         self.write(&format!("{which}.images"), &batch.images)?;
         self.write(&format!("{which}.labels"), &batch.labels)?;
         self.write(&format!("{which}.sizes"), &batch.sizes)
+    }
+
+    /// Fills a tensor of [`HostImages`] for the step of `iteration`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] on a size mismatch.
+    pub fn fill<T: bytemuck::NoUninit>(
+        &self,
+        iteration: usize,
+        tensor: TensorId,
+        values: &[T],
+    ) -> Result<()> {
+        self.program(iteration)?.0.write(tensor, values)
     }
 
     fn program(&self, iteration: usize) -> Result<&(Program, Outputs)> {

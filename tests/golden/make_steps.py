@@ -232,7 +232,7 @@ def write(mode, seed):
     print(mode, "data seed", seed, "smallest margin", f"{run.margin:.2g}", "PyTorch f32 against f64:", peer)
     x_l, y_l, x_u = dataset(seed)
     tensors = {key: np.ascontiguousarray(column(steps, key)) for key in steps[0]}
-    tensors |= {f"final_{k}": v for k, v in final.items()}
+    tensors |= {f"final_{k}": np.ascontiguousarray(v) for k, v in final.items()}
     tensors |= {"labeled": nhwc(x_l), "label": y_l.numpy().astype(np.uint8)[..., None], "unlabeled": nhwc(x_u)}
     metadata = {"network": json.dumps(CFG), "train": json.dumps(TRAIN | {"contrast_weight": WEIGHTS[mode]}),
                 "mode": mode, "smallest_margin": repr(run.margin), "pytorch_f32": json.dumps(peer)}

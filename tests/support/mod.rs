@@ -5,5 +5,6 @@
 
 pub mod arena;
 pub mod difference;
+pub mod formula;
 pub mod golden;
 pub mod ops;
