@@ -164,7 +164,7 @@ fn check_type(schema: &Value, leaf: &Given) -> Result<()> {
     let Err(e) = serde_json::from_value::<Config>(alone) else {
         return Ok(());
     };
-    let default = get(schema, &leaf.key).map_or(String::new(), |v| v.to_string());
+    let default = get(schema, &leaf.key).map_or(String::new(), shown);
     let mend = match nearest_variant(&e.to_string(), &leaf.value) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("give a value like the default, {default}"),
@@ -174,6 +174,20 @@ fn check_type(schema: &Value, leaf: &Given) -> Result<()> {
         format!("`{}`: {}", leaf.key, plain_types(&e.to_string())),
         mend,
     ))
+}
+
+/// A default as one would write it: numbers pass through JSON as f64, but are f32.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(shown).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Number(n) if n.is_f64() => {
+            n.as_f64().map_or(n.to_string(), |x| (x as f32).to_string())
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Rust's type names in the words of a reader of YAML.

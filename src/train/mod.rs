@@ -90,6 +90,16 @@ pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Resul
     trainer.train(options.max_iters, observer)
 }
 
+/// A line of `metrics.jsonl` about a step.
+#[derive(serde::Serialize)]
+struct StepLine<'a> {
+    iter: usize,
+    epoch: usize,
+    lr: f32,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
 struct Trainer {
     cfg: Config,
     session: Session,
@@ -268,17 +278,12 @@ impl Trainer {
         }
         watch.see(&report);
         let scalars = self.session.scalars(iteration);
-        let mut line = json!({
-            "iter": done,
-            "epoch": iteration / self.epoch_iters,
-            "lr": scalars.lr,
-        });
-        if let (Some(line), Ok(serde_json::Value::Object(parts))) =
-            (line.as_object_mut(), serde_json::to_value(&report))
-        {
-            line.extend(parts);
-        }
-        self.dir.log(&line)?;
+        self.dir.log(&StepLine {
+            iter: done,
+            epoch: iteration / self.epoch_iters,
+            lr: scalars.lr,
+            report: &report,
+        })?;
         Ok(Some(report))
     }
 
