@@ -109,7 +109,7 @@ impl Default for Shapes {
             labeled: 8,
             unlabeled: 120,
             val: 32,
-            size: 96,
+            size: 64,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The synthetic dataset of the demo: textured shapes on textured backgrounds.
 //!
 //! Made so that few labels are not enough: hue, lighting, texture, size and rotation vary more
-//! than eight images can show, colour hints at the class without giving it away, and the clutter
-//! has the colours of the shapes. An image is a pure function of (seed, part, index, size).
+//! than eight images can show. The hues of neighbouring classes overlap, so colour alone does not
+//! give a class away, and the clutter has the colours of the shapes. An image is a pure function
+//! of (part, index, size).
 
 use super::dataset::Part;
 use super::decode::Decoded;
@@ -15,8 +16,8 @@ pub const CLASSES: usize = 6;
 /// Random stream of the first part; the others follow.
 const STREAM: u32 = 0x5A9E_0000;
 
-/// Share of shapes whose hue is their class's own.
-const TYPICAL_HUE: f32 = 0.6;
+/// How far a shape's hue strays from its class's own; classes are 0.2 apart.
+const HUE_SPREAD: f32 = 0.08;
 
 /// One list of synthetic images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +100,6 @@ impl Draw {
         to_below(self.word(), n)
     }
 
-    fn chance(&mut self, p: f32) -> bool {
-        to_unit(self.word()) < p
-    }
-
     /// Uniform on [low, high).
     fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * to_unit(self.word())
@@ -161,12 +158,8 @@ struct Figure {
 impl Figure {
     fn shape(draw: &mut Draw) -> Self {
         let class = 1 + draw.below(CLASSES as u32 - 1);
-        let typical = draw.chance(TYPICAL_HUE);
-        let hue = match typical {
-            true => class as f32 / 5.0 + draw.between(-0.08, 0.08),
-            false => draw.between(0.0, 1.0),
-        };
-        Self::draw(draw, class as u8, (0.11, 0.22), hue)
+        let hue = class as f32 / 5.0 + draw.between(-HUE_SPREAD, HUE_SPREAD);
+        Self::draw(draw, class as u8, (0.16, 0.3), hue)
     }
 
     fn clutter(draw: &mut Draw) -> Self {
@@ -229,7 +222,7 @@ impl Scene {
     fn draw(draw: &mut Draw) -> Self {
         let mut ground = || {
             let hue = draw.between(0.0, 1.0);
-            Paint::draw(draw, hue, (0.1, 0.6), (0.2, 0.8))
+            Paint::draw(draw, hue, (0.1, 0.35), (0.2, 0.8))
         };
         let background = [ground(), ground()];
         let border = [
@@ -247,11 +240,11 @@ impl Scene {
             border,
             figures,
             light: [
-                draw.between(0.65, 1.2),
-                draw.between(-0.5, 0.5),
-                draw.between(-0.5, 0.5),
+                draw.between(0.8, 1.2),
+                draw.between(-0.3, 0.3),
+                draw.between(-0.3, 0.3),
             ],
-            cast: [(); 3].map(|()| draw.between(0.85, 1.15)),
+            cast: [(); 3].map(|()| draw.between(0.9, 1.1)),
             noise: draw.between(0.01, 0.06),
         }
     }

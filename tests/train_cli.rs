@@ -1,0 +1,210 @@
+//! `train` on the command line: the demo's files, and what each mistake is answered with before
+//! anything is written.
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// A network and a run that take a second.
+const TINY: &[&str] = &[
+    "data.shapes={labeled: 2, unlabeled: 4, val: 2, size: 33}",
+    "augment.crop=[33, 33]",
+    "model.width=8",
+    "model.head_width=8",
+    "model.rep_width=8",
+    "train.batch_labeled=2",
+    "train.batch_unlabeled=2",
+    "train.epochs=2",
+    "train.epoch_iters=2",
+    "train.warmup_epochs=1",
+    "train.log_every=1",
+    "method.bank_background=64",
+    "method.bank_size=64",
+    "method.anchors=8",
+    "method.negatives=4",
+];
+
+fn train(out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("u2pl-engine").unwrap();
+    command.arg("train").arg("--out").arg(out);
+    for set in TINY {
+        command.args(["--set", set]);
+    }
+    command.args(more);
+    command
+}
+
+/// Runs, expects exit code 2 and a single line on stderr, and returns it.
+fn refused(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+    stderr
+}
+
+fn write_config(dir: &TempDir, extra: &str) -> String {
+    let path = dir.path().join("c.yaml");
+    let text = format!(
+        "data: {{kind: shapes, classes: 6}}\n\
+         model: {{encoder: resnet18, output_stride: 8, multi_grid: false, aspp_dilations: [1, 2, 3]}}\n{extra}"
+    );
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_demo_leaves_two_runs_and_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo");
+    let output = train(&out, &[]).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{:?}", output.stderr);
+    for line in [
+        "supervised only  mIoU",
+        "U2PL             mIoU",
+        "run folder",
+    ] {
+        assert!(stdout.contains(line), "{stdout}");
+    }
+    assert!(image::open(out.join("predictions.png")).is_ok());
+    for run in ["supervised", "u2pl"] {
+        let run = out.join(run);
+        for file in [
+            "config.yaml",
+            "checkpoints/last.safetensors",
+            "samples/epoch-0002.png",
+        ] {
+            assert!(run.join(file).is_file(), "{file}");
+        }
+        let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = metrics
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
+        assert!(lines.iter().any(|l| l["loss"]["sup"].is_number()));
+        assert!(lines.iter().any(|l| l["val"]["miou"].is_number()));
+    }
+    let metrics = fs::read_to_string(out.join("u2pl/metrics.jsonl")).unwrap();
+    let u2pl = metrics.lines().find(|l| l.contains("\"u2pl\"")).unwrap();
+    for key in [
+        "kept",
+        "gamma",
+        "alpha",
+        "lambda_u",
+        "bank",
+        "disagreement",
+        "pseudo_accuracy",
+    ] {
+        assert!(u2pl.contains(&format!("\"{key}\"")), "{key} in {u2pl}");
+    }
+}
+
+#[test]
+fn a_used_run_folder_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine.txt"), "keep").unwrap();
+    let config = write_config(&dir, "");
+    for more in [&[][..], &["--config", &config]] {
+        let line = refused(train(&out, more));
+        assert!(line.contains("exists and is not empty"), "{line}");
+        assert!(line.contains(&out.display().to_string()), "{line}");
+    }
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn a_run_folder_that_cannot_be_made_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let out = dir.path().join("file/run");
+    let config = write_config(&dir, "");
+    let line = refused(train(&out, &["--config", &config]));
+    assert!(line.contains("file/run"), "{line}");
+}
+
+#[test]
+fn a_crop_larger_than_memory_is_refused_with_the_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let config = write_config(&dir, "");
+    let line = refused(train(
+        &out,
+        &["--config", &config, "--set", "augment.crop=[16001, 16001]"],
+    ));
+    for part in ["augment.crop", "GiB", "free", "smaller crop"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn resuming_needs_a_checkpoint_of_the_same_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let config = write_config(&dir, "");
+    let line = refused(train(&out, &["--config", &config, "--resume"]));
+    assert!(line.contains("no checkpoint to resume from"), "{line}");
+    assert!(!out.exists());
+    let done = train(&out, &["--config", &config, "--max-iters", "1"])
+        .output()
+        .unwrap();
+    assert!(done.status.success());
+    let line = refused(train(
+        &out,
+        &["--config", &config, "--resume", "--set", "train.lr=0.5"],
+    ));
+    assert!(line.contains("lr:"), "{line}");
+}
+
+#[test]
+fn initial_weights_of_another_architecture_name_what_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(&dir, "");
+    let first = dir.path().join("a");
+    assert!(
+        train(&first, &["--config", &config, "--max-iters", "1"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let weights = first
+        .join("checkpoints/last.safetensors")
+        .display()
+        .to_string();
+    let out = dir.path().join("b");
+    let line = refused(train(
+        &out,
+        &[
+            "--config",
+            &config,
+            "--init",
+            &weights,
+            "--set",
+            "model.width=16",
+        ],
+    ));
+    assert!(line.contains("encoder.conv1.0.weight"), "{line}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn keys_and_devices_that_do_not_exist_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let line = refused(train(&out, &["--set", "train.lrr=1"]));
+    assert!(
+        line.contains("train.lrr") && line.contains("train.lr`"),
+        "{line}"
+    );
+    let line = refused(train(&out, &["--device", "cuda"]));
+    assert!(line.contains("--device cpu"), "{line}");
+    let line = refused(train(&out, &["--resume"]));
+    assert!(line.contains("config.yaml"), "{line}");
+    assert!(!out.exists());
+}
