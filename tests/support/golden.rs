@@ -51,7 +51,7 @@ fn spec(entry: &Value, layout: Layout) -> Spec {
 /// The runs of elements that are defined: all, unless the fixture says `only`.
 fn defined(entry: &Value, elements: usize) -> Vec<std::ops::Range<usize>> {
     let Some(runs) = entry["only"].as_array() else {
-        return vec![0..elements];
+        return std::iter::once(0..elements).collect();
     };
     runs.iter()
         .map(|run| {
