@@ -15,16 +15,18 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::{Geometry, NONE};
-use super::micro::{self, Block, Isa, MAX_COLUMNS, Run};
+use super::micro::{self, Block, Isa, MAX_COLUMNS, MIN_ROWS, Run};
 use super::pack;
 use super::shared::{Scratch, Shared};
 
 /// Reduction steps between stores of a block: the panel's stretch stays in the first-level cache.
-const STEPS: usize = 256;
+const STEPS: usize = 384;
 /// Most taps in such a stretch.
 const MAX_TAPS: usize = 16;
 /// Most pixels of a task; their stretch of the source stays in the second-level cache.
 const MAX_PIXELS: usize = 96;
+/// Most row blocks of a task: those of [`MAX_PIXELS`] at the fewest rows of any kernel.
+const MAX_BLOCKS: usize = MAX_PIXELS / MIN_ROWS;
 /// Tasks wanted, for balance on many threads.
 const TASKS: usize = 64;
 /// Maps of fewer channels are gathered.
@@ -208,16 +210,25 @@ impl Job<'_> {
         let panels = plan.outputs.div_ceil(plan.isa.nr());
         let panels = stretch * plan.panels..panels.min((stretch + 1) * plan.panels);
         let (taps, channels) = plan.reduction();
-        let step_channels = channels.min(STEPS);
-        let step_taps = (STEPS / step_channels).clamp(1, MAX_TAPS).min(taps);
+        // Even parts: a short last one would cost as many loads and stores as a long one.
+        let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most));
+        let step_channels = even(channels, STEPS);
+        let step_taps = even(taps, (STEPS / step_channels).clamp(1, MAX_TAPS));
+        let mut runs = [[Run::EMPTY; MAX_TAPS]; MAX_BLOCKS];
+        let mut live = [0; MAX_BLOCKS];
         for tap in (0..taps).step_by(step_taps) {
             for channel in (0..channels).step_by(step_channels) {
                 let part = Part {
                     taps: tap..taps.min(tap + step_taps),
                     channels: channel..channels.min(channel + step_channels),
                 };
+                let blocks = count.div_ceil(plan.isa.mr);
+                for (rows, live) in live[..blocks].iter_mut().enumerate() {
+                    *live = self.runs(rows, &part, map, sources, &mut runs[rows]);
+                }
                 for panel in panels.clone() {
-                    self.panel(panel, &part, map, sources, &destinations[..count]);
+                    let runs = runs.iter().zip(&live).map(|(runs, &live)| &runs[..live]);
+                    self.panel(panel, &part, runs, &destinations[..count]);
                 }
             }
         }
@@ -250,52 +261,71 @@ impl Job<'_> {
         }
     }
 
-    /// A part of the reduction for every pixel of a block and one panel.
-    fn panel(&self, panel: usize, part: &Part, map: Map, sources: &[u32], destinations: &[u32]) {
-        let isa = &self.plan.isa;
+    /// Writes the runs of one row block: its taps that hit the map, the same for every panel.
+    /// Returns how many there are.
+    fn runs(
+        &self,
+        rows: usize,
+        part: &Part,
+        map: Map,
+        sources: &[u32],
+        runs: &mut [Run; MAX_TAPS],
+    ) -> usize {
+        let mr = self.plan.isa.mr;
         let (taps, channels) = self.plan.reduction();
+        let mut live = 0;
+        for tap in part.taps.clone() {
+            let indices = &sources[(rows * taps + tap) * mr..][..mr];
+            if indices.iter().all(|&i| i == NONE) {
+                continue;
+            }
+            let run = &mut runs[live];
+            for (a, &index) in run.a.iter_mut().zip(indices) {
+                *a = if index == NONE {
+                    self.zeros.as_ptr()
+                } else {
+                    map.data[index as usize * map.ld + part.channels.start..].as_ptr()
+                };
+            }
+            run.step = tap * channels + part.channels.start;
+            live += 1;
+        }
+        live
+    }
+
+    /// A part of the reduction for every pixel of a block and one panel.
+    fn panel<'r>(
+        &self,
+        panel: usize,
+        part: &Part,
+        runs: impl Iterator<Item = &'r [Run]>,
+        destinations: &[u32],
+    ) {
+        let isa = &self.plan.isa;
         let first_column = panel * isa.nr();
         let columns = isa.nr().min(self.plan.outputs - first_column);
         let wide = columns > isa.lanes;
         let width = if wide { isa.nr() } else { isa.lanes };
-        let weights = &self.weights[first_column * taps * channels..];
+        let weights = &self.weights[first_column * self.plan.depth()..];
         let opening = part.taps.start == 0 && part.channels.start == 0;
         let init = if opening && !self.accumulate {
             self.bias[first_column..].as_ptr()
         } else {
             std::ptr::null()
         };
-        let mut runs = [Run::EMPTY; MAX_TAPS];
-        for (rows, block) in destinations.chunks(isa.mr).enumerate() {
-            let mut live = 0;
-            for tap in part.taps.clone() {
-                let indices = &sources[(rows * taps + tap) * isa.mr..][..isa.mr];
-                if indices.iter().all(|&i| i == NONE) {
-                    continue;
-                }
-                let run = &mut runs[live];
-                for (a, &index) in run.a.iter_mut().zip(indices) {
-                    *a = if index == NONE {
-                        self.zeros.as_ptr()
-                    } else {
-                        map.data[index as usize * map.ld + part.channels.start..].as_ptr()
-                    };
-                }
-                run.b = weights[(tap * channels + part.channels.start) * width..].as_ptr();
-                live += 1;
-            }
-            if live == 0 && init.is_null() {
+        let kernel = (isa.rows[usize::from(wide)], isa.mr, width);
+        for (runs, block) in runs.zip(destinations.chunks(isa.mr)) {
+            if runs.is_empty() && init.is_null() {
                 continue;
             }
-            let mut out = Block::new(init);
+            let mut out = Block::new(weights.as_ptr(), init);
             for (row, &index) in out.out.iter_mut().zip(block) {
                 *row = self.dst.at(index as usize * self.dst_ld + first_column);
             }
-            let kernel = (isa.rows[usize::from(wide)], isa.mr, width);
             let size = (block.len(), columns);
             // SAFETY: sources are whole pixels (or zeros) and weights whole panels; destination
             // rows are in bounds and belong to this task alone.
-            unsafe { micro::run(kernel, &runs[..live], part.channels.len(), &out, size) };
+            unsafe { micro::run(kernel, runs, part.channels.len(), &out, size) };
         }
     }
 }

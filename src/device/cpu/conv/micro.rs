@@ -12,6 +12,8 @@ use std::fmt;
 
 /// Most rows of any kernel.
 pub(super) const MAX_ROWS: usize = 8;
+/// Fewest rows of any kernel.
+pub(super) const MIN_ROWS: usize = 4;
 /// Most columns of any panel.
 pub(super) const MAX_COLUMNS: usize = 32;
 
@@ -20,15 +22,15 @@ pub(super) const MAX_COLUMNS: usize = 32;
 pub(super) struct Run {
     /// One pointer per row; a packed kernel reads `a[0]` alone, as `[k][mr]`.
     pub a: [*const f32; MAX_ROWS],
-    /// Panel, `[k][columns]`.
-    pub b: *const f32,
+    /// Step of the panel, `[step][columns]`, that the run starts at.
+    pub step: usize,
 }
 
 impl Run {
     /// Placeholder, never read.
     pub(super) const EMPTY: Self = Self {
         a: [std::ptr::null(); MAX_ROWS],
-        b: std::ptr::null(),
+        step: 0,
     };
 }
 
@@ -37,15 +39,18 @@ impl Run {
 pub(super) struct Block {
     /// Start of each row; a full panel of columns is read (without `init`) and written.
     pub out: [*mut f32; MAX_ROWS],
+    /// The packed panel that every run reads from.
+    pub panel: *const f32,
     /// Initial value of every row (a panel of columns); null continues from `out`.
     pub init: *const f32,
 }
 
 impl Block {
     /// A block with no rows yet.
-    pub(super) fn new(init: *const f32) -> Self {
+    pub(super) fn new(panel: *const f32, init: *const f32) -> Self {
         Self {
             out: [std::ptr::null_mut(); MAX_ROWS],
+            panel,
             init,
         }
     }
@@ -54,8 +59,8 @@ impl Block {
 /// Runs, steps of each run, block.
 ///
 /// # Safety
-/// Every row of every run is readable for `len` steps, `b` for `len` steps of a panel, and the
-/// block's rows for a panel. The processor has the kernel's instruction set.
+/// Every row of every run is readable for `len` steps, the panel for `len` steps from each run's
+/// first, and the block's rows for a panel. The processor has the kernel's instruction set.
 type Kernel = unsafe fn(&[Run], usize, &Block);
 
 /// An instruction set: block shape and kernels.
@@ -99,6 +104,7 @@ pub(super) unsafe fn run(
     let start = buffer.as_mut_ptr();
     let inner = Block {
         out: std::array::from_fn(|i| start.wrapping_add(i * MAX_COLUMNS)),
+        panel: block.panel,
         init: block.init,
     };
     // SAFETY: the buffer holds a block of any kernel; the rest is the caller's promise.
@@ -202,7 +208,7 @@ unsafe fn kernel<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(
         for run in runs {
             let mut a = [std::ptr::null(); MR];
             a.copy_from_slice(&run.a[..MR]);
-            let mut b = run.b;
+            let mut b = block.panel.wrapping_add(run.step * NV * S::LANES);
             for k in 0..len {
                 let mut column = [S::zero(); NV];
                 for j in 0..NV {

@@ -253,10 +253,9 @@ impl Job<'_> {
             for (i, row) in task.rows.clone().step_by(isa.mr).enumerate() {
                 let mut run = Run::EMPTY;
                 run.a[0] = a[i * CHUNK * isa.mr..].as_ptr();
-                run.b = b[j * CHUNK * isa.nr()..].as_ptr();
                 let rows = isa.mr.min(task.rows.end - row);
                 let columns = isa.nr().min(task.columns.end - column);
-                let mut block = Block::new(init);
+                let mut block = Block::new(b[j * CHUNK * isa.nr()..].as_ptr(), init);
                 for (r, out) in block.out.iter_mut().enumerate().take(rows) {
                     let at = ((task.segment * plan.outputs + row + r) * taps + task.tap) * width;
                     *out = self.out.at(at + column);
