@@ -153,6 +153,10 @@ pub trait Device: Send + Sync {
     /// Bytes that an allocation may still take, where the device can tell.
     fn free_bytes(&self) -> Option<usize>;
 
+    /// Bytes of an arena that are really in memory, where the device can tell: what a run has
+    /// touched of it so far.
+    fn resident_bytes(&self, arena: ArenaId) -> Option<usize>;
+
     /// Releases an arena. Views of it must not be used again.
     fn free(&self, arena: ArenaId);
 

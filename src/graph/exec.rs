@@ -194,22 +194,6 @@ impl Program {
         self.plan.bytes
     }
 
-    /// Highest byte of the transient arena that any call names: the measured peak.
-    pub fn touched_bytes(&self) -> usize {
-        let ends = self.steps.iter().flat_map(|s| {
-            let views = s
-                .call
-                .ins
-                .iter()
-                .chain(&s.call.outs)
-                .chain(&s.call.workspace);
-            views
-                .filter(|v| v.arena == self.arena_id)
-                .map(|v| v.offset + v.span_bytes())
-        });
-        ends.max().unwrap_or(0)
-    }
-
     /// Size of the arena this program owns; 0 when it shares one.
     pub fn arena_bytes(&self) -> usize {
         self.arena.as_ref().map_or(0, Arena::bytes)

@@ -56,6 +56,14 @@ fn lifetimes(graph: &Graph) -> HashMap<TensorId, Life> {
             }
         }
     }
+    // The host writes an input whether or not anything reads it: it needs memory of its own.
+    for (i, tensor) in graph.tensors.iter().enumerate().filter(|(_, t)| t.input) {
+        if matches!(tensor.storage, Storage::Transient) {
+            lives
+                .entry(TensorId(i as u32))
+                .or_insert(Life { start: 0, end: 0 });
+        }
+    }
     let last = graph.nodes().len();
     for (&t, life) in &mut lives {
         if graph.tensor(t).input {

@@ -4,6 +4,7 @@
 //! [`state`] lays out what survives a step; [`step`] writes a step as a graph; [`diagnostics`]
 //! reads back what it did. Nothing here knows which device runs it.
 
+mod contrast;
 pub mod diagnostics;
 pub mod schedule;
 pub mod state;

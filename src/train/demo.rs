@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{Observer, Options, Summary, run, samples};
+use super::run_dir::sample_path;
+use super::{FINAL_PICTURE, Observer, Options, Summary, run, samples};
 use crate::config::Config;
 use crate::config::schema::Algorithm;
 use crate::{Error, Result};
@@ -51,10 +52,8 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
     let supervised = one(Algorithm::Supervised, "supervised")?;
     let u2pl = one(Algorithm::U2pl, "u2pl")?;
     let picture = options.out.join("predictions.png");
-    samples::join(
-        &[&last_sample(&supervised.out)?, &last_sample(&u2pl.out)?],
-        &picture,
-    )?;
+    let sample = |run: &Summary| sample_path(&run.out, FINAL_PICTURE);
+    samples::join(&[&sample(&supervised), &sample(&u2pl)], &picture)?;
     Ok(Comparison {
         supervised,
         u2pl,
@@ -79,14 +78,4 @@ fn refuse_used(out: &Path) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The newest picture of a run.
-fn last_sample(run: &Path) -> Result<std::path::PathBuf> {
-    let dir = run.join("samples");
-    let entries = std::fs::read_dir(&dir).map_err(|e| Error::io(&dir, "list the pictures", e))?;
-    let pictures = entries.filter_map(|e| e.ok().map(|e| e.path()));
-    pictures
-        .max()
-        .ok_or_else(|| Error::internal(format!("no pictures in {}", dir.display())))
 }

@@ -45,6 +45,9 @@ pub struct Options {
     pub max_iters: Option<usize>,
 }
 
+/// Name under `samples/` of the picture that a run ends (or pauses) with.
+pub const FINAL_PICTURE: &str = "final";
+
 /// What a finished run leaves.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -111,6 +114,8 @@ struct Trainer {
     epoch_iters: usize,
     cap_pixels: usize,
     progress: Progress,
+    /// (iteration, network, mIoU) of the last validation.
+    last_val: Option<(usize, &'static str, f64)>,
 }
 
 impl Trainer {
@@ -168,6 +173,7 @@ impl Trainer {
             epoch_iters,
             cap_pixels,
             progress,
+            last_val: None,
         })
     }
 
@@ -235,22 +241,20 @@ impl Trainer {
             }
             self.session.step(iteration)?;
             self.progress.iteration = iteration + 1;
-            let last = iteration + 1 == end;
-            let report = self.log(iteration, last, &mut watch)?;
+            let report = self.log(iteration, &mut watch)?;
             let lr = self.session.scalars(iteration).lr;
             observer.step(iteration + 1, lr, report.as_ref());
             let epoch = iteration / self.epoch_iters;
             let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
             let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
-            if due || last {
+            if due || iteration + 1 == total {
                 self.validate(epoch, iteration < warmup, observer)?;
-                checkpoint::save(
-                    &self.dir.checkpoint("last"),
-                    &self.session,
-                    &self.cfg,
-                    self.progress,
-                )?;
+                self.save()?;
             }
+        }
+        if self.progress.iteration < total {
+            // A pause leaves nothing but its checkpoint: going on equals never having stopped.
+            self.save()?;
         }
         let summary = self.finish(clock, observer)?;
         observer.end(&summary);
@@ -258,14 +262,10 @@ impl Trainer {
     }
 
     /// One line of metrics, where one is due.
-    fn log(
-        &mut self,
-        iteration: usize,
-        last: bool,
-        watch: &mut ContrastWatch,
-    ) -> Result<Option<Report>> {
+    fn log(&mut self, iteration: usize, watch: &mut ContrastWatch) -> Result<Option<Report>> {
         let done = iteration + 1;
-        if !last && !done.is_multiple_of(self.cfg.train.log_every.max(1)) {
+        let ends = done == self.session.schedule().total();
+        if !ends && !done.is_multiple_of(self.cfg.train.log_every.max(1)) {
             return Ok(None);
         }
         let report = self.session.report(iteration)?;
@@ -314,19 +314,8 @@ impl Trainer {
             "val": {"model": who, "miou": miou, "iou": metrics.iou()},
         }))?;
         observer.validated(epoch, who, &metrics);
-        let set = self.session.param_set(who)?;
-        let picture = self.dir.sample(&format!("epoch-{:04}", epoch + 1));
-        let weights = Weights {
-            arena: self.session.arena(),
-            set,
-        };
-        samples::write(
-            &picture,
-            self.evaluator.predictor(),
-            weights,
-            &self.val,
-            &self.cfg,
-        )?;
+        self.picture(who, &format!("epoch-{:04}", epoch + 1))?;
+        self.last_val = Some((self.progress.iteration, who, miou));
         if miou > self.progress.best_miou {
             self.progress.best_miou = miou;
             let best = self.dir.checkpoint("best");
@@ -335,31 +324,56 @@ impl Trainer {
         Ok(())
     }
 
+    fn picture(&mut self, who: &str, name: &str) -> Result<()> {
+        let weights = Weights {
+            arena: self.session.arena(),
+            set: self.session.param_set(who)?,
+        };
+        let (path, predictor) = (self.dir.sample(name), self.evaluator.predictor());
+        samples::write(&path, predictor, weights, &self.val, &self.cfg)
+    }
+
+    fn save(&self) -> Result<()> {
+        let path = self.dir.checkpoint("last");
+        checkpoint::save(&path, &self.session, &self.cfg, self.progress)
+    }
+
+    /// mIoU of both networks; a validation of this very state is not repeated.
     fn finish(&mut self, clock: Instant, observer: &mut dyn Observer) -> Result<Summary> {
-        let epoch = self.progress.iteration.saturating_sub(1) / self.epoch_iters;
+        let iterations = self.progress.iteration;
+        let epoch = iterations.saturating_sub(1) / self.epoch_iters;
         let mut miou = [0.0; 2];
         for (slot, who) in miou.iter_mut().zip(["student", "teacher"]) {
-            let metrics = self.evaluate(who)?;
-            *slot = metrics.miou().unwrap_or(0.0);
-            observer.validated(epoch, who, &metrics);
+            *slot = match self.last_val {
+                Some((at, judged, miou)) if at == iterations && judged == who => miou,
+                _ => {
+                    let metrics = self.evaluate(who)?;
+                    observer.validated(epoch, who, &metrics);
+                    metrics.miou().unwrap_or(0.0)
+                }
+            };
         }
+        let warmup = iterations == 0 || self.session.schedule().is_warmup(iterations - 1);
+        self.picture(self.judged(warmup), FINAL_PICTURE)?;
         let summary = Summary {
             out: self.dir.path().to_path_buf(),
-            iterations: self.progress.iteration,
+            iterations,
             seconds: clock.elapsed().as_secs_f64(),
             best_miou: self.progress.best_miou,
             student_miou: miou[0],
             teacher_miou: miou[1],
         };
-        self.dir.log(&json!({
-            "iter": summary.iterations,
-            "end": {
-                "seconds": summary.seconds,
-                "best_miou": summary.best_miou,
-                "student_miou": summary.student_miou,
-                "teacher_miou": summary.teacher_miou,
-            },
-        }))?;
+        if iterations == self.session.schedule().total() {
+            self.dir.log(&json!({
+                "iter": summary.iterations,
+                "end": {
+                    "seconds": summary.seconds,
+                    "best_miou": summary.best_miou,
+                    "student_miou": summary.student_miou,
+                    "teacher_miou": summary.teacher_miou,
+                },
+            }))?;
+        }
         Ok(summary)
     }
 }

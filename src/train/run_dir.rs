@@ -89,7 +89,7 @@ impl RunDir {
 
     /// `samples/<name>.png`.
     pub fn sample(&self, name: &str) -> PathBuf {
-        self.path.join("samples").join(format!("{name}.png"))
+        sample_path(&self.path, name)
     }
 
     /// Appends one object to `metrics.jsonl`.
@@ -109,6 +109,11 @@ impl RunDir {
 /// `checkpoints/<name>.safetensors` of the run folder `dir`.
 pub fn checkpoint_path(dir: &Path, name: &str) -> PathBuf {
     dir.join("checkpoints").join(format!("{name}.safetensors"))
+}
+
+/// `samples/<name>.png` of the run folder `dir`.
+pub fn sample_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join("samples").join(format!("{name}.png"))
 }
 
 /// Whether a metrics line was written with at most `iteration` steps done.

@@ -249,6 +249,15 @@ impl Session {
         (self.arena.bytes(), self.transient.bytes())
     }
 
+    /// Bytes of both arenas that the run has touched, where the device can tell.
+    pub fn resident_bytes(&self) -> Option<usize> {
+        let arenas = [&self.arena, &self.transient];
+        arenas
+            .iter()
+            .map(|a| self.device.resident_bytes(a.id()))
+            .sum()
+    }
+
     /// The student's or the teacher's parameters.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Arenas of the CPU device and typed access to views.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 
 use memmap2::MmapMut;
 
@@ -28,6 +30,24 @@ impl Arenas {
 
     pub(super) fn free(&mut self, arena: ArenaId) {
         self.maps.remove(&arena.0);
+    }
+
+    /// Pages of the mapping that are in memory, by the kernel's page map.
+    pub(super) fn resident_bytes(&self, arena: ArenaId) -> Option<usize> {
+        const PAGE: usize = 4096;
+        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            return None;
+        }
+        let map = self.maps.get(&arena.0)?;
+        let (first, count) = (map.as_ptr() as usize / PAGE, map.len().div_ceil(PAGE));
+        let mut pagemap = File::open("/proc/self/pagemap").ok()?;
+        pagemap.seek(SeekFrom::Start(8 * first as u64)).ok()?;
+        let mut entries = vec![0u64; count];
+        pagemap
+            .read_exact(bytemuck::cast_slice_mut(&mut entries))
+            .ok()?;
+        // Bit 63: present; bit 62: swapped out.
+        Some(PAGE * entries.iter().filter(|&&e| e >> 62 != 0).count())
     }
 
     /// Base addresses for one call. The caller keeps the arenas alive while it uses them: the

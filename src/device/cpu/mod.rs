@@ -94,6 +94,10 @@ impl Device for CpuDevice {
         memory::available_bytes()
     }
 
+    fn resident_bytes(&self, arena: ArenaId) -> Option<usize> {
+        self.arenas.lock().ok()?.resident_bytes(arena)
+    }
+
     fn free(&self, arena: ArenaId) {
         if let Ok(mut arenas) = self.arenas.lock() {
             arenas.free(arena);
