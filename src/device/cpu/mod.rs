@@ -20,6 +20,7 @@ mod resize;
 #[cfg(test)]
 mod rig;
 mod rows;
+mod simd;
 #[cfg(test)]
 mod testing;
 mod upsample;

@@ -12,6 +12,7 @@ use super::memory::Ctx;
 use super::rows::{
     for_pixels, ins, outs, pixel, refuse_accumulate, task_pixels, want_shape, want_vector,
 };
+use super::simd::vectorised;
 use crate::error::{Error, Result};
 
 /// Pixels per statistics chunk: the chunk stays in a core's cache between its two passes, and f32
@@ -99,9 +100,15 @@ fn sum_pixels<'a, const K: usize>(
     }
 }
 
-/// Mean and sum of squared deviations per channel.
-fn moments(x: &[f32], view: &View) -> (Vec<f64>, Vec<f64>) {
-    let partials = Partials::collect(view, |pixels, sum, squares| {
+vectorised! {
+    /// Sums and squared deviations of a chunk of pixels.
+    fn chunk_moments(
+        x: &[f32],
+        view: &View,
+        pixels: std::ops::Range<usize>,
+        sum: &mut [f32],
+        squares: &mut [f32],
+    ) {
         sum_pixels(pixels.clone(), sum, |p| [pixel(x, view, p)], |[x]| x);
         let inv_n = 1.0 / pixels.len() as f32;
         let mean: Vec<f32> = sum.iter().map(|s| s * inv_n).collect();
@@ -111,6 +118,13 @@ fn moments(x: &[f32], view: &View) -> (Vec<f64>, Vec<f64>) {
             |p| [pixel(x, view, p), &mean],
             |[x, mean]| (x - mean) * (x - mean),
         );
+    }
+}
+
+/// Mean and sum of squared deviations per channel.
+fn moments(x: &[f32], view: &View) -> (Vec<f64>, Vec<f64>) {
+    let partials = Partials::collect(view, |pixels, sum, squares| {
+        chunk_moments(x, view, pixels, sum, squares);
     });
     let n = view.pixels() as f64;
     let mean: Vec<f64> = (partials.merge(|_, _, sum, _| sum).iter())
@@ -203,34 +217,72 @@ impl Affine<'_> {
             Some(view) => Some((cx.f32(view)?, view)),
             None => None,
         };
+        let residual = residual.as_ref();
         for_pixels(data, y, |i, row| {
-            match from.map(|from| pixel(from, x, i)) {
-                None => {
-                    for (y, (m, (s, b))) in row.iter_mut().zip(self.coefficients()) {
-                        *y = (*y - m) * s + b;
-                    }
-                }
-                Some(x) if onto_residual => {
-                    for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(self.coefficients()) {
-                        *y += (x - m) * s + b;
-                    }
-                }
-                Some(x) => {
-                    for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(self.coefficients()) {
-                        *y = (x - m) * s + b;
-                    }
-                }
-            }
-            if let Some((residual, view)) = residual {
-                for (y, &r) in row.iter_mut().zip(pixel(residual, view, i)) {
-                    *y += r;
-                }
-            }
+            let x = from.map(|from| pixel(from, x, i));
+            let residual = residual.map(|(data, view)| pixel(data, view, i));
+            affine_row(self, row, x, onto_residual, residual);
             if relu {
-                row.iter_mut().for_each(|y| *y = rectify(*y));
+                rectify_row(row);
             }
         });
         Ok(())
+    }
+}
+
+vectorised! {
+    /// One pixel without the ReLU: from `x`, or in place; onto the residual that `row` holds, or
+    /// with one from elsewhere.
+    fn affine_row(
+        affine: &Affine,
+        row: &mut [f32],
+        x: Option<&[f32]>,
+        onto_residual: bool,
+        residual: Option<&[f32]>,
+    ) {
+        match x {
+            None => {
+                for (y, (m, (s, b))) in row.iter_mut().zip(affine.coefficients()) {
+                    *y = (*y - m) * s + b;
+                }
+            }
+            Some(x) if onto_residual => {
+                for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(affine.coefficients()) {
+                    *y += (x - m) * s + b;
+                }
+            }
+            Some(x) => {
+                for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(affine.coefficients()) {
+                    *y = (x - m) * s + b;
+                }
+            }
+        }
+        for (y, &r) in row.iter_mut().zip(residual.unwrap_or_default()) {
+            *y += r;
+        }
+    }
+
+    /// A ReLU in place.
+    fn rectify_row(row: &mut [f32]) {
+        row.iter_mut().for_each(|y| *y = rectify(*y));
+    }
+
+    /// The gradient of a pixel through the ReLU whose output was `y`, in place.
+    fn mask_row(g: &mut [f32], y: &[f32]) {
+        for (g, &y) in g.iter_mut().zip(y) {
+            *g = masked(*g, y);
+        }
+    }
+
+    /// One pixel of dx from its dy' and x.
+    fn gradient_row(k: &Coefficients, dx: &mut [f32], g: &[f32], x: &[f32], add: bool) {
+        let slopes = k.mean.iter().zip(&k.slope);
+        let scales = k.offset.iter().zip(&k.scale);
+        let terms = g.iter().zip(x).zip(slopes.zip(scales));
+        for (dx, ((g, x), ((mean, slope), (offset, scale)))) in dx.iter_mut().zip(terms) {
+            let old = if add { *dx } else { 0.0 };
+            *dx = old + scale * ((g - offset) - (x - mean) * slope);
+        }
     }
 }
 
@@ -269,21 +321,48 @@ pub(super) fn backward(cx: &Ctx, call: &Call, relu: bool) -> Result<()> {
 
 /// Per chunk and channel: Σ dy' and Σ dy'·(x − mean), dy' the gradient behind the ReLU.
 fn gradient_sums(cx: &Ctx, maps: [&View; 3], mean: &[f32], relu: bool) -> Result<Partials> {
-    let [dyv, xv, yv] = maps;
-    let (dy, x, y) = (cx.f32(dyv)?, cx.f32(xv)?, cx.f32(yv)?);
-    let rows = |p| [pixel(dy, dyv, p), pixel(x, xv, p), mean];
-    let rows_y = |p| [pixel(dy, dyv, p), pixel(x, xv, p), mean, pixel(y, yv, p)];
-    Ok(Partials::collect(dyv, |pixels, sum, sum_x| {
+    let data = [cx.f32(maps[0])?, cx.f32(maps[1])?, cx.f32(maps[2])?];
+    Ok(Partials::collect(maps[0], |pixels, sum, sum_x| {
         if relu {
-            let both = |p| [pixel(dy, dyv, p), pixel(y, yv, p)];
-            sum_pixels(pixels.clone(), sum, both, |[dy, y]| masked(dy, y));
-            let term = |[dy, x, mean, y]: [f32; 4]| masked(dy, y) * (x - mean);
-            sum_pixels(pixels, sum_x, rows_y, term);
+            chunk_gradients_relu(data, maps, pixels, mean, sum, sum_x);
         } else {
-            sum_pixels(pixels.clone(), sum, |p| [pixel(dy, dyv, p)], |[dy]| dy);
-            sum_pixels(pixels, sum_x, rows, |[dy, x, mean]| dy * (x - mean));
+            chunk_gradients(data, maps, pixels, mean, sum, sum_x);
         }
     }))
+}
+
+vectorised! {
+    /// Both sums of a chunk of pixels, without a ReLU.
+    fn chunk_gradients(
+        data: [&[f32]; 3],
+        views: [&View; 3],
+        pixels: std::ops::Range<usize>,
+        mean: &[f32],
+        sum: &mut [f32],
+        sum_x: &mut [f32],
+    ) {
+        let row = |i: usize, p| pixel(data[i], views[i], p);
+        sum_pixels(pixels.clone(), sum, |p| [row(0, p)], |[dy]| dy);
+        let term = |[dy, x, mean]: [f32; 3]| dy * (x - mean);
+        sum_pixels(pixels, sum_x, |p| [row(0, p), row(1, p), mean], term);
+    }
+
+    /// Both sums of a chunk of pixels, behind a ReLU.
+    fn chunk_gradients_relu(
+        data: [&[f32]; 3],
+        views: [&View; 3],
+        pixels: std::ops::Range<usize>,
+        mean: &[f32],
+        sum: &mut [f32],
+        sum_x: &mut [f32],
+    ) {
+        let row = |i: usize, p| pixel(data[i], views[i], p);
+        let both = |p| [row(0, p), row(2, p)];
+        sum_pixels(pixels.clone(), sum, both, |[dy, y]| masked(dy, y));
+        let all = |p| [row(0, p), row(1, p), mean, row(2, p)];
+        let term = |[dy, x, mean, y]: [f32; 4]| masked(dy, y) * (x - mean);
+        sum_pixels(pixels, sum_x, all, term);
+    }
 }
 
 /// `dx = scale·((dy' − offset) − (x − mean)·slope)` per channel.
@@ -316,9 +395,7 @@ impl Coefficients<'_> {
                 (None, None) => {}
             }
             if relu {
-                for (g, &y) in g.iter_mut().zip(pixel(y, yv, p)) {
-                    *g = masked(*g, y);
-                }
+                mask_row(g, pixel(y, yv, p));
             }
         };
         let c = dxv.channels();
@@ -331,7 +408,7 @@ impl Coefficients<'_> {
                 for (i, dx) in dx.chunks_mut(dxv.ld).enumerate() {
                     let (p, dx) = (task * tasks + i, &mut dx[..c]);
                     load(&mut g, p, dx_is_dy.then_some(&*dx));
-                    self.row(dx, &g, pixel(x, xv, p), add);
+                    gradient_row(self, dx, &g, pixel(x, xv, p), add);
                 }
             }),
             Some(rv) => {
@@ -348,24 +425,12 @@ impl Coefficients<'_> {
                         } else {
                             dr.copy_from_slice(&g);
                         }
-                        self.row(dx, &g, pixel(x, xv, p), add);
+                        gradient_row(self, dx, &g, pixel(x, xv, p), add);
                     }
                 });
             }
         }
         Ok(())
-    }
-
-    /// One pixel of dx from its dy' and x.
-    #[inline(always)]
-    fn row(&self, dx: &mut [f32], g: &[f32], x: &[f32], add: bool) {
-        let slopes = self.mean.iter().zip(&self.slope);
-        let scales = self.offset.iter().zip(&self.scale);
-        let terms = g.iter().zip(x).zip(slopes.zip(scales));
-        for (dx, ((g, x), ((mean, slope), (offset, scale)))) in dx.iter_mut().zip(terms) {
-            let old = if add { *dx } else { 0.0 };
-            *dx = old + scale * ((g - offset) - (x - mean) * slope);
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::super::op::Window;
 use super::super::{Call, View};
 use super::memory::Ctx;
 use super::rows::{for_pixels, ins, outs, pixel, task_pixels, want_shape};
+use super::simd::vectorised;
 use crate::error::{Error, Result};
 
 /// One pooled axis: output position and tap to input position.
@@ -101,31 +102,20 @@ pub(super) fn max_pool(cx: &Ctx, call: &Call, size: usize, window: Window) -> Re
     Ok(())
 }
 
-/// Channels compared at a time.
-const BLOCK: usize = 16;
-
-/// Keeps the larger value and its tap; the earlier tap on a tie, NaN over everything. Selects
-/// instead of branches, over fixed blocks, so that the compiler vectorises it.
-#[inline(always)]
-fn keep_larger(best: &mut [f32], taps: &mut [u8], values: &[f32], tap: u8, first: bool) {
-    if first {
-        best.copy_from_slice(values);
-        taps.fill(tap);
-        return;
-    }
-    let larger = |v: f32, best: f32| (v > best) | v.is_nan();
-    let (bests, best_rest) = best.as_chunks_mut::<BLOCK>();
-    let (tap_blocks, taps_rest) = taps.as_chunks_mut::<BLOCK>();
-    let (blocks, rest) = values.as_chunks::<BLOCK>();
-    for ((best, t), v) in bests.iter_mut().zip(tap_blocks).zip(blocks) {
-        let take: [bool; BLOCK] = std::array::from_fn(|i| larger(v[i], best[i]));
-        *best = std::array::from_fn(|i| if take[i] { v[i] } else { best[i] });
-        *t = std::array::from_fn(|i| if take[i] { tap } else { t[i] });
-    }
-    for ((best, t), &v) in best_rest.iter_mut().zip(taps_rest).zip(rest) {
-        let take = larger(v, *best);
-        *best = if take { v } else { *best };
-        *t = if take { tap } else { *t };
+vectorised! {
+    /// Keeps the larger value and its tap; the earlier tap on a tie, NaN over everything. Selects
+    /// instead of branches, so that the compiler vectorises it.
+    fn keep_larger(best: &mut [f32], taps: &mut [u8], values: &[f32], tap: u8, first: bool) {
+        if first {
+            best.copy_from_slice(values);
+            taps.fill(tap);
+            return;
+        }
+        for ((best, t), &v) in best.iter_mut().zip(taps).zip(values) {
+            let take = (v > *best) | v.is_nan();
+            *best = if take { v } else { *best };
+            *t = if take { tap } else { *t };
+        }
     }
 }
 

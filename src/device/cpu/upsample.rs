@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use super::super::View;
 use super::memory::Ctx;
 use super::mismatch;
-use super::vmath::{PAD, padded};
+use super::simd::vectorised;
+use super::vmath::{LANES, PAD, padded};
 use crate::error::Result;
 
 /// Where one output coordinate reads: `(1 − t)·lo + t·hi`.
@@ -131,14 +132,13 @@ impl<'a> Upsample<'a> {
             let b = &self.logits[(hi + x) * self.ld..][..self.classes];
             mix(&mut out[..self.classes], a, b, tap.t);
         }
-        let pixels = rows.full.chunks_exact_mut(self.stride);
-        for (tap, out) in self.xs.iter().zip(pixels) {
-            let a = &rows.low[tap.lo * self.stride..][..self.stride];
-            let b = &rows.low[tap.hi * self.stride..][..self.stride];
-            mix(&mut out[..self.stride], a, b, tap.t);
-            // The padding must stay where exp is 0 whatever the weights round to.
-            out[self.classes..].fill(PAD);
-        }
+        spread(
+            &rows.low,
+            &mut rows.full,
+            &self.xs,
+            self.classes,
+            self.stride,
+        );
     }
 
     /// Runs `each(row, rows)` over all output rows in parallel; results come in row order.
@@ -156,6 +156,22 @@ impl<'a> Upsample<'a> {
                 },
             )
             .collect()
+    }
+}
+
+vectorised! {
+    /// Interpolates a row of padded pixels horizontally.
+    fn spread(low: &[f32], full: &mut [f32], xs: &[Tap], classes: usize, stride: usize) {
+        for (tap, out) in xs.iter().zip(full.chunks_exact_mut(stride)) {
+            let a = &low[tap.lo * stride..][..stride];
+            let b = &low[tap.hi * stride..][..stride];
+            let blocks = a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0);
+            for (out, (a, b)) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(blocks) {
+                mix(out, a, b, tap.t);
+            }
+            // The padding must stay where exp is 0 whatever the weights round to.
+            out[classes..].fill(PAD);
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Written over fixed blocks of [`LANES`] so that the compiler vectorises it for any instruction
 //! set and the order of every sum is the same on all of them.
 
+use super::simd::vectorised;
+
 /// Width of the blocks that sums run over.
 pub(super) const LANES: usize = 8;
 
@@ -66,19 +68,32 @@ fn fold(v: [f32; LANES]) -> f32 {
     ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 
-/// Σ a·b of two vectors of one length.
-#[inline]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a8, a_rest) = a.as_chunks::<LANES>();
-    let (b8, b_rest) = b.as_chunks::<LANES>();
+/// Sum of a padded pixel, in blocks.
+#[inline(always)]
+fn sum(e: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
-    for (x, y) in a8.iter().zip(b8) {
+    for block in e.as_chunks::<LANES>().0 {
         for i in 0..LANES {
-            sums[i] += x[i] * y[i];
+            sums[i] += block[i];
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
-    fold(sums) + rest
+    fold(sums)
+}
+
+vectorised! {
+    /// Σ a·b of two vectors of one length.
+    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let (a8, a_rest) = a.as_chunks::<LANES>();
+        let (b8, b_rest) = b.as_chunks::<LANES>();
+        let mut sums = [0.0; LANES];
+        for (x, y) in a8.iter().zip(b8) {
+            for i in 0..LANES {
+                sums[i] += x[i] * y[i];
+            }
+        }
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
+        fold(sums) + rest
+    }
 }
 
 /// Softmax of one pixel, unnormalised.
@@ -128,59 +143,41 @@ pub(super) fn arg_max(x: &[f32]) -> (usize, f32) {
     (argmax, max)
 }
 
-/// Softmax of a padded pixel: writes e^(x − max) to `e`.
-#[inline(always)]
-pub(super) fn softmax(x: &[f32], e: &mut [f32]) -> Softmax {
-    let (argmax, max) = arg_max(x);
-    let (xs, _) = x.as_chunks::<LANES>();
-    let (es, _) = e.as_chunks_mut::<LANES>();
-    for (x, e) in xs.iter().zip(es.iter_mut()) {
-        for i in 0..LANES {
-            e[i] = exp(x[i] - max);
+vectorised! {
+    /// Softmax of a padded pixel: writes e^(x − max) to `e`.
+    pub(super) fn softmax(x: &[f32], e: &mut [f32]) -> Softmax {
+        let (argmax, max) = arg_max(x);
+        // One plain loop: over fixed blocks the compiler unrolls it and leaves half of it scalar.
+        for (x, e) in x.iter().zip(e.iter_mut()) {
+            *e = exp(x - max);
+        }
+        let at_max = e[argmax];
+        e[argmax] = 0.0;
+        let others = sum(e);
+        e[argmax] = at_max;
+        Softmax {
+            argmax,
+            max,
+            others,
         }
     }
-    let at_max = e[argmax];
-    e[argmax] = 0.0;
-    let mut sums = [0.0; LANES];
-    for block in e.as_chunks::<LANES>().0 {
-        for i in 0..LANES {
-            sums[i] += block[i];
-        }
-    }
-    e[argmax] = at_max;
-    Softmax {
-        argmax,
-        max,
-        others: fold(sums),
-    }
-}
 
-/// −Σ p·ln(p + eps) of a padded pixel from its softmax.
-#[inline(always)]
-pub(super) fn entropy(x: &[f32], e: &[f32], s: Softmax, log_eps: f32) -> f32 {
-    let inverse = 1.0 / s.sum();
-    let mut sums = [0.0; LANES];
-    let blocks = x
-        .as_chunks::<LANES>()
-        .0
-        .iter()
-        .zip(e.as_chunks::<LANES>().0);
-    if log_eps > 0.0 {
-        for (_, e) in blocks {
-            for i in 0..LANES {
-                let p = e[i] * inverse;
-                sums[i] += p * ln(p + log_eps);
+    /// −Σ p·ln(p + eps) of a padded pixel from its softmax, which it uses up.
+    pub(super) fn entropy(x: &[f32], e: &mut [f32], s: Softmax, log_eps: f32) -> f32 {
+        let inverse = 1.0 / s.sum();
+        if log_eps > 0.0 {
+            for e in e.iter_mut() {
+                let p = *e * inverse;
+                *e = p * ln(p + log_eps);
             }
-        }
-        -fold(sums)
-    } else {
-        // H = ln Σe − Σ e·(x − max) / Σe: one logarithm instead of one per class.
-        for (x, e) in blocks {
-            for i in 0..LANES {
-                sums[i] += e[i] * (x[i] - s.max);
+            -sum(e)
+        } else {
+            // H = ln Σe − Σ e·(x − max) / Σe: one logarithm instead of one per class.
+            for (x, e) in x.iter().zip(e.iter_mut()) {
+                *e *= x - s.max;
             }
+            s.ln_sum() - sum(e) * inverse
         }
-        s.ln_sum() - fold(sums) * inverse
     }
 }
 
