@@ -325,7 +325,7 @@ mod tests {
         let mut counts = [0usize; CLASSES];
         for i in 0..val.len() {
             let image = val.render(i);
-            assert_eq!(image.rgb.len(), 3 * 96 * 96);
+            assert_eq!(image.rgb.len(), 3 * val.size() * val.size());
             for class in image.label.unwrap() {
                 counts[usize::from(class)] += 1;
             }
