@@ -199,6 +199,15 @@ impl Observer for Display {
             100.0 * summary.best_miou,
             summary.out.display()
         );
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let measured = summary
+            .measured_bytes
+            .map_or("unknown here".into(), |b| format!("{:.1} MiB", mib(b)));
+        println!(
+            "{}: memory of the step: planned {:.1} MiB, measured {measured}",
+            self.title,
+            mib(summary.planned_bytes)
+        );
     }
 }
 

@@ -63,6 +63,10 @@ pub struct Summary {
     pub student_miou: f64,
     /// EMA teacher's mIoU at the end, 0–1.
     pub teacher_miou: f64,
+    /// Bytes that the plan gave the step: state and activations.
+    pub planned_bytes: usize,
+    /// Bytes of them that the run touched, where the device can tell.
+    pub measured_bytes: Option<usize>,
 }
 
 /// Told what happens, as it happens.
@@ -355,6 +359,7 @@ impl Trainer {
         }
         let warmup = iterations == 0 || self.session.schedule().is_warmup(iterations - 1);
         self.picture(self.judged(warmup), FINAL_PICTURE)?;
+        let (state, transient) = self.session.bytes();
         let summary = Summary {
             out: self.dir.path().to_path_buf(),
             iterations,
@@ -362,6 +367,8 @@ impl Trainer {
             best_miou: self.progress.best_miou,
             student_miou: miou[0],
             teacher_miou: miou[1],
+            planned_bytes: state + transient,
+            measured_bytes: self.session.resident_bytes(),
         };
         if iterations == self.session.schedule().total() {
             self.dir.log(&json!({
