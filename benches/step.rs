@@ -87,7 +87,7 @@ struct Args {
     /// Serve this case's engine side on stdin and stdout
     #[arg(long, hide = true)]
     engine: Option<Case>,
-    /// Passed by cargo
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -96,6 +96,11 @@ fn main() -> Result<()> {
     let args = Args::parse();
     if let Some(case) = args.engine {
         return engine::serve(case, args.threads);
+    }
+    if !args.bench {
+        // `cargo test --all-targets` runs bench binaries too; minutes of timing are no test.
+        println!("measures only under `cargo bench --bench step`");
+        return Ok(());
     }
     ensure!(args.repeats > 0, "--repeats must be at least 1");
     let threads = match args.threads {

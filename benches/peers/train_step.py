@@ -103,14 +103,17 @@ class Bank:
 
     def __init__(self):
         self.rows = torch.zeros(CLASSES, args.bank, REP)
+        self.inv_norm = torch.zeros(CLASSES, args.bank)
         self.next = [0] * CLASSES
         self.held = [0] * CLASSES
 
     def push(self, c, values):
         values = values[-args.bank :]
+        inv_norm = 1 / values.norm(dim=1).clamp(min=1e-8)
         first = min(len(values), args.bank - self.next[c])
-        self.rows[c, self.next[c] : self.next[c] + first] = values[:first]
-        self.rows[c, : len(values) - first] = values[first:]
+        for ring, new in ((self.rows[c], values), (self.inv_norm[c], inv_norm)):
+            ring[self.next[c] : self.next[c] + first] = new[:first]
+            ring[: len(values) - first] = new[first:]
         self.next[c] = (self.next[c] + len(values)) % args.bank
         self.held[c] = min(self.held[c] + len(values), args.bank)
 
@@ -136,26 +139,37 @@ def partition(logits, rep, label, label_u, entropy, gamma, bank):
     return rows(anchors)
 
 
+@torch.no_grad()
 def contrast(rep, anchors, bank):
-    """Loss and its gradient to `rep`; class by class, so that no [C, M, N, D] ever exists."""
-    features = rows(rep.detach())
+    """Loss and its gradient to `rep`, by hand: autograd would keep a copy of every drawn negative,
+    and cosine_similarity would write three more."""
+    features = rows(rep)
     counts = anchors.sum(0)
-    prototypes = (anchors.float().T @ features) / counts.clamp(min=1)[:, None]
+    prototypes = F.normalize((anchors.float().T @ features) / counts.clamp(min=1)[:, None], dim=1)
     valid = [c for c in range(CLASSES) if counts[c] > 0 and bank.held[c] > 0]
-    loss, gradient = 0.0, torch.zeros_like(features)
+    loss, pixels, gradients = 0.0, [], []
     for c in valid:
-        pixels = anchors[:, c].nonzero()[:, 0]
-        pixels = pixels[torch.randint(len(pixels), (ANCHORS,))]
-        drawn = bank.rows[c][torch.randint(bank.held[c], (ANCHORS * NEGATIVES,))]
-        others = torch.cat([prototypes[c].expand(ANCHORS, 1, REP), drawn.view(ANCHORS, NEGATIVES, REP)], 1)
-        z = features[pixels].requires_grad_()
-        similarity = F.cosine_similarity(z[:, None], others, dim=2) / TEMPERATURE
-        term = F.cross_entropy(similarity, torch.zeros(ANCHORS, dtype=torch.long)) / len(valid)
-        (dz,) = torch.autograd.grad(term, z)
-        gradient.index_add_(0, pixels, dz)
-        loss += term.item()
+        candidates = anchors[:, c].nonzero()[:, 0]
+        pixels.append(candidates[torch.randint(len(candidates), (ANCHORS,))])
+        z = features[pixels[-1]]
+        norm = z.norm(dim=1, keepdim=True).clamp(min=1e-8)
+        unit = z / norm
+        drawn = torch.randint(bank.held[c], (ANCHORS * NEGATIVES,))
+        inv_norm = bank.inv_norm[c][drawn].view(ANCHORS, NEGATIVES)
+        negatives = bank.rows[c].index_select(0, drawn).view(ANCHORS, NEGATIVES, REP)
+        unlike = torch.bmm(negatives, unit[:, :, None])[:, :, 0] * inv_norm
+        similarity = torch.cat([(unit @ prototypes[c])[:, None], unlike], 1) / TEMPERATURE
+        log_p = similarity.log_softmax(1)
+        loss -= log_p[:, 0].mean().item() / len(valid)
+        d = log_p.exp() / (TEMPERATURE * ANCHORS * len(valid))
+        d[:, 0] -= 1 / (TEMPERATURE * ANCHORS * len(valid))
+        d_unit = torch.bmm((d[:, 1:] * inv_norm)[:, None], negatives)[:, 0] + d[:, :1] * prototypes[c]
+        gradients.append((d_unit - (d_unit * unit).sum(1, keepdim=True) * unit) / norm)
+    gradient = torch.zeros_like(features)
+    if valid:
+        gradient.index_add_(0, torch.cat(pixels), torch.cat(gradients), alpha=CONTRAST_WEIGHT)
     b, d, h, w = rep.shape
-    return loss, CONTRAST_WEIGHT * gradient.view(b, h, w, d).permute(0, 3, 1, 2)
+    return loss, gradient.view(b, h, w, d).permute(0, 3, 1, 2)
 
 
 class Trainer:
