@@ -117,7 +117,7 @@ fn a_step_takes_the_memory_that_was_planned() {
     for which in ["labeled", "unlabeled"] {
         let staged = Staged {
             images: (0..2 * 3 * cap)
-                .map(|i| (i * 2_654_435_761 >> 9) as u8)
+                .map(|i| ((i * 2_654_435_761) >> 9) as u8)
                 .collect(),
             labels: (0..2 * cap).map(|i| (i / 500 % 6) as u8).collect(),
             sizes: vec![97; 4],
