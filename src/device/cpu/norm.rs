@@ -217,72 +217,34 @@ impl Affine<'_> {
             Some(view) => Some((cx.f32(view)?, view)),
             None => None,
         };
-        let residual = residual.as_ref();
         for_pixels(data, y, |i, row| {
-            let x = from.map(|from| pixel(from, x, i));
-            let residual = residual.map(|(data, view)| pixel(data, view, i));
-            affine_row(self, row, x, onto_residual, residual);
+            match from.map(|from| pixel(from, x, i)) {
+                None => {
+                    for (y, (m, (s, b))) in row.iter_mut().zip(self.coefficients()) {
+                        *y = (*y - m) * s + b;
+                    }
+                }
+                Some(x) if onto_residual => {
+                    for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(self.coefficients()) {
+                        *y += (x - m) * s + b;
+                    }
+                }
+                Some(x) => {
+                    for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(self.coefficients()) {
+                        *y = (x - m) * s + b;
+                    }
+                }
+            }
+            if let Some((residual, view)) = residual {
+                for (y, &r) in row.iter_mut().zip(pixel(residual, view, i)) {
+                    *y += r;
+                }
+            }
             if relu {
-                rectify_row(row);
+                row.iter_mut().for_each(|y| *y = rectify(*y));
             }
         });
         Ok(())
-    }
-}
-
-vectorised! {
-    /// One pixel without the ReLU: from `x`, or in place; onto the residual that `row` holds, or
-    /// with one from elsewhere.
-    fn affine_row(
-        affine: &Affine,
-        row: &mut [f32],
-        x: Option<&[f32]>,
-        onto_residual: bool,
-        residual: Option<&[f32]>,
-    ) {
-        match x {
-            None => {
-                for (y, (m, (s, b))) in row.iter_mut().zip(affine.coefficients()) {
-                    *y = (*y - m) * s + b;
-                }
-            }
-            Some(x) if onto_residual => {
-                for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(affine.coefficients()) {
-                    *y += (x - m) * s + b;
-                }
-            }
-            Some(x) => {
-                for ((y, x), (m, (s, b))) in row.iter_mut().zip(x).zip(affine.coefficients()) {
-                    *y = (x - m) * s + b;
-                }
-            }
-        }
-        for (y, &r) in row.iter_mut().zip(residual.unwrap_or_default()) {
-            *y += r;
-        }
-    }
-
-    /// A ReLU in place.
-    fn rectify_row(row: &mut [f32]) {
-        row.iter_mut().for_each(|y| *y = rectify(*y));
-    }
-
-    /// The gradient of a pixel through the ReLU whose output was `y`, in place.
-    fn mask_row(g: &mut [f32], y: &[f32]) {
-        for (g, &y) in g.iter_mut().zip(y) {
-            *g = masked(*g, y);
-        }
-    }
-
-    /// One pixel of dx from its dy' and x.
-    fn gradient_row(k: &Coefficients, dx: &mut [f32], g: &[f32], x: &[f32], add: bool) {
-        let slopes = k.mean.iter().zip(&k.slope);
-        let scales = k.offset.iter().zip(&k.scale);
-        let terms = g.iter().zip(x).zip(slopes.zip(scales));
-        for (dx, ((g, x), ((mean, slope), (offset, scale)))) in dx.iter_mut().zip(terms) {
-            let old = if add { *dx } else { 0.0 };
-            *dx = old + scale * ((g - offset) - (x - mean) * slope);
-        }
     }
 }
 
@@ -395,7 +357,9 @@ impl Coefficients<'_> {
                 (None, None) => {}
             }
             if relu {
-                mask_row(g, pixel(y, yv, p));
+                for (g, &y) in g.iter_mut().zip(pixel(y, yv, p)) {
+                    *g = masked(*g, y);
+                }
             }
         };
         let c = dxv.channels();
@@ -408,7 +372,7 @@ impl Coefficients<'_> {
                 for (i, dx) in dx.chunks_mut(dxv.ld).enumerate() {
                     let (p, dx) = (task * tasks + i, &mut dx[..c]);
                     load(&mut g, p, dx_is_dy.then_some(&*dx));
-                    gradient_row(self, dx, &g, pixel(x, xv, p), add);
+                    self.row(dx, &g, pixel(x, xv, p), add);
                 }
             }),
             Some(rv) => {
@@ -425,12 +389,24 @@ impl Coefficients<'_> {
                         } else {
                             dr.copy_from_slice(&g);
                         }
-                        gradient_row(self, dx, &g, pixel(x, xv, p), add);
+                        self.row(dx, &g, pixel(x, xv, p), add);
                     }
                 });
             }
         }
         Ok(())
+    }
+
+    /// One pixel of dx from its dy' and x.
+    #[inline(always)]
+    fn row(&self, dx: &mut [f32], g: &[f32], x: &[f32], add: bool) {
+        let slopes = self.mean.iter().zip(&self.slope);
+        let scales = self.offset.iter().zip(&self.scale);
+        let terms = g.iter().zip(x).zip(slopes.zip(scales));
+        for (dx, ((g, x), ((mean, slope), (offset, scale)))) in dx.iter_mut().zip(terms) {
+            let old = if add { *dx } else { 0.0 };
+            *dx = old + scale * ((g - offset) - (x - mean) * slope);
+        }
     }
 }
 
