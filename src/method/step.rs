@@ -57,8 +57,6 @@ pub struct Outputs {
     pub disagreement: Option<TensorId>,
     /// Ground truth (row) against kept pseudo-labels (column), `[C, C]`.
     pub pseudo: Option<TensorId>,
-    /// Logits of the student on the whole batch (kept only when asked for).
-    pub logits: Option<TensorId>,
 }
 
 /// Images of a step, however they came to be.
@@ -81,7 +79,6 @@ pub struct StepBuilder<'a> {
     pub(super) rng: TensorId,
     scalars: TensorId,
     pub(super) out: Outputs,
-    keep_logits: bool,
 }
 
 impl<'a> StepBuilder<'a> {
@@ -102,14 +99,7 @@ impl<'a> StepBuilder<'a> {
             rng,
             scalars,
             out,
-            keep_logits: false,
         })
-    }
-
-    /// Keeps the student's logits readable after the step.
-    pub fn keep_logits(mut self) -> Self {
-        self.keep_logits = true;
-        self
     }
 
     /// A step on labels alone: warm-up, and supervised training. Reads staged images.
@@ -265,7 +255,7 @@ impl<'a> StepBuilder<'a> {
         let mut losses = Vec::new();
         self.supervised_loss(&student, images.labels, &mut losses)?;
         self.update(&losses, teacher_bn(cfg) == TeacherBn::Ema || supervised)?;
-        self.finish(student.logits)
+        self.finish()
     }
 
     fn u2pl_on(mut self, images: Images) -> Result<(Graph, Outputs)> {
@@ -308,14 +298,10 @@ impl<'a> StepBuilder<'a> {
             self.contrast_loss(&bank, rep, &mut losses)?;
         }
         self.update(&losses, ema_bn)?;
-        self.finish(student.logits)
+        self.finish()
     }
 
-    fn finish(mut self, logits: TensorId) -> Result<(Graph, Outputs)> {
-        if self.keep_logits {
-            self.graph.keep(logits);
-            self.out.logits = Some(logits);
-        }
+    fn finish(mut self) -> Result<(Graph, Outputs)> {
         let out = &self.out;
         let kept = [
             out.sup,
