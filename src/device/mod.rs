@@ -8,6 +8,7 @@
 //! copies and computes. Layout is NHWC for maps and K·R·S·C for convolution weights.
 
 pub mod cpu;
+pub mod gpu;
 pub mod op;
 pub mod philox;
 
@@ -20,6 +21,8 @@ use crate::error::Result;
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
+    /// bfloat16: activations and weight copies where the precision is bf16 (GPU devices only).
+    BF16,
     /// Byte: labels, raw images.
     U8,
     /// 32-bit unsigned: counts, indices, bit masks, random state.
@@ -31,6 +34,7 @@ impl DType {
     pub const fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::U32 => 4,
+            DType::BF16 => 2,
             DType::U8 => 1,
         }
     }

@@ -6,6 +6,12 @@
 //! Scalars are `f32 [1, 1, 1, n]`. `rng` is the `u32 [1, 1, 1, 4]` state
 //! `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
 //! "in/out" names an output whose previous contents are read.
+//!
+//! Where the precision is bf16 (GPU devices) some operands may be bf16 instead of f32: the maps of
+//! batch norm, ReLU, pooling, resize and dropout (all maps of a call alike, vectors stay f32); a
+//! convolution's `x`, `w`, `dy` (all alike), its `y` and `dx` (each f32 or bf16; bias, `dw` and
+//! `dbias` stay f32); `Copy` converts between the two; `SgdEma` and `Lerp` write bf16 copies
+//! beside the f32 originals. Arithmetic is f32 throughout, rounded once per element written.
 
 use super::View;
 
@@ -126,10 +132,11 @@ pub enum Op {
         /// The value.
         value: f32,
     },
-    /// Copies. ins: `[x]`; outs: `[y]`, same shape and dtype, any `ld` (accumulates, f32 only).
+    /// Copies. ins: `[x]`; outs: `[y]`, same shape, any `ld`; same dtype, or one of f32 and bf16
+    /// to the other (accumulates into f32 only).
     Copy,
     /// `dst ← m·dst + (1−m)·src`, exact copy at m = 0, untouched at m = 1.
-    /// ins: `[src f32, m f32[1]]`; outs: `[dst]` in/out.
+    /// ins: `[src f32, m f32[1]]`; outs: `[dst]` in/out, or `[dst, copy bf16]`: the new `dst`.
     Lerp,
     /// Weak augmentation: u8 images and labels to a normalised crop. Resize to
     /// `⌊h·s⌋ × ⌊w·s⌋`, at least 1 (s drawn per image; bilinear half-pixel on the image, nearest
@@ -366,7 +373,8 @@ pub enum Op {
     /// SGD with momentum as in PyTorch (`v ← μv + (g + wd·p); p ← p − (lr·lr_mult)·v`), then the
     /// EMA teacher `t ← m·t + (1−m)·p` when there is one (copied at m = 0, untouched at m = 1).
     /// ins: `[gradient flat, lr f32 [1], m f32 [1]]`; outs: `[parameter in/out, velocity in/out]`
-    /// (+ `teacher in/out`), all flat `[1,1,1,n]`.
+    /// (+ `teacher in/out`), all flat `[1,1,1,n]`; then, in bf16, a copy of the new parameter and
+    /// of the new teacher where there is one (gaps are left alone there too).
     SgdEma {
         /// Momentum μ.
         momentum: f32,

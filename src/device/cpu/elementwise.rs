@@ -21,6 +21,7 @@ pub(super) fn fill(cx: &Ctx, call: &Call, value: f32) -> Result<()> {
         DType::F32 => map(cx.f32_mut(y)?, y, |run| run.fill(value)),
         DType::U8 => map(cx.u8_mut(y)?, y, |run| run.fill(value as u8)),
         DType::U32 => map(cx.u32_mut(y)?, y, |run| run.fill(value as u32)),
+        DType::BF16 => return Err(mismatch("fill", "a type of this device", y)),
     }
     Ok(())
 }
@@ -37,6 +38,7 @@ pub(super) fn copy(cx: &Ctx, call: &Call) -> Result<()> {
             <[f32]>::copy_from_slice,
         ),
         (_, true) => return Err(mismatch("copy", "f32 to accumulate", x)),
+        (DType::BF16, _) => return Err(mismatch("copy", "a type of this device", x)),
         (DType::U8, _) => zip((cx.u8_mut(y)?, y), (cx.u8(x)?, x), <[u8]>::copy_from_slice),
         (DType::U32, _) => zip(
             (cx.u32_mut(y)?, y),

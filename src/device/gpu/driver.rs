@@ -1,0 +1,116 @@
+//! The seam below the launchers: memory, launches, streams. Two implementations: a CUDA GPU
+//! through the driver API, and the SIMT runtime that runs the same kernels on the host.
+
+use crate::error::Result;
+
+use super::kernels::KernelInfo;
+
+/// An address in device memory (in host memory on the SIMT runtime).
+#[repr(transparent)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    bytemuck::Pod,
+    bytemuck::Zeroable,
+)]
+pub struct Ptr(pub u64);
+
+impl Ptr {
+    /// No memory; what a kernel gets for an operand that the call does not have.
+    pub const NULL: Ptr = Ptr(0);
+
+    /// `bytes` further on.
+    pub fn byte_add(self, bytes: usize) -> Ptr {
+        Ptr(self.0 + bytes as u64)
+    }
+}
+
+/// What a launcher may have to know of the hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streaming multiprocessors: blocks that can run at once are a small multiple.
+    pub multiprocessors: u32,
+    /// Dynamic shared memory that a block may ask for, bytes.
+    pub shared_bytes: u32,
+    /// Compute capability, major * 10 + minor.
+    pub arch: u32,
+}
+
+/// A recorded sequence of launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphId(pub u32);
+
+/// Memory and launches on one device. All work is on one stream, in order; only `download` and
+/// `synchronize` wait for it.
+pub trait Driver: Send + Sync {
+    /// Short name (`cuda:0`, `simt`).
+    fn name(&self) -> String;
+
+    /// The hardware's limits.
+    fn limits(&self) -> Limits;
+
+    /// Zeroed memory, aligned to at least 256 bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when it is not there, with what is free.
+    fn alloc(&self, bytes: usize) -> Result<Ptr>;
+
+    /// Releases what `alloc` gave, after the work that uses it.
+    fn free(&self, ptr: Ptr);
+
+    /// Bytes that can still be allocated, where known.
+    fn free_bytes(&self) -> Option<usize>;
+
+    /// Copies host bytes to the device, in stream order. `bytes` may be reused at once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()>;
+
+    /// Copies device bytes to the host; waits for all work before it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails, now or in the work before.
+    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()>;
+
+    /// Queues one launch. `grid` has no zero; `args` is the kernel's argument struct.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] naming the kernel.
+    fn launch(
+        &self,
+        kernel: &KernelInfo,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        args: &[u8],
+    ) -> Result<()>;
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when some of it failed.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Records the launches that `work` makes instead of running them; `None` where the driver
+    /// cannot record (then nothing was run and `work` was not called).
+    ///
+    /// # Errors
+    /// That of `work`, or [`crate::Error::Device`] when recording fails.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>>;
+
+    /// Queues a recorded sequence.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn replay(&self, graph: GraphId) -> Result<()>;
+
+    /// Drops a recorded sequence.
+    fn forget(&self, graph: GraphId);
+}

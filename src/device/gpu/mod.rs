@@ -1,0 +1,287 @@
+//! The GPU devices: one set of launchers over a [`Driver`].
+//!
+//! A launcher turns one [`Call`] into kernel launches: it checks the operands, works out the grid
+//! and fills argument structs. Launchers know nothing of CUDA's API, so the SIMT runtime tests
+//! every line of them without a GPU.
+
+pub mod driver;
+mod elementwise;
+pub mod kernels;
+#[cfg(feature = "simt")]
+pub mod simt;
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use super::{ArenaId, Call, DType, Device, Op, View};
+use crate::error::{Error, Result};
+use driver::{Driver, Limits, Ptr};
+use kernels::{Kernel, Map};
+
+/// How convolutions multiply fp32 maps. Maps of bf16 always use bf16 tensor cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MathMode {
+    /// Exact fp32.
+    #[default]
+    Fp32,
+    /// tf32 tensor cores, fp32 accumulation.
+    Tf32,
+}
+
+/// A GPU, or what stands in for one, as a [`Device`].
+pub struct GpuDevice {
+    driver: Box<dyn Driver>,
+    math: MathMode,
+    arenas: Mutex<Arenas>,
+    constants: Mutex<HashMap<Vec<u8>, Ptr>>,
+}
+
+#[derive(Default)]
+struct Arenas {
+    next: u32,
+    live: HashMap<ArenaId, (Ptr, usize)>,
+}
+
+impl GpuDevice {
+    /// A device over `driver`.
+    pub fn new(driver: Box<dyn Driver>, math: MathMode) -> Self {
+        Self {
+            driver,
+            math,
+            arenas: Mutex::default(),
+            constants: Mutex::default(),
+        }
+    }
+
+    /// The driver.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    fn arenas(&self) -> Result<std::sync::MutexGuard<'_, Arenas>> {
+        self.arenas
+            .lock()
+            .map_err(|_| Error::internal("poisoned arena table"))
+    }
+
+    /// The address of a view, after checking that all of it lies in its arena.
+    fn address(&self, view: &View) -> Result<Ptr> {
+        let (base, bytes) = *self
+            .arenas()?
+            .live
+            .get(&view.arena)
+            .ok_or_else(|| Error::internal("a view of a freed arena"))?;
+        if view.offset + view.span_bytes() > bytes {
+            return Err(Error::internal(format!(
+                "view of {} bytes at {} in an arena of {bytes}",
+                view.span_bytes(),
+                view.offset
+            )));
+        }
+        Ok(base.byte_add(view.offset))
+    }
+
+    fn dense(&self, view: &View, bytes: usize) -> Result<Ptr> {
+        if !view.is_dense() || view.span_bytes() != bytes {
+            return Err(Error::internal(format!(
+                "host copy of {bytes} bytes to or from a view of {:?}, ld {}",
+                view.shape, view.ld
+            )));
+        }
+        self.address(view)
+    }
+}
+
+impl Device for GpuDevice {
+    fn name(&self) -> String {
+        self.driver.name()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<ArenaId> {
+        // An empty arena still needs an address of its own.
+        let ptr = self.driver.alloc(bytes.max(1))?;
+        let mut arenas = self.arenas()?;
+        let id = ArenaId(arenas.next);
+        arenas.next += 1;
+        arenas.live.insert(id, (ptr, bytes));
+        Ok(id)
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        self.driver.free_bytes()
+    }
+
+    fn resident_bytes(&self, arena: ArenaId) -> Option<usize> {
+        self.arenas()
+            .ok()?
+            .live
+            .get(&arena)
+            .map(|(_, bytes)| *bytes)
+    }
+
+    fn free(&self, arena: ArenaId) {
+        if let Ok(mut arenas) = self.arenas()
+            && let Some((ptr, _)) = arenas.live.remove(&arena)
+        {
+            self.driver.free(ptr);
+        }
+    }
+
+    fn write(&self, view: &View, bytes: &[u8]) -> Result<()> {
+        let ptr = self.dense(view, bytes.len())?;
+        self.driver.upload(ptr, bytes)
+    }
+
+    fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()> {
+        let ptr = self.dense(view, bytes.len())?;
+        self.driver.download(ptr, bytes)
+    }
+
+    fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
+        let _ = (op, ins, outs);
+        0
+    }
+
+    fn run(&self, call: &Call) -> Result<()> {
+        let cx = Launcher { device: self, call };
+        match &call.op {
+            Op::Fill { value } => elementwise::fill(&cx, *value),
+            other => Err(Error::internal(format!("{} has no launcher", other.name()))),
+        }
+    }
+}
+
+impl Drop for GpuDevice {
+    fn drop(&mut self) {
+        if let Ok(constants) = self.constants.get_mut() {
+            for (_, ptr) in constants.drain() {
+                self.driver.free(ptr);
+            }
+        }
+    }
+}
+
+/// What a launcher works with: one call on one device.
+struct Launcher<'a> {
+    device: &'a GpuDevice,
+    call: &'a Call,
+}
+
+impl Launcher<'_> {
+    fn limits(&self) -> Limits {
+        self.device.driver.limits()
+    }
+
+    fn math(&self) -> MathMode {
+        self.device.math
+    }
+
+    /// The workspace's address and size; its size is what `workspace_bytes` asked for.
+    fn workspace(&self) -> Result<(Ptr, usize)> {
+        match &self.call.workspace {
+            Some(view) => Ok((self.device.address(view)?, view.span_bytes())),
+            None => Ok((Ptr::NULL, 0)),
+        }
+    }
+
+    /// Input `i`, which must be there.
+    fn input(&self, i: usize) -> Result<&View> {
+        self.call
+            .ins
+            .get(i)
+            .ok_or_else(|| self.wrong(&format!("input {i} is missing")))
+    }
+
+    /// Output `i`, which must be there.
+    fn output(&self, i: usize) -> Result<&View> {
+        self.call
+            .outs
+            .get(i)
+            .ok_or_else(|| self.wrong(&format!("output {i} is missing")))
+    }
+
+    /// Address of a view of `dtype`; any layout.
+    fn ptr(&self, view: &View, dtype: DType) -> Result<Ptr> {
+        if view.dtype != dtype {
+            return Err(self.wrong(&format!("expected {dtype:?}, got {view:?}")));
+        }
+        self.device.address(view)
+    }
+
+    /// Address of a dense view of `dtype`.
+    fn dense(&self, view: &View, dtype: DType) -> Result<Ptr> {
+        if !view.is_dense() {
+            return Err(self.wrong(&format!("expected a dense view, got {view:?}")));
+        }
+        self.ptr(view, dtype)
+    }
+
+    /// A view as the kernels' `Map`.
+    fn map(&self, view: &View) -> Result<Map> {
+        let [n, h, w, c] = view.shape;
+        let size = |v: usize| u32::try_from(v).map_err(|_| self.wrong("a dimension over 2^32"));
+        Ok(Map {
+            data: self.device.address(view)?,
+            ld: view.ld as u64,
+            n: size(n)?,
+            h: size(h)?,
+            w: size(w)?,
+            c: size(c)?,
+        })
+    }
+
+    /// A small table in device memory, uploaded once per content and kept as long as the device.
+    /// The first run of a call makes it, so a recording finds it there.
+    fn constant<T: bytemuck::NoUninit>(&self, values: &[T]) -> Result<Ptr> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let mut constants = self
+            .device
+            .constants
+            .lock()
+            .map_err(|_| Error::internal("poisoned constant table"))?;
+        if let Some(ptr) = constants.get(bytes) {
+            return Ok(*ptr);
+        }
+        let ptr = self.device.driver.alloc(bytes.len().max(1))?;
+        self.device.driver.upload(ptr, bytes)?;
+        constants.insert(bytes.to_vec(), ptr);
+        Ok(ptr)
+    }
+
+    /// Launches `kernel` on `grid` blocks. An empty grid is no launch.
+    fn launch<A: bytemuck::NoUninit>(
+        &self,
+        kernel: Kernel<A>,
+        grid: [usize; 3],
+        shared_bytes: usize,
+        args: &A,
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let limits = [i32::MAX as usize, 65_535, 65_535];
+        let mut blocks = [0u32; 3];
+        for ((b, g), limit) in blocks.iter_mut().zip(grid).zip(limits) {
+            if g > limit {
+                return Err(self.wrong(&format!("{}: grid {grid:?}", kernel.info.name)));
+            }
+            *b = g as u32;
+        }
+        self.device.driver.launch(
+            &kernel.info,
+            blocks,
+            shared_bytes as u32,
+            bytemuck::bytes_of(args),
+        )
+    }
+
+    /// Blocks of a grid-stride loop over `items`: enough to fill the machine, no more than work.
+    fn stride_grid<A>(&self, kernel: &Kernel<A>, items: usize) -> [usize; 3] {
+        let full = self.limits().multiprocessors as usize * 16;
+        [items.div_ceil(kernel.info.threads as usize).min(full), 1, 1]
+    }
+
+    fn wrong(&self, problem: &str) -> Error {
+        Error::internal(format!("{}: {problem}", self.call.op.name()))
+    }
+}
