@@ -24,3 +24,23 @@ pub(super) fn fill(cx: &Launcher, value: f32) -> Result<()> {
     };
     cx.launch(kernel, cx.stride_grid(&kernel, out.elements()), 0, &args)
 }
+
+pub(super) fn copy(cx: &Launcher) -> Result<()> {
+    Err(cx.wrong("has no launcher"))
+}
+
+pub(super) fn lerp(cx: &Launcher) -> Result<()> {
+    Err(cx.wrong("has no launcher"))
+}
+
+pub(super) fn relu(cx: &Launcher) -> Result<()> {
+    Err(cx.wrong("has no launcher"))
+}
+
+pub(super) fn relu_backward(cx: &Launcher) -> Result<()> {
+    Err(cx.wrong("has no launcher"))
+}
+
+pub(super) fn dropout2d(cx: &Launcher, _p: f32, _stream: u32) -> Result<()> {
+    Err(cx.wrong("has no launcher"))
+}

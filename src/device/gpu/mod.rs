@@ -4,9 +4,20 @@
 //! and fills argument structs. Launchers know nothing of CUDA's API, so the SIMT runtime tests
 //! every line of them without a GPU.
 
+mod augment;
+mod contrast;
+mod conv;
 pub mod driver;
 mod elementwise;
+mod entropy;
 pub mod kernels;
+mod loss;
+mod metrics;
+mod mix;
+mod norm;
+mod optimizer;
+mod pool;
+mod resize;
 #[cfg(feature = "simt")]
 pub mod simt;
 
@@ -138,15 +149,105 @@ impl Device for GpuDevice {
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
-        let _ = (op, ins, outs);
-        0
+        let limits = &self.driver.limits();
+        match op {
+            Op::Conv(_) | Op::ConvDgrad(_) | Op::ConvWgrad(_) => {
+                conv::workspace(limits, op, ins, outs)
+            }
+            Op::BatchNorm { .. } | Op::BatchNormEval { .. } | Op::BatchNormBackward { .. } => {
+                norm::workspace(limits, op, ins, outs)
+            }
+            Op::MaxPool { .. }
+            | Op::MaxPoolBackward { .. }
+            | Op::GlobalAvgPool
+            | Op::GlobalAvgPoolBackward => pool::workspace(limits, op, ins, outs),
+            Op::Resize | Op::ResizeBackward => resize::workspace(limits, op, ins, outs),
+            Op::SgdEma { .. } => optimizer::workspace(limits, op, ins, outs),
+            Op::Augment(_) => augment::workspace(limits, op, ins, outs),
+            Op::Mix { .. } => mix::workspace(limits, op, ins, outs),
+            Op::SoftmaxEntropy { .. }
+            | Op::Percentile { .. }
+            | Op::KeepReliable { .. }
+            | Op::AddScores { .. }
+            | Op::FinishScores { .. } => entropy::workspace(limits, op, ins, outs),
+            Op::CrossEntropy { .. }
+            | Op::CrossEntropyBackward { .. }
+            | Op::TargetProbability { .. }
+            | Op::OhemThreshold { .. } => loss::workspace(limits, op, ins, outs),
+            Op::Confusion { .. } | Op::LabelConfusion { .. } => {
+                metrics::workspace(limits, op, ins, outs)
+            }
+            Op::Partition(_)
+            | Op::Compact { .. }
+            | Op::BankPush { .. }
+            | Op::Prototype
+            | Op::InfoNce(_)
+            | Op::InfoNceBackward(..) => contrast::workspace(limits, op, ins, outs),
+            Op::Fill { .. }
+            | Op::Copy
+            | Op::Lerp
+            | Op::Relu
+            | Op::ReluBackward
+            | Op::Dropout2d { .. } => 0,
+        }
     }
 
     fn run(&self, call: &Call) -> Result<()> {
         let cx = Launcher { device: self, call };
         match &call.op {
             Op::Fill { value } => elementwise::fill(&cx, *value),
-            other => Err(Error::internal(format!("{} has no launcher", other.name()))),
+            Op::Copy => elementwise::copy(&cx),
+            Op::Lerp => elementwise::lerp(&cx),
+            Op::Relu => elementwise::relu(&cx),
+            Op::ReluBackward => elementwise::relu_backward(&cx),
+            Op::Dropout2d { p, stream } => elementwise::dropout2d(&cx, *p, *stream),
+            Op::SgdEma { momentum, groups } => optimizer::sgd_ema(&cx, *momentum, groups),
+            Op::Augment(a) => augment::augment(&cx, a),
+            Op::Mix {
+                kind,
+                prob,
+                ignore,
+                stream,
+            } => mix::mix(&cx, *kind, *prob, *ignore, *stream),
+            Op::Conv(w) => conv::forward(&cx, *w),
+            Op::ConvDgrad(w) => conv::dgrad(&cx, *w),
+            Op::ConvWgrad(w) => conv::wgrad(&cx, *w),
+            Op::BatchNorm {
+                eps,
+                momentum,
+                relu,
+            } => norm::train(&cx, *eps, *momentum, *relu),
+            Op::BatchNormEval { eps, relu } => norm::eval(&cx, *eps, *relu),
+            Op::BatchNormBackward { relu } => norm::backward(&cx, *relu),
+            Op::MaxPool { size, window } => pool::max_pool(&cx, *size, *window),
+            Op::MaxPoolBackward { size, window } => pool::max_pool_backward(&cx, *size, *window),
+            Op::GlobalAvgPool => pool::global_avg_pool(&cx),
+            Op::GlobalAvgPoolBackward => pool::global_avg_pool_backward(&cx),
+            Op::Resize => resize::resize(&cx),
+            Op::ResizeBackward => resize::resize_backward(&cx),
+            Op::SoftmaxEntropy { log_eps } => entropy::softmax_entropy(&cx, *log_eps),
+            Op::Percentile { ignore } => entropy::percentile(&cx, *ignore),
+            Op::KeepReliable { ignore } => entropy::keep_reliable(&cx, *ignore),
+            Op::AddScores { flip, softmax } => entropy::add_scores(&cx, *flip, *softmax),
+            Op::FinishScores { softmax } => entropy::finish_scores(&cx, *softmax),
+            Op::CrossEntropy { ignore, norm } => loss::cross_entropy(&cx, *ignore, *norm),
+            Op::CrossEntropyBackward { ignore, weight } => {
+                loss::cross_entropy_backward(&cx, *ignore, *weight)
+            }
+            Op::TargetProbability { ignore } => loss::target_probability(&cx, *ignore),
+            Op::OhemThreshold {
+                ignore,
+                thresh,
+                min_kept,
+            } => loss::ohem_threshold(&cx, *ignore, *thresh, *min_kept),
+            Op::Partition(p) => contrast::partition(&cx, p),
+            Op::Compact { labeled_pixels } => contrast::compact(&cx, *labeled_pixels),
+            Op::BankPush { capacities } => contrast::bank_push(&cx, capacities),
+            Op::Prototype => contrast::prototype(&cx),
+            Op::InfoNce(a) => contrast::info_nce(&cx, a),
+            Op::InfoNceBackward(a, weight) => contrast::info_nce_backward(&cx, a, *weight),
+            Op::Confusion { ignore } => metrics::confusion(&cx, *ignore),
+            Op::LabelConfusion { ignore } => metrics::label_confusion(&cx, *ignore),
         }
     }
 }

@@ -1,0 +1,23 @@
+//! Launchers of `kernels/optimizer.cu`.
+
+use super::Launcher;
+use crate::device::{Op, View};
+use crate::error::Result;
+
+/// Scratch bytes of a call.
+pub(super) fn workspace(
+    _limits: &super::driver::Limits,
+    _op: &Op,
+    _ins: &[View],
+    _outs: &[View],
+) -> usize {
+    0
+}
+
+pub(super) fn sgd_ema(
+    cx: &Launcher,
+    _momentum: f32,
+    _groups: &[crate::device::op::SgdGroup],
+) -> Result<()> {
+    Err(cx.wrong("has no launcher"))
+}
