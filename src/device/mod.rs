@@ -40,6 +40,14 @@ impl DType {
     }
 }
 
+/// f32 bytes rounded to bf16 bytes, nearest even.
+pub fn bf16_bytes(f32_bytes: &[u8]) -> Vec<u8> {
+    let values = f32_bytes.chunks_exact(4);
+    values
+        .flat_map(|v| half::bf16::from_f32(f32::from_ne_bytes([v[0], v[1], v[2], v[3]])).to_ne_bytes())
+        .collect()
+}
+
 /// Rank-4 shape: `[N, H, W, C]` for maps, `[K, R, S, C]` for convolution weights,
 /// `[1, 1, 1, n]` for vectors.
 pub type Shape = [usize; 4];
@@ -147,6 +155,11 @@ impl Call {
 pub trait Device: Send + Sync {
     /// Short name (`cpu`, `cuda:0`, `simt`).
     fn name(&self) -> String;
+
+    /// Type of activations: bf16 where the device computes in bf16, else f32.
+    fn map_dtype(&self) -> DType {
+        DType::F32
+    }
 
     /// Allocates a zeroed arena, aligned to at least 256 bytes.
     ///
