@@ -9,7 +9,7 @@ use crate::graph::params::{Layout, ParamSet};
 use crate::graph::plan::Plan;
 use crate::graph::state::State;
 use crate::graph::{Graph, TensorId};
-use crate::method::diagnostics::{self, Report};
+use crate::method::diagnostics::{self, Queued, Report};
 use crate::method::schedule::{Scalars, Schedule};
 use crate::method::state as method_state;
 use crate::method::step::{Images, Outputs, StepBuilder};
@@ -377,9 +377,18 @@ impl Session {
     /// # Errors
     /// The device's.
     pub fn report(&self, iteration: usize) -> Result<Report> {
+        self.queue_report(iteration)?.report(&*self.device)
+    }
+
+    /// As [`Session::report`], without waiting for the step: the next one may be queued before
+    /// the report is taken.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn queue_report(&self, iteration: usize) -> Result<Queued> {
         let (program, out) = self.program(iteration)?;
         let scalars = self.scalars(iteration);
-        diagnostics::read(
+        diagnostics::queue(
             &*self.device,
             program,
             out,
