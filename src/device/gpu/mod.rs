@@ -3,10 +3,16 @@
 //! A launcher turns one [`Call`] into kernel launches: it checks the operands, works out the grid
 //! and fills argument structs. Launchers know nothing of CUDA's API, so the SIMT runtime tests
 //! every line of them without a GPU.
+#![cfg_attr(
+    not(any(feature = "cuda", feature = "simt")),
+    allow(dead_code, reason = "without a driver nothing launches")
+)]
 
 mod augment;
 mod contrast;
 mod conv;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod driver;
 mod elementwise;
 mod entropy;
@@ -62,6 +68,24 @@ impl GpuDevice {
             arenas: Mutex::default(),
             constants: Mutex::default(),
         }
+    }
+
+    /// CUDA device `index`.
+    ///
+    /// # Errors
+    /// [`Error::Device`], one line: no driver, no such device, kernels missing from this build...
+    #[cfg(feature = "cuda")]
+    pub fn cuda(index: usize, math: MathMode) -> Result<Self> {
+        Ok(Self::new(Box::new(cuda::CudaDriver::new(index)?), math))
+    }
+
+    /// The SIMT runtime: the kernels on the host.
+    ///
+    /// # Errors
+    /// As [`simt::SimtDriver::new`].
+    #[cfg(feature = "simt")]
+    pub fn simt(options: simt::Options, math: MathMode) -> Result<Self> {
+        Ok(Self::new(Box::new(simt::SimtDriver::new(options)?), math))
     }
 
     /// The driver.
