@@ -28,12 +28,11 @@ ARGS(PoolGeometry) {
 
 // y = the largest value of each window, tap = where it first was; NaN beats everything.
 ARGS(MaxPoolArgs) {
-  PoolGeometry g;
   Plane x;
   Plane y;
   Plane tap;
+  PoolGeometry g;
   uint32_t vector;
-  uint32_t pad;
 };
 
 // Taps of output o that fall on the input: first..end.
@@ -123,12 +122,13 @@ KERNEL(max_pool_bf16, MaxPoolArgs, 256) { max_pool_any<bf16>(a); }
 
 // dx = (dx when accumulating) + dy of every window whose maximum was here, windows ascending.
 ARGS(MaxPoolBackwardArgs) {
-  PoolGeometry g;
   Plane dy;
   Plane tap;
   Plane dx;
+  PoolGeometry g;
   uint32_t vector;
   uint32_t accumulate;
+  uint32_t pad;
 };
 
 // Outputs whose window holds input i: first..end; the tap is i + padding - o * stride.

@@ -25,7 +25,7 @@ using namespace planes;
 static constexpr uint32_t kRun = 8;
 
 // One axis: `scale` = (input - 1)/(output - 1) in f32, 0 where output is 1.
-// A guess by `inverse` is put right, so its rounding does not matter; a division would spill.
+// A guess by `inverse` is put right, so its rounding does not matter.
 ARGS(ResizeAxis) {
   uint32_t input;
   uint32_t output;
@@ -116,20 +116,19 @@ template <class T> static __device__ __forceinline__ void resize_any(const Resiz
 KERNEL(resize_f32, ResizeArgs, 256) { resize_any<float>(a); }
 KERNEL(resize_bf16, ResizeArgs, 256) { resize_any<bf16>(a); }
 
-// The first output whose place is at or past `bound` (`beyond`: past it), by a guess that rounding
-// may have put one or two off.
+// The first output whose place is at or past `bound` (`beyond`: past it). Rounding puts the guess less
+// than one off (axes are shorter than 2^20), so three steps up from the one before it get there;
+// straight-line code, where loops of their own would spill registers.
 static __device__ __forceinline__ uint32_t resize_first(const ResizeAxis& axis, float bound,
                                                         bool beyond) {
-  const auto before = [&](uint32_t o) {
+  if (axis.scale == 0.0f) return axis.output;
+  const float guess = fmaxf(bound * axis.inverse - 1.0f, 0.0f);
+  uint32_t o = min(static_cast<uint32_t>(guess), axis.output);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
     const float place = resize_place(axis, o);
-    return beyond ? place <= bound : place < bound;
-  };
-  uint32_t o = axis.output;
-  if (axis.scale > 0.0f) {
-    o = min(static_cast<uint32_t>(fminf(bound * axis.inverse, 4.0e9f)), axis.output);
+    o += o < axis.output && (beyond ? place <= bound : place < bound);
   }
-  while (o > 0 && !before(o - 1)) --o;
-  while (o < axis.output && before(o)) ++o;
   return o;
 }
 
@@ -167,6 +166,7 @@ template <class T, int V> static __device__ void resize_backward(const ResizeArg
 #pragma unroll
       for (int k = 0; k < V; ++k) sum[k] = 0.0f;
     }
+#pragma unroll 1
     for (uint32_t oy = ys.first; oy < ys.end; ++oy) {
       const float wy = resize_weight(a.rows, iy, oy);
       const T* from = at<T>(
@@ -174,6 +174,7 @@ template <class T, int V> static __device__ void resize_backward(const ResizeArg
       float line_sum[V];
 #pragma unroll
       for (int k = 0; k < V; ++k) line_sum[k] = 0.0f;
+#pragma unroll 1
       for (uint32_t ox = xs.first; ox < xs.end; ++ox) {
         const float wx = resize_weight(a.columns, ix, ox);
         float dy[V];
