@@ -22,6 +22,7 @@ mod metrics;
 mod mix;
 mod norm;
 mod optimizer;
+mod planes;
 mod pool;
 mod resize;
 #[cfg(feature = "simt")]
