@@ -24,8 +24,10 @@ mod norm;
 mod optimizer;
 mod pool;
 mod resize;
+mod select;
 #[cfg(feature = "simt")]
 pub mod simt;
+mod upsample;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
