@@ -19,6 +19,7 @@ pub mod graph;
 pub mod infer;
 pub mod method;
 pub mod model;
+pub mod selftest;
 pub mod train;
 pub mod weights;
 

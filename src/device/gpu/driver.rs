@@ -47,8 +47,30 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub u32);
 
-/// Memory and launches on one device. All work is on one stream, in order; only `download` and
-/// `synchronize` wait for it.
+/// A copy to the host that [`Driver::download_later`] queued and [`Driver::collect`] takes. One that
+/// is dropped instead keeps its staging memory until the driver goes.
+#[derive(Debug)]
+pub struct Ticket(pub(super) Pending);
+
+/// Where a queued copy's bytes will be.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// Already here: the driver runs everything at once.
+    #[cfg_attr(
+        not(feature = "simt"),
+        allow(dead_code, reason = "no such driver here")
+    )]
+    Copied(Vec<u8>),
+    /// In a staging slot of the driver.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(dead_code, reason = "no such driver here")
+    )]
+    Slot(u64),
+}
+
+/// Memory and launches on one device. All work is on one stream, in order; only `download`,
+/// `collect`, `time` and `synchronize` wait for it.
 pub trait Driver: Send + Sync {
     /// Short name (`cuda:0`, `simt`).
     fn name(&self) -> String;
@@ -79,6 +101,19 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`crate::Error::Device`] when the device fails, now or in the work before.
     fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()>;
+
+    /// Queues a copy of device bytes to the host, in stream order, and returns at once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket>;
+
+    /// Takes what `download_later` queued. Waits for that copy and the work before it, not for
+    /// what was queued after it. `bytes` is as long as the copy.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device failed in the work before.
+    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
 
     /// Queues one launch. `grid` has no zero; `args` is the kernel's argument struct.
     ///
@@ -113,4 +148,11 @@ pub trait Driver: Send + Sync {
 
     /// Drops a recorded sequence.
     fn forget(&self, graph: GraphId);
+
+    /// Milliseconds that the device spends on what `work` queues, waiting for it; the host's clock
+    /// where the host is the device.
+    ///
+    /// # Errors
+    /// That of `work`, or [`crate::Error::Device`] when the device fails.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32>;
 }

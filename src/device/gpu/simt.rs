@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
-use super::driver::{Driver, GraphId, Limits, Ptr};
+use super::driver::{Driver, GraphId, Limits, Pending, Ptr, Ticket};
 use super::kernels::{ALL, KernelInfo};
 use crate::error::{Error, Result};
 
@@ -159,6 +159,27 @@ impl Driver for SimtDriver {
         Ok(())
     }
 
+    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket> {
+        let mut copy = vec![0; bytes];
+        self.download(from, &mut copy)?;
+        Ok(Ticket(Pending::Copied(copy)))
+    }
+
+    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        match ticket.0 {
+            Pending::Copied(copy) if copy.len() == bytes.len() => {
+                bytes.copy_from_slice(&copy);
+                Ok(())
+            }
+            Pending::Copied(copy) => Err(Error::internal(format!(
+                "collecting {} bytes of a copy of {}",
+                bytes.len(),
+                copy.len()
+            ))),
+            Pending::Slot(_) => Err(Error::internal("a ticket of another driver")),
+        }
+    }
+
     fn launch(
         &self,
         kernel: &KernelInfo,
@@ -211,4 +232,10 @@ impl Driver for SimtDriver {
     }
 
     fn forget(&self, _graph: GraphId) {}
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
+        let start = std::time::Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f32() * 1e3)
+    }
 }
