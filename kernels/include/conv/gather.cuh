@@ -10,7 +10,7 @@
 #pragma once
 #include "include/conv/args.cuh"
 #include "include/conv/tile.cuh"
-#include "include/ptx/cp_async.cuh"
+#include "include/ptx/async_copy.cuh"
 
 namespace conv {
 
@@ -120,8 +120,8 @@ template <class Tile, Pass PASS> struct VectorLoader {
     for (uint32_t i = 0; i < PASSES; ++i) {
       const uint32_t line = threadIdx.x / 8 + i * LINE_STEP;
       const bool hit = (live >> i & 1) != 0 && along < a.src.c;
-      ptx::cp_async_16(stage + chunk_at<Layout::ALONG, T>(Tile::ROWS, line, threadIdx.x % 8),
-                       hit ? source[i] + channel : any, hit);
+      unsigned char* to = stage + chunk_at<Layout::ALONG, T>(Tile::ROWS, line, threadIdx.x % 8);
+      cp_async_16_zfill(to, hit ? source[i] + channel : any, hit ? CHUNK : 0);
     }
     load_weights(stage + Tile::A_BYTES, along);
     channel += Tile::STEP;
@@ -132,7 +132,7 @@ template <class Tile, Pass PASS> struct VectorLoader {
       enter_tap();
     }
   }
-  __device__ __forceinline__ void load_weights(unsigned char* to, uint32_t along) const {
+  __device__ __forceinline__ void load_weights(unsigned char* operand, uint32_t along) const {
     const uint64_t row = static_cast<uint64_t>(a.kernel_h) * a.kernel_w * a.inner;
     const void* any = a.weights;
 #pragma unroll
@@ -140,15 +140,17 @@ template <class Tile, Pass PASS> struct VectorLoader {
       if constexpr (LB == Layout::ALONG) {
         const uint32_t line = threadIdx.x / 8 + i * LINE_STEP;
         const bool hit = place.column + line < a.outer && along < a.inner;
-        ptx::cp_async_16(to + chunk_at<LB, T>(Tile::COLUMNS, line, threadIdx.x % 8),
-                         hit ? weights + i * LINE_STEP * row + channel : any, hit);
+        unsigned char* to = operand + chunk_at<LB, T>(Tile::COLUMNS, line, threadIdx.x % 8);
+        cp_async_16_zfill(to, hit ? weights + i * LINE_STEP * row + channel : any,
+                          hit ? CHUNK : 0);
       } else {
         const uint32_t line = threadIdx.x / B_CHUNKS + i * B_LINE_STEP;
         const uint32_t chunk = threadIdx.x % B_CHUNKS;
         const bool hit = channel + line < a.outer &&
                          place.column + chunk * Tile::PER_CHUNK < a.inner;
-        ptx::cp_async_16(to + chunk_at<LB, T>(Tile::COLUMNS, line, chunk),
-                         hit ? weights + (channel + i * B_LINE_STEP) * row : any, hit);
+        unsigned char* to = operand + chunk_at<LB, T>(Tile::COLUMNS, line, chunk);
+        cp_async_16_zfill(to, hit ? weights + (channel + i * B_LINE_STEP) * row : any,
+                          hit ? CHUNK : 0);
       }
     }
   }

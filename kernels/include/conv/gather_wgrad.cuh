@@ -8,7 +8,7 @@
 #pragma once
 #include "include/conv/args.cuh"
 #include "include/conv/tile.cuh"
-#include "include/ptx/cp_async.cuh"
+#include "include/ptx/async_copy.cuh"
 
 namespace conv {
 
@@ -84,14 +84,14 @@ template <class Tile> struct WgradVectorLoader {
       const bool real = pixel + line < end;
       const Position at = unravel(pixel + line, width, height);
       const uint32_t y = at.y + ys.first, x = at.x + xs.first;
-      const uint32_t to = (at.image * a.rows.count + y) * a.columns.count + x;
+      const uint32_t out = (at.image * a.rows.count + y) * a.columns.count + x;
       const uint32_t from = (at.image * a.rows.source + y * a.rows.scale + dy) * a.columns.source +
                             x * a.columns.scale + dx;
       const bool hit_a = real && grad_live, hit_b = real && source_live;
-      const uint32_t where = chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, line, chunk);
-      ptx::cp_async_16(stage + where, hit_a ? grad + to * a.dy.ld : a.dy.data, hit_a);
-      ptx::cp_async_16(stage + Tile::A_BYTES + where, hit_b ? source + from * a.x.ld : a.x.data,
-                       hit_b);
+      unsigned char* to = stage + chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, line, chunk);
+      cp_async_16_zfill(to, hit_a ? grad + out * a.dy.ld : a.dy.data, hit_a ? CHUNK : 0);
+      cp_async_16_zfill(to + Tile::A_BYTES, hit_b ? source + from * a.x.ld : a.x.data,
+                        hit_b ? CHUNK : 0);
     }
     pixel += Tile::STEP;
   }
@@ -111,7 +111,7 @@ template <class Tile> struct WgradAnyLoader {
   bool grad_live, source_live;
 
   __device__ __forceinline__ WgradAnyLoader(const ConvWgradArgs& args, const WgradPlace& p)
-      : a(args), width(args.columns.count), height(args.rows.count) {
+      : a(args), width(max(1u, args.columns.count)), height(max(1u, args.rows.count)) {
     const uint32_t count = a.x.n * a.rows.count * a.columns.count;
     const Range part = split(count, Tile::STEP, p.part, a.parts);
     pixel = part.first;

@@ -9,8 +9,7 @@
 // after row, PITCH floats apart.
 #pragma once
 #include "include/conv/tile.cuh"
-#include "include/ptx/ldmatrix.cuh"
-#include "include/ptx/mma.cuh"
+#include "include/ptx/matrix.cuh"
 
 namespace conv {
 
@@ -123,10 +122,14 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
                                                 uint32_t row, uint32_t k) {
     const uint32_t l = lane();
     if constexpr (LA == Layout::ALONG) {
-      ptx::ldmatrix_x4(a, operand + chunk_at<LA, T>(Tile::ROWS, row + l % 16, k * 2 + l / 16));
+      const unsigned char* from =
+          operand + chunk_at<LA, T>(Tile::ROWS, row + l % 16, k * 2 + l / 16);
+      ldmatrix_x4(a, from);
     } else if constexpr (sizeof(T) == 2) {
       const uint32_t line = k * MMA_DEPTH + l % 8 + l / 16 * 8;
-      ptx::ldmatrix_x4_trans(a, operand + chunk_at<LA, T>(Tile::ROWS, line, row / 8 + l / 8 % 2));
+      const unsigned char* from =
+          operand + chunk_at<LA, T>(Tile::ROWS, line, row / 8 + l / 8 % 2);
+      ldmatrix_x4_trans(a, from);
     } else {
       const uint32_t line = k * MMA_DEPTH + l % 4, at = row + l / 4;
       a[0] = word(operand, Tile::ROWS, line, at);
@@ -136,17 +139,21 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
     }
     round(a);
   }
-  // B's two MMA_DEPTH x 8 fragments at `column`: b[0..1] and b[2..3].
-  static __device__ __forceinline__ void load_b(uint32_t (&b)[4], const unsigned char* operand,
-                                                uint32_t column, uint32_t k) {
+  // B's two MMA_DEPTH x 8 fragments at `column`.
+  static __device__ __forceinline__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2],
+                                                const unsigned char* operand, uint32_t column,
+                                                uint32_t k) {
     const uint32_t l = lane();
+    uint32_t b[4];
     if constexpr (LB == Layout::ALONG) {
       const uint32_t line = column + l % 8 + l / 16 * 8;
-      ptx::ldmatrix_x4(b, operand + chunk_at<LB, T>(Tile::COLUMNS, line, k * 2 + l / 8 % 2));
+      const unsigned char* from = operand + chunk_at<LB, T>(Tile::COLUMNS, line, k * 2 + l / 8 % 2);
+      ldmatrix_x4(b, from);
     } else if constexpr (sizeof(T) == 2) {
       const uint32_t line = k * MMA_DEPTH + l % 16;
-      ptx::ldmatrix_x4_trans(b,
-                             operand + chunk_at<LB, T>(Tile::COLUMNS, line, column / 8 + l / 16));
+      const unsigned char* from =
+          operand + chunk_at<LB, T>(Tile::COLUMNS, line, column / 8 + l / 16);
+      ldmatrix_x4_trans(b, from);
     } else {
       const uint32_t line = k * MMA_DEPTH + l % 4, at = column + l / 4;
       b[0] = word(operand, Tile::COLUMNS, line, at);
@@ -155,12 +162,16 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
       b[3] = word(operand, Tile::COLUMNS, line + 4, at + 8);
     }
     round(b);
+    left[0] = b[0];
+    left[1] = b[1];
+    right[0] = b[2];
+    right[1] = b[3];
   }
   // Floats to tf32, to nearest with ties away; the hardware would truncate.
   static __device__ __forceinline__ void round(uint32_t (&fragment)[4]) {
     if constexpr (sizeof(T) == 4) {
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) fragment[i] = ptx::cvt_rna_tf32(__uint_as_float(fragment[i]));
+      for (uint32_t i = 0; i < 4; ++i) fragment[i] = to_tf32(__uint_as_float(fragment[i]));
     }
   }
 
@@ -177,24 +188,17 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
   __device__ __forceinline__ void step(const unsigned char* stage) {
 #pragma unroll
     for (uint32_t k = 0; k < STEP_BYTES / 32; ++k) {
-      uint32_t a[M][4], b[N / 2][4];
+      uint32_t a[M][4], b[N][2];
 #pragma unroll
       for (uint32_t i = 0; i < M; ++i) load_a(a[i], stage, first_row() + i * 16, k);
 #pragma unroll
-      for (uint32_t j = 0; j < N / 2; ++j) {
-        load_b(b[j], stage + Tile::A_BYTES, first_column() + j * 16, k);
+      for (uint32_t j = 0; j < N; j += 2) {
+        load_b(b[j], b[j + 1], stage + Tile::A_BYTES, first_column() + j * 8, k);
       }
-#pragma unroll
-      for (uint32_t i = 0; i < M; ++i) {
-#pragma unroll
-        for (uint32_t j = 0; j < N; ++j) {
-          const uint32_t pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-          if constexpr (sizeof(T) == 2) {
-            ptx::mma_m16n8k16_bf16(sums[i][j], a[i], pair);
-          } else {
-            ptx::mma_m16n8k8_tf32(sums[i][j], a[i], pair);
-          }
-        }
+      if constexpr (sizeof(T) == 2) {
+        mma_bf16_tile(sums, a, b);
+      } else {
+        mma_tf32_tile(sums, a, b);
       }
     }
   }
