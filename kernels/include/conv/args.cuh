@@ -1,6 +1,22 @@
 // Argument structs of the convolution kernels. Maps are NHWC, any ld; weights [K, R, S, C], dense.
 #pragma once
-#include "include/conv/geometry.cuh"
+#include "include/common.cuh"
+
+// One axis, of the forward pass or of a phase of the data gradient (geometry.cuh).
+ARGS(ConvAxis) {
+  uint32_t count;       // positions
+  uint32_t start;       // destination pixel of position 0
+  uint32_t step;        // between destination pixels
+  uint32_t size;        // destination pixels of the whole map
+  uint32_t source;      // source pixels
+  uint32_t taps;        // taps that can hit
+  uint32_t first_tap;   // in the weights
+  uint32_t tap_step;    // in the weights
+  int32_t scale;        // source pixels per position
+  int32_t offset;       // source pixel of position 0, tap 0
+  int32_t offset_step;  // source pixels per tap
+  uint32_t pad;
+};
 
 // Forward and data gradient: dst[row, column] = sum over taps and channels of src * weights.
 ARGS(ConvArgs) {

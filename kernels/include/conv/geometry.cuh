@@ -15,22 +15,7 @@
 // so that no kernel knows of strides: src/device/gpu/conv/axis.rs works the phases out. Everything
 // here is constexpr; the checks at the end run in the host build, over every small case.
 #pragma once
-#include "include/common.cuh"
-
-ARGS(ConvAxis) {
-  uint32_t count;       // positions
-  uint32_t start;       // destination pixel of position 0
-  uint32_t step;        // between destination pixels
-  uint32_t size;        // destination pixels of the whole map
-  uint32_t source;      // source pixels
-  uint32_t taps;        // taps that can hit
-  uint32_t first_tap;   // in the weights
-  uint32_t tap_step;    // in the weights
-  int32_t scale;        // source pixels per position
-  int32_t offset;       // source pixel of position 0, tap 0
-  int32_t offset_step;  // source pixels per tap
-  uint32_t pad;
-};
+#include "include/conv/args.cuh"
 
 namespace conv {
 
