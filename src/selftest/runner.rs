@@ -53,13 +53,20 @@ impl Outcome {
         self.verdict == Verdict::Pass
     }
 
-    /// Error over tolerance; 0 for equality.
-    pub fn ratio(&self) -> f64 {
-        if self.error == 0.0 {
-            0.0
-        } else {
-            self.error / self.tolerance
+    /// A comparison that found no difference where none is allowed.
+    pub fn equal() -> Self {
+        Self {
+            verdict: Verdict::Pass,
+            error: 0.0,
+            tolerance: 0.0,
+            message: String::new(),
         }
+    }
+
+    /// Whether its error is larger against its tolerance; a failure is worse than any pass.
+    pub fn worse_than(&self, other: &Self) -> bool {
+        let key = |o: &Self| (!o.passed(), rank(o.error, o.tolerance), o.tolerance);
+        key(self) > key(other)
     }
 }
 
