@@ -44,6 +44,7 @@ fn run(case: &Value, train: bool) -> Vec<(String, Vec<f32>)> {
     let mut state = State::new();
     let (w, b) = (layout.weights_len(), layout.buffers_len());
     let set = ParamSet {
+        copy: None,
         weights: state.add("weights", [1, 1, 1, w], DType::F32),
         buffers: state.add("buffers", [1, 1, 1, b], DType::F32),
         trainable: false,

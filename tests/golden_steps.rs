@@ -178,6 +178,7 @@ impl Fixture {
             graph: &mut graph,
             layout: &mut params,
             set: ParamSet {
+                copy: None,
                 trainable: false,
                 ..session.param_set(who).expect(who)
             },

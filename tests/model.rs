@@ -49,6 +49,7 @@ fn build(
         graph,
         layout,
         set: ParamSet {
+            copy: None,
             weights: 0,
             buffers: 1 << 40,
             trainable: true,

@@ -111,7 +111,9 @@ fn a_step_takes_the_memory_that_was_planned() {
     ]);
     let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2).unwrap());
     let cap = 97 * 97;
-    let (state, transient) = Blueprint::new(&cfg, cap).unwrap().planned_bytes(&*device);
+    let (state, transient) = Blueprint::new(&cfg, cap, device.map_dtype())
+        .unwrap()
+        .planned_bytes(&*device);
     let session = Session::new(&cfg, device, 4, cap).unwrap();
     assert_eq!(session.bytes(), (state, transient));
     for which in ["labeled", "unlabeled"] {

@@ -35,7 +35,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     };
     cfg.validate()?;
     let staged = staged_pixels(&cfg);
-    let blueprint = Blueprint::new(&cfg, staged)?;
+    let blueprint = Blueprint::new(&cfg, staged, device.map_dtype())?;
     let graphs = [
         ("warm-up step", &blueprint.warmup),
         ("U2PL step", &blueprint.u2pl),

@@ -160,7 +160,8 @@ impl Observer for Display {
 
     fn step(&mut self, done: usize, lr: f32, report: Option<&Report>) {
         if let Some(bar) = &self.bar {
-            bar.set_position(done as u64);
+            // The report of a step comes after the next one has begun.
+            bar.set_position(bar.position().max(done as u64));
         }
         let Some(report) = report else { return };
         let text = describe(lr, report);

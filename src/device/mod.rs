@@ -40,6 +40,16 @@ impl DType {
     }
 }
 
+/// f32 bytes rounded to bf16 bytes, nearest even.
+pub fn bf16_bytes(f32_bytes: &[u8]) -> Vec<u8> {
+    let values = f32_bytes.chunks_exact(4);
+    values
+        .flat_map(|v| {
+            half::bf16::from_f32(f32::from_ne_bytes([v[0], v[1], v[2], v[3]])).to_ne_bytes()
+        })
+        .collect()
+}
+
 /// Rank-4 shape: `[N, H, W, C]` for maps, `[K, R, S, C]` for convolution weights,
 /// `[1, 1, 1, n]` for vectors.
 pub type Shape = [usize; 4];
@@ -118,6 +128,19 @@ impl View {
     }
 }
 
+/// Bytes on their way to the host: what [`Device::read_later`] gives and [`Device::collect`] takes.
+#[derive(Debug, Default)]
+pub struct Readback {
+    /// Views that were read at once, in order.
+    ready: Vec<Vec<u8>>,
+    /// Copies that the device queued, with their sizes.
+    queued: Vec<(gpu::driver::Ticket, usize)>,
+}
+
+/// A list of calls that a device has recorded to run again at the cost of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Recording(u32);
+
 /// One operation with its operands.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -148,6 +171,11 @@ pub trait Device: Send + Sync {
     /// Short name (`cpu`, `cuda:0`, `simt`).
     fn name(&self) -> String;
 
+    /// Type of activations: bf16 where the device computes in bf16, else f32.
+    fn map_dtype(&self) -> DType {
+        DType::F32
+    }
+
     /// Allocates a zeroed arena, aligned to at least 256 bytes.
     ///
     /// # Errors
@@ -175,6 +203,60 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`crate::Error::Internal`] on a size mismatch.
     fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies dense views to the host without waiting: what they hold now, whatever runs next.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    fn read_later(&self, views: &[View]) -> Result<Readback> {
+        let mut readback = Readback::default();
+        for view in views {
+            let mut bytes = vec![0; view.span_bytes()];
+            self.read(view, &mut bytes)?;
+            readback.ready.push(bytes);
+        }
+        Ok(readback)
+    }
+
+    /// The bytes of [`Device::read_later`], one vector a view; waits for that copy, not for what
+    /// was queued after it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the work before the copy failed.
+    fn collect(&self, readback: Readback) -> Result<Vec<Vec<u8>>> {
+        Ok(readback.ready)
+    }
+
+    /// Records calls to be run again by [`Device::replay`], without running them. Every call must
+    /// have run once before. `None` where the device has nothing to gain from it.
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    fn record(&self, calls: &[&Call]) -> Result<Option<Recording>> {
+        let _ = calls;
+        Ok(None)
+    }
+
+    /// Runs a recording.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the hardware fails.
+    fn replay(&self, recording: Recording) -> Result<()> {
+        Err(crate::Error::internal(format!(
+            "{recording:?} was never made"
+        )))
+    }
+
+    /// Drops a recording.
+    fn forget(&self, _recording: Recording) {}
+
+    /// Waits for everything that was queued.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when some of it failed.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Scratch bytes that a call of this operation needs, known before any run.
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize;

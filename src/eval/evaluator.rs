@@ -9,7 +9,7 @@ use super::prefetch;
 use super::windows::Rgb;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::device::{ArenaId, DType, Device};
+use crate::device::{ArenaId, DType, Device, bf16_bytes};
 use crate::graph::exec::Arena;
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::state::State;
@@ -93,14 +93,27 @@ impl LoadedWeights {
         let vector = |n| [1, 1, 1, n];
         state.add("weights", vector(layout.weights_len()), DType::F32);
         state.add("buffers", vector(layout.buffers_len()), DType::F32);
+        let half = device.map_dtype() == DType::BF16;
+        if half {
+            state.add("copy", vector(layout.weights_len()), DType::BF16);
+        }
         let arena = Arena::new(device.clone(), state.bytes())?;
         for (name, values) in [("weights", weights), ("buffers", buffers)] {
             let view = state.view(name, arena.id())?;
             device.write(&view, bytemuck::cast_slice(values))?;
         }
+        let copy = match half {
+            true => {
+                let view = state.view("copy", arena.id())?;
+                device.write(&view, &bf16_bytes(bytemuck::cast_slice(weights)))?;
+                Some(view.offset)
+            }
+            false => None,
+        };
         let set = ParamSet {
             weights: state.entry("weights")?.offset,
             buffers: state.entry("buffers")?.offset,
+            copy,
             trainable: false,
         };
         Ok(Self { arena, set })

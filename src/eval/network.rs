@@ -192,6 +192,9 @@ impl Networks {
         let logits = model::network(&mut ctx, &cfg.model, classes, x, want)?.logits;
         g.keep(logits);
         let results = self.tail(&mut g, tail, logits, label);
+        if let Some(twin) = set.twin(&self.layout) {
+            g.lower_to_bf16(&[twin])?;
+        }
         let program = Program::new(g, self.device.clone(), arena)?;
         program.write(rng, &[0u32; 4])?;
         Ok(Net {

@@ -1,11 +1,11 @@
 //! The executor: a planned graph as a list of calls, and the arenas it runs in.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 use super::{Graph, TensorId};
-use crate::device::{ArenaId, Call, Cost, Device, View};
+use crate::device::{ArenaId, Call, Cost, Device, Recording, View};
 use crate::error::{Error, Result};
 
 /// One arena on a device, freed on drop.
@@ -53,6 +53,19 @@ pub struct Step {
     pub cost: Cost,
 }
 
+/// How far a program is on its way to being one launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replay {
+    /// Never ran: the first run may allocate and look things up.
+    Cold,
+    /// Ran once: may be recorded.
+    Warm,
+    /// Recorded.
+    Ready(Recording),
+    /// The device does not record.
+    Never,
+}
+
 /// A planned graph bound to two arenas: ready to run any number of times.
 pub struct Program {
     device: Arc<dyn Device>,
@@ -62,6 +75,15 @@ pub struct Program {
     arena: Option<Arena>,
     arena_id: ArenaId,
     steps: Vec<Step>,
+    replay: Mutex<Replay>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Ok(Replay::Ready(recording)) = self.replay.get_mut() {
+            self.device.forget(*recording);
+        }
+    }
 }
 
 /// Time of one operation kind or call.
@@ -151,16 +173,34 @@ impl Program {
             arena,
             arena_id,
             steps,
+            replay: Mutex::new(Replay::Cold),
         }
     }
 
-    /// Runs every call in order.
+    /// Runs every call in order; from the second run on as one recording, where the device can.
     ///
     /// # Errors
     /// The first failing call's, with the layer's name.
     pub fn run(&self) -> Result<()> {
+        let mut replay = self
+            .replay
+            .lock()
+            .map_err(|_| Error::internal("poisoned program"))?;
+        if *replay == Replay::Warm {
+            let calls: Vec<&Call> = self.steps.iter().map(|s| &s.call).collect();
+            *replay = match self.device.record(&calls)? {
+                Some(recording) => Replay::Ready(recording),
+                None => Replay::Never,
+            };
+        }
+        if let Replay::Ready(recording) = *replay {
+            return self.device.replay(recording);
+        }
         for step in &self.steps {
             self.device.run(&step.call).map_err(|e| locate(e, step))?;
+        }
+        if *replay == Replay::Cold {
+            *replay = Replay::Warm;
         }
         Ok(())
     }
@@ -172,8 +212,10 @@ impl Program {
     pub fn run_timed(&self) -> Result<Vec<Timing>> {
         let mut timings = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
+            self.device.synchronize()?;
             let start = Instant::now();
             self.device.run(&step.call).map_err(|e| locate(e, step))?;
+            self.device.synchronize()?;
             timings.push(Timing {
                 op: step.call.op.name(),
                 name: step.name.clone(),

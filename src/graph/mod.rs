@@ -19,6 +19,7 @@
 
 pub mod autodiff;
 pub mod exec;
+pub mod lower;
 pub mod ops;
 pub mod params;
 pub mod plan;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::lower::Twin;
 use super::{Graph, TensorId};
 use crate::device::{DType, Shape, elements};
 use crate::error::{Error, Result};
@@ -140,11 +141,22 @@ pub struct ParamSet {
     pub weights: usize,
     /// Byte offset of the flat buffers.
     pub buffers: usize,
+    /// Byte offset of the bf16 copy of the flat weights, where convolutions read one.
+    pub copy: Option<usize>,
     /// Whether gradients flow to the weights.
     pub trainable: bool,
 }
 
 impl ParamSet {
+    /// The weights and their bf16 copy, for [`Graph::lower_to_bf16`].
+    pub fn twin(&self, layout: &Layout) -> Option<Twin> {
+        self.copy.map(|copy| Twin {
+            weights: self.weights,
+            copy,
+            len: layout.weights_len(),
+        })
+    }
+
     /// The tensor of `spec` in this set.
     pub fn tensor(&self, graph: &mut Graph, spec: &Spec) -> TensorId {
         match spec.kind {

@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
-use crate::device::ArenaId;
-use crate::device::Device;
+use crate::device::{ArenaId, Device, Readback, View};
 use crate::graph::TensorId;
-use crate::graph::exec::{Program, read_view};
+use crate::graph::exec::Program;
 use crate::graph::state::State;
 use crate::method::schedule::Scalars;
 use crate::method::step::Outputs;
@@ -104,68 +103,154 @@ pub fn accuracy(matrix: &[u64], classes: usize) -> Option<f64> {
     (total > 0).then(|| hit as f64 / total as f64)
 }
 
-/// Reads what the step left behind.
+/// The small tensors of a step on their way to the host.
+#[derive(Debug)]
+pub struct Queued {
+    readback: Readback,
+    /// Which of the tensors, in [`Values`]' order, are among them.
+    present: [bool; TENSORS],
+    scalars: Scalars,
+}
+
+/// Tensors that a report is made of.
+const TENSORS: usize = 10;
+
+/// Their contents.
+#[derive(Default)]
+struct Values {
+    sup: Vec<f32>,
+    aux: Option<Vec<f32>>,
+    unsup: Option<Vec<f32>>,
+    contrast: Option<Vec<f32>>,
+    thresholds: Option<Vec<f32>>,
+    anchors: Option<Vec<u32>>,
+    negatives: Option<Vec<u32>>,
+    cursor: Option<Vec<u32>>,
+    disagreement: Option<Vec<u32>>,
+    pseudo: Option<Vec<u32>>,
+}
+
+/// Queues the copies of what the step left behind; the next step may follow at once.
 ///
 /// # Errors
 /// The device's.
-pub fn read(
+pub fn queue(
     device: &dyn Device,
     program: &Program,
     out: &Outputs,
     state: &State,
     arena: ArenaId,
     scalars: Scalars,
-) -> Result<Report> {
-    let stats = |t: Option<TensorId>| t.map(|t| program.read::<f32>(t)).transpose();
-    let sup = stats(out.sup)?.ok_or_else(|| Error::internal("a step without a supervised loss"))?;
-    let unsup = stats(out.unsup)?;
-    let contrast = stats(out.contrast)?;
-    let loss = Losses {
-        sup: sup[0],
-        aux: stats(out.aux)?.map(|s| s[0]),
-        unsup: unsup.as_ref().map(|s| s[0]),
-        contrast: contrast.as_ref().map(|s| s[0]),
+) -> Result<Queued> {
+    let view = |t: Option<TensorId>| t.map(|t| program.view(t));
+    let cursor = match state.contains("bank.cursor") && out.unsup.is_some() {
+        true => Some(state.view("bank.cursor", arena)?),
+        false => None,
     };
-    let Some(unsup) = unsup else {
-        return Ok(Report { loss, u2pl: None });
-    };
-
-    let mut u2pl = U2pl {
-        kept: unsup[2] / unsup[3].max(1.0),
-        gamma: stats(out.thresholds)?.map_or(f32::NAN, |t| t[0]),
-        alpha: scalars.alpha,
-        contrast_classes: contrast.map_or(0, |s| s[2] as u32),
-        lambda_u: if unsup[2] > 0.0 {
-            unsup[3] / unsup[2]
-        } else {
-            0.0
-        },
-        ..U2pl::default()
-    };
-    if let Some(t) = out.anchors {
-        (u2pl.anchors_labeled, u2pl.anchors_unlabeled) = split(&program.read::<u32>(t)?);
-    }
-    if let Some(t) = out.negatives {
-        (u2pl.negatives_labeled, u2pl.negatives_unlabeled) = split(&program.read::<u32>(t)?);
-    }
-    if state.contains("bank.cursor") {
-        let cursor = read_view::<u32>(device, &state.view("bank.cursor", arena)?)?;
-        u2pl.bank = cursor[cursor.len() / 2..].to_vec();
-    }
-    let matrix = |t: Option<TensorId>| -> Result<Vec<u64>> {
-        let Some(t) = t else { return Ok(Vec::new()) };
-        Ok(program.read::<u32>(t)?.into_iter().map(u64::from).collect())
-    };
-    let classes = |m: &[u64]| m.len().isqrt();
-    let agree = matrix(out.disagreement)?;
-    u2pl.disagreement = accuracy(&agree, classes(&agree)).map_or(0.0, |a| 1.0 - a);
-    let pseudo = matrix(out.pseudo)?;
-    u2pl.pseudo_accuracy = accuracy(&pseudo, classes(&pseudo));
-    u2pl.pseudo_iou = u2pl.pseudo_accuracy.map(|_| iou(&pseudo, classes(&pseudo)));
-    Ok(Report {
-        loss,
-        u2pl: Some(u2pl),
+    let views: [Option<View>; TENSORS] = [
+        view(out.sup),
+        view(out.aux),
+        view(out.unsup),
+        view(out.contrast),
+        view(out.thresholds),
+        view(out.anchors),
+        view(out.negatives),
+        cursor,
+        view(out.disagreement),
+        view(out.pseudo),
+    ];
+    let wanted: Vec<View> = views.iter().copied().flatten().collect();
+    Ok(Queued {
+        readback: device.read_later(&wanted)?,
+        present: views.map(|v| v.is_some()),
+        scalars,
     })
+}
+
+impl Queued {
+    /// Waits for the copies and makes the report.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn report(self, device: &dyn Device) -> Result<Report> {
+        let mut bytes = device.collect(self.readback)?.into_iter();
+        let mut next = self
+            .present
+            .map(|there| if there { bytes.next() } else { None })
+            .into_iter();
+        let mut floats = || {
+            next.next()
+                .flatten()
+                .map(|b| bytemuck::pod_collect_to_vec(&b))
+        };
+        let mut values = Values {
+            sup: floats().ok_or_else(|| Error::internal("a step without a supervised loss"))?,
+            aux: floats(),
+            unsup: floats(),
+            contrast: floats(),
+            thresholds: floats(),
+            ..Values::default()
+        };
+        let mut words = || {
+            next.next()
+                .flatten()
+                .map(|b| bytemuck::pod_collect_to_vec(&b))
+        };
+        values.anchors = words();
+        values.negatives = words();
+        values.cursor = words();
+        values.disagreement = words();
+        values.pseudo = words();
+        Ok(values.report(self.scalars))
+    }
+}
+
+impl Values {
+    fn report(self, scalars: Scalars) -> Report {
+        let loss = Losses {
+            sup: self.sup[0],
+            aux: self.aux.map(|s| s[0]),
+            unsup: self.unsup.as_ref().map(|s| s[0]),
+            contrast: self.contrast.as_ref().map(|s| s[0]),
+        };
+        let Some(unsup) = self.unsup else {
+            return Report { loss, u2pl: None };
+        };
+        let mut u2pl = U2pl {
+            kept: unsup[2] / unsup[3].max(1.0),
+            gamma: self.thresholds.map_or(f32::NAN, |t| t[0]),
+            alpha: scalars.alpha,
+            contrast_classes: self.contrast.map_or(0, |s| s[2] as u32),
+            lambda_u: if unsup[2] > 0.0 {
+                unsup[3] / unsup[2]
+            } else {
+                0.0
+            },
+            ..U2pl::default()
+        };
+        if let Some(counts) = self.anchors {
+            (u2pl.anchors_labeled, u2pl.anchors_unlabeled) = split(&counts);
+        }
+        if let Some(counts) = self.negatives {
+            (u2pl.negatives_labeled, u2pl.negatives_unlabeled) = split(&counts);
+        }
+        if let Some(cursor) = self.cursor {
+            u2pl.bank = cursor[cursor.len() / 2..].to_vec();
+        }
+        let matrix = |m: Option<Vec<u32>>| -> Vec<u64> {
+            m.unwrap_or_default().into_iter().map(u64::from).collect()
+        };
+        let classes = |m: &[u64]| m.len().isqrt();
+        let agree = matrix(self.disagreement);
+        u2pl.disagreement = accuracy(&agree, classes(&agree)).map_or(0.0, |a| 1.0 - a);
+        let pseudo = matrix(self.pseudo);
+        u2pl.pseudo_accuracy = accuracy(&pseudo, classes(&pseudo));
+        u2pl.pseudo_iou = u2pl.pseudo_accuracy.map(|_| iou(&pseudo, classes(&pseudo)));
+        Report {
+            loss,
+            u2pl: Some(u2pl),
+        }
+    }
 }
 
 /// `[2, C]` counts (all, labelled) to (labelled, unlabelled).

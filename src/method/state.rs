@@ -8,8 +8,9 @@ use crate::graph::state::State;
 use crate::method::schedule::{Scalars, bank_capacities, contrast_weight};
 
 /// Lays out parameters, optimiser, teacher, memory bank, random state and staging.
-/// `cap_pixels` is the size of the largest image of the training lists.
-pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize) -> State {
+/// `cap_pixels` is the size of the largest image of the training lists; with maps of bf16 there
+/// are bf16 copies of the weights too.
+pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize, map: DType) -> State {
     let mut state = State::new();
     let vector = |n| [1, 1, 1, n];
     for who in ["student", "teacher"] {
@@ -18,6 +19,13 @@ pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize) -> State {
             vector(params.weights_len()),
             DType::F32,
         );
+        if map == DType::BF16 {
+            state.add(
+                &copy_name(&format!("{who}.weights")),
+                vector(params.weights_len()),
+                DType::BF16,
+            );
+        }
         state.add(
             &format!("{who}.buffers"),
             vector(params.buffers_len()),
@@ -59,13 +67,24 @@ fn stage(state: &mut State, which: &str, batch: usize, cap_pixels: usize) {
     state.add(&format!("{which}.sizes"), [batch, 1, 1, 2], DType::U32);
 }
 
+/// Name of the bf16 copy of a state entry.
+pub fn copy_name(entry: &str) -> String {
+    format!("{entry}.bf16")
+}
+
 /// The student's or the teacher's copy of the parameters.
 ///
 /// # Errors
 /// [`crate::Error::Internal`] when the state lacks them.
 pub fn param_set(state: &State, who: &str) -> Result<ParamSet> {
+    let weights = format!("{who}.weights");
+    let copy = copy_name(&weights);
     Ok(ParamSet {
-        weights: state.entry(&format!("{who}.weights"))?.offset,
+        weights: state.entry(&weights)?.offset,
+        copy: match state.contains(&copy) {
+            true => Some(state.entry(&copy)?.offset),
+            false => None,
+        },
         buffers: state.entry(&format!("{who}.buffers"))?.offset,
         trainable: who == "student",
     })

@@ -317,7 +317,20 @@ impl<'a> StepBuilder<'a> {
         for t in kept.into_iter().flatten() {
             self.graph.keep(t);
         }
+        self.lower()?;
         Ok((self.graph, self.out))
+    }
+
+    /// Maps of bf16, where the state has bf16 copies of the weights.
+    fn lower(&mut self) -> Result<()> {
+        let mut twins = Vec::new();
+        for who in ["student", "teacher"] {
+            twins.extend(param_set(self.state, who)?.twin(self.params));
+        }
+        match twins.is_empty() {
+            true => Ok(()),
+            false => self.graph.lower_to_bf16(&twins),
+        }
     }
 
     /// Makes the teacher the student where the schedule says so (scalar `sync`).

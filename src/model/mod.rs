@@ -102,6 +102,7 @@ pub fn layout(cfg: &Model, classes: usize) -> Result<Layout> {
         set: ParamSet {
             weights: 0,
             buffers: 0,
+            copy: None,
             trainable: false,
         },
         train: false,

@@ -23,7 +23,7 @@ use crate::config::schema::{Algorithm, Mode};
 use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
-use crate::method::diagnostics::Report;
+use crate::method::diagnostics::{Queued, Report};
 use crate::method::schedule;
 use crate::{Error, Result};
 use checkpoint::Progress;
@@ -236,6 +236,7 @@ impl Trainer {
             _ => None,
         };
         let mut watch = ContrastWatch::new(&self.cfg);
+        let mut queued = None;
         observer.begin(&self.cfg, start, end);
 
         for iteration in start..end {
@@ -245,17 +246,23 @@ impl Trainer {
             }
             self.session.step(iteration)?;
             self.progress.iteration = iteration + 1;
-            let report = self.log(iteration, &mut watch)?;
-            let lr = self.session.scalars(iteration).lr;
-            observer.step(iteration + 1, lr, report.as_ref());
+            // The device has its next step: now there is time to wait for the last one's numbers.
+            self.log(queued.take(), &mut watch, observer)?;
+            if self.is_logged(iteration + 1) {
+                queued = Some((iteration, self.session.queue_report(iteration)?));
+            } else {
+                observer.step(iteration + 1, self.session.scalars(iteration).lr, None);
+            }
             let epoch = iteration / self.epoch_iters;
             let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
             let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
             if due || iteration + 1 == total {
+                self.log(queued.take(), &mut watch, observer)?;
                 self.validate(epoch, iteration < warmup, observer)?;
                 self.save()?;
             }
         }
+        self.log(queued.take(), &mut watch, observer)?;
         if self.progress.iteration < total {
             // A pause leaves nothing but its checkpoint: going on equals never having stopped.
             self.save()?;
@@ -265,14 +272,24 @@ impl Trainer {
         Ok(summary)
     }
 
-    /// One line of metrics, where one is due.
-    fn log(&mut self, iteration: usize, watch: &mut ContrastWatch) -> Result<Option<Report>> {
+    /// Whether metrics are due after `done` iterations.
+    fn is_logged(&self, done: usize) -> bool {
+        done == self.session.schedule().total()
+            || done.is_multiple_of(self.cfg.train.log_every.max(1))
+    }
+
+    /// Takes the report of a step and writes its line of metrics.
+    fn log(
+        &mut self,
+        queued: Option<(usize, Queued)>,
+        watch: &mut ContrastWatch,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let Some((iteration, queued)) = queued else {
+            return Ok(());
+        };
         let done = iteration + 1;
-        let ends = done == self.session.schedule().total();
-        if !ends && !done.is_multiple_of(self.cfg.train.log_every.max(1)) {
-            return Ok(None);
-        }
-        let report = self.session.report(iteration)?;
+        let report = queued.report(&**self.session.device())?;
         if !report.is_finite() {
             return Err(Error::input(
                 "train.lr",
@@ -281,14 +298,15 @@ impl Trainer {
             ));
         }
         watch.see(&report);
-        let scalars = self.session.scalars(iteration);
+        let lr = self.session.scalars(iteration).lr;
         self.dir.log(&StepLine {
             iter: done,
             epoch: iteration / self.epoch_iters,
-            lr: scalars.lr,
+            lr,
             report: &report,
         })?;
-        Ok(Some(report))
+        observer.step(done, lr, Some(&report));
+        Ok(())
     }
 
     fn evaluate(&mut self, who: &str) -> Result<Metrics> {

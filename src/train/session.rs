@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::config::schema::{Algorithm, Config};
-use crate::device::{ArenaId, Device};
+use crate::device::{ArenaId, DType, Device, bf16_bytes};
 use crate::graph::exec::{Arena, Program, Timing, read_view};
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::plan::Plan;
 use crate::graph::state::State;
 use crate::graph::{Graph, TensorId};
-use crate::method::diagnostics::{self, Report};
+use crate::method::diagnostics::{self, Queued, Report};
 use crate::method::schedule::{Scalars, Schedule};
 use crate::method::state as method_state;
 use crate::method::step::{Images, Outputs, StepBuilder};
@@ -29,13 +29,14 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Builds every graph of a run whose largest training image has `cap_pixels` pixels.
+    /// Builds every graph of a run whose largest training image has `cap_pixels` pixels, with
+    /// activations of type `map` ([`Device::map_dtype`]).
     ///
     /// # Errors
     /// [`Error::Input`] when crop, batch or network do not fit together.
-    pub fn new(cfg: &Config, cap_pixels: usize) -> Result<Self> {
+    pub fn new(cfg: &Config, cap_pixels: usize, map: DType) -> Result<Self> {
         let mut params = model::layout(&cfg.model, cfg.data.classes)?;
-        let state = method_state::layout(cfg, &params, cap_pixels);
+        let state = method_state::layout(cfg, &params, cap_pixels, map);
         let u2pl = cfg.train.algorithm == Algorithm::U2pl;
         let warmup = if !u2pl || cfg.train.warmup_epochs > 0 {
             Some(StepBuilder::new(cfg, &mut params, &state)?.warmup()?)
@@ -56,9 +57,9 @@ impl Blueprint {
     }
 
     /// As [`Blueprint::new`] with images that the host fills in ([`StepBuilder::on_inputs`]).
-    fn on_inputs(cfg: &Config) -> Result<(Self, HostImages)> {
+    fn on_inputs(cfg: &Config, map: DType) -> Result<(Self, HostImages)> {
         let mut params = model::layout(&cfg.model, cfg.data.classes)?;
-        let state = method_state::layout(cfg, &params, 1);
+        let state = method_state::layout(cfg, &params, 1, map);
         let (graph, out, warmup_images) =
             StepBuilder::new(cfg, &mut params, &state)?.on_inputs(false)?;
         let warmup = Some((graph, out));
@@ -150,7 +151,8 @@ impl Session {
         epoch_iters: usize,
         cap_pixels: usize,
     ) -> Result<Self> {
-        Self::assemble(cfg, device, epoch_iters, Blueprint::new(cfg, cap_pixels)?)
+        let blueprint = Blueprint::new(cfg, cap_pixels, device.map_dtype())?;
+        Self::assemble(cfg, device, epoch_iters, blueprint)
     }
 
     /// As [`Session::new`] on normalised images that the host fills in before each step
@@ -164,7 +166,7 @@ impl Session {
         device: Arc<dyn Device>,
         epoch_iters: usize,
     ) -> Result<(Self, HostImages)> {
-        let (blueprint, images) = Blueprint::on_inputs(cfg)?;
+        let (blueprint, images) = Blueprint::on_inputs(cfg, device.map_dtype())?;
         Ok((Self::assemble(cfg, device, epoch_iters, blueprint)?, images))
     }
 
@@ -266,13 +268,20 @@ impl Session {
         method_state::param_set(&self.state, who)
     }
 
-    /// Fills a state entry from the host.
+    /// Fills a state entry from the host, and its bf16 copy where it has one.
     ///
     /// # Errors
     /// [`Error::Internal`] when there is none or the size differs.
     pub fn write<T: bytemuck::NoUninit>(&self, entry: &str, values: &[T]) -> Result<()> {
         let view = self.state.view(entry, self.arena.id())?;
-        self.device.write(&view, bytemuck::cast_slice(values))
+        let bytes = bytemuck::cast_slice(values);
+        self.device.write(&view, bytes)?;
+        let copy = method_state::copy_name(entry);
+        if self.state.contains(&copy) {
+            let view = self.state.view(&copy, self.arena.id())?;
+            self.device.write(&view, &bf16_bytes(bytes))?;
+        }
+        Ok(())
     }
 
     /// Reads a state entry to the host.
@@ -368,9 +377,18 @@ impl Session {
     /// # Errors
     /// The device's.
     pub fn report(&self, iteration: usize) -> Result<Report> {
+        self.queue_report(iteration)?.report(&*self.device)
+    }
+
+    /// As [`Session::report`], without waiting for the step: the next one may be queued before
+    /// the report is taken.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn queue_report(&self, iteration: usize) -> Result<Queued> {
         let (program, out) = self.program(iteration)?;
         let scalars = self.scalars(iteration);
-        diagnostics::read(
+        diagnostics::queue(
             &*self.device,
             program,
             out,

@@ -30,19 +30,22 @@ pub mod simt;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use super::{ArenaId, Call, DType, Device, Op, View};
+use super::{ArenaId, Call, DType, Device, Op, Readback, Recording, View};
 use crate::error::{Error, Result};
-use driver::{Driver, Limits, Ptr};
+use driver::{Driver, GraphId, Limits, Ptr};
 use kernels::{Kernel, Map};
 
-/// How convolutions multiply fp32 maps. Maps of bf16 always use bf16 tensor cores.
+/// Arithmetic of convolutions and type of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MathMode {
     /// Exact fp32.
     #[default]
     Fp32,
-    /// tf32 tensor cores, fp32 accumulation.
+    /// fp32 maps, multiplied on tf32 tensor cores with fp32 accumulation.
     Tf32,
+    /// bf16 maps, multiplied on bf16 tensor cores with fp32 accumulation. A convolution of fp32
+    /// maps is exact.
+    Bf16,
 }
 
 /// A GPU, or what stands in for one, as a [`Device`].
@@ -170,6 +173,53 @@ impl Device for GpuDevice {
     fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()> {
         let ptr = self.dense(view, bytes.len())?;
         self.driver.download(ptr, bytes)
+    }
+
+    fn map_dtype(&self) -> DType {
+        match self.math {
+            MathMode::Bf16 => DType::BF16,
+            MathMode::Fp32 | MathMode::Tf32 => DType::F32,
+        }
+    }
+
+    fn read_later(&self, views: &[View]) -> Result<Readback> {
+        let mut readback = Readback::default();
+        for view in views {
+            let bytes = view.span_bytes();
+            let ptr = self.dense(view, bytes)?;
+            readback
+                .queued
+                .push((self.driver.download_later(ptr, bytes)?, bytes));
+        }
+        Ok(readback)
+    }
+
+    fn collect(&self, readback: Readback) -> Result<Vec<Vec<u8>>> {
+        let mut all = readback.ready;
+        for (ticket, size) in readback.queued {
+            let mut bytes = vec![0; size];
+            self.driver.collect(ticket, &mut bytes)?;
+            all.push(bytes);
+        }
+        Ok(all)
+    }
+
+    fn record(&self, calls: &[&Call]) -> Result<Option<Recording>> {
+        let mut run = || calls.iter().try_for_each(|call| self.run(call));
+        let graph = self.driver.record(&mut run)?;
+        Ok(graph.map(|g| Recording(g.0)))
+    }
+
+    fn replay(&self, recording: Recording) -> Result<()> {
+        self.driver.replay(GraphId(recording.0))
+    }
+
+    fn forget(&self, recording: Recording) {
+        self.driver.forget(GraphId(recording.0));
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.driver.synchronize()
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
