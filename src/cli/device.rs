@@ -6,9 +6,9 @@ use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 #[cfg(any(feature = "cuda", feature = "simt"))]
 use crate::device::gpu::GpuDevice;
+use crate::device::gpu::MathMode;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
-use crate::selftest::Math;
 use crate::{Error, Result};
 
 /// A device by name.
@@ -82,9 +82,9 @@ impl Place {
     }
 
     /// Opens the device for one precision.
-    pub(super) fn open(&self, precision: Math) -> Result<Arc<dyn Device>> {
+    pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
         match self.kind()? {
-            Kind::Cpu if precision != Math::Fp32 => Err(Error::input(
+            Kind::Cpu if precision != MathMode::Fp32 => Err(Error::input(
                 format!("--precision {}", precision.name()),
                 "the cpu device computes in fp32 only",
                 "use --precision fp32, or --device cuda",
@@ -96,12 +96,12 @@ impl Place {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(&self, index: usize, precision: Math) -> Result<Arc<dyn Device>> {
-        Ok(Arc::new(GpuDevice::cuda(index, precision.mode())?))
+    fn cuda(&self, index: usize, precision: MathMode) -> Result<Arc<dyn Device>> {
+        Ok(Arc::new(GpuDevice::cuda(index, precision)?))
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(&self, _: usize, _: Math) -> Result<Arc<dyn Device>> {
+    fn cuda(&self, _: usize, _: MathMode) -> Result<Arc<dyn Device>> {
         Err(self.wrong(
             "this build has no cuda device",
             "build with the default features, or use --device cpu",
@@ -110,17 +110,17 @@ impl Place {
 
     /// How the simt device runs.
     #[cfg(feature = "simt")]
-    fn simt(&self, precision: Math) -> Result<Arc<dyn Device>> {
+    fn simt(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
         let options = Options {
             seed: self.simt_seed,
             schedule: self.simt_schedule,
             threads: self.threads,
         };
-        Ok(Arc::new(GpuDevice::simt(options, precision.mode())?))
+        Ok(Arc::new(GpuDevice::simt(options, precision)?))
     }
 
     #[cfg(not(feature = "simt"))]
-    fn simt(&self, _: Math) -> Result<Arc<dyn Device>> {
+    fn simt(&self, _: MathMode) -> Result<Arc<dyn Device>> {
         Err(self.wrong(
             "this build has no simt device",
             "build with `cargo build --release --features simt`, or use --device cpu",
@@ -129,8 +129,8 @@ impl Place {
 }
 
 /// Reads a precision by name.
-fn precision(name: &str) -> std::result::Result<Math, String> {
-    let known = Math::ALL.into_iter().find(|m| m.name() == name);
+fn precision(name: &str) -> std::result::Result<MathMode, String> {
+    let known = MathMode::ALL.into_iter().find(|m| m.name() == name);
     known.ok_or_else(|| "not one of fp32, tf32, bf16".into())
 }
 
@@ -141,18 +141,12 @@ pub(super) struct DeviceArgs {
     place: Place,
     /// Arithmetic: fp32, or on a GPU tf32 or bf16
     #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision)]
-    precision: Math,
+    precision: MathMode,
 }
 
 impl DeviceArgs {
     /// Opens the device.
     pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
         self.place.open(self.precision)
-    }
-
-    /// What maps are stored in and how convolutions multiply.
-    #[allow(dead_code, reason = "for the graph's lowering to bf16")]
-    pub(super) fn precision(&self) -> Math {
-        self.precision
     }
 }

@@ -64,14 +64,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     {
         emit(&report.text())?;
     }
-    let failed = report.failures.len();
-    anyhow::ensure!(
-        failed == 0,
-        "{failed} of {} cases failed on {}",
-        report.cases,
-        report.device
-    );
-    Ok(())
+    report.verdict()
 }
 
 /// The cases of the operations that were asked for.
@@ -236,6 +229,14 @@ impl Report {
         }
     }
 
+    /// An error when anything failed.
+    fn verdict(&self) -> anyhow::Result<()> {
+        let failed = self.failures.len();
+        let (cases, device) = (self.cases, &self.device);
+        anyhow::ensure!(failed == 0, "{failed} of {cases} cases failed on {device}");
+        Ok(())
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "device {}, compared with {}, seed {}\n\n\
@@ -324,5 +325,49 @@ fn number(value: f64, zero: &str) -> String {
         format!("{value:.2e}")
     } else {
         "-".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DType, Op};
+    use crate::selftest::Operand;
+
+    #[test]
+    fn a_failure_is_listed_and_is_an_error() {
+        let mut report = Report {
+            device: "toy".into(),
+            against: "cpu".into(),
+            seed: 1,
+            cases: 0,
+            rows: Vec::new(),
+            failures: Vec::new(),
+        };
+        let case = Case::new("tail", Op::Relu)
+            .input(Operand::bf16([1, 2, 3, 4], &[0.0; 24]).gap(2))
+            .output([1, 2, 3, 4], DType::BF16, Tolerance::Exact);
+        report.add(&case, Outcome::equal());
+        assert!(report.verdict().is_ok());
+        report.add(&case, Outcome::failed("boom"));
+        assert_eq!(
+            report.verdict().unwrap_err().to_string(),
+            "1 of 2 cases failed on toy"
+        );
+        let text = report.text();
+        for part in [
+            "FAIL (1)",
+            "failed: relu bf16, tail",
+            "bf16[1,2,3,4]+2 → bf16[1,2,3,4]",
+            "boom",
+            "2 cases, 1 failed",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let json = report.json();
+        assert_eq!(json["failed"], 1);
+        assert_eq!(json["operations"][0]["verdict"], "fail");
+        assert_eq!(json["operations"][0]["worst_error"], Value::Null);
+        assert_eq!(json["failures"][0]["message"], "boom");
     }
 }

@@ -95,6 +95,16 @@ pub fn bits(device: &dyn Device, case: &Case) -> Result<Vec<Vec<u8>>, String> {
     guarded(|| execute(device, case, Layout::new(case, Side::Device, shift(case))))
 }
 
+/// Whether two runs of a case gave the same bits in every element that counts.
+pub fn same_bits(case: &Case, expected: &Expected, a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
+    let outs = case.outs.iter().zip(&expected.defined).zip(a.iter().zip(b));
+    outs.into_iter().all(|((operand, ranges), (a, b))| {
+        let size = operand.dtype.bytes();
+        let bytes = |r: &Range<usize>| r.start * size..r.end * size;
+        ranges.iter().map(bytes).all(|r| a[r.clone()] == b[r])
+    })
+}
+
 fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic
