@@ -110,7 +110,7 @@ fn barriers_and_masks() {
         planted(
             "planted_divergent_barrier",
             "a barrier that some threads skip",
-            Report("planted.cu:"),
+            Report("divergent barrier"),
         ),
         planted(
             "planted_exit_before_barrier",

@@ -189,6 +189,32 @@ void Runner::poison_shared() {
   memset(dynamic_, kPoison, dynamic);
 }
 
+// A report of a block as a whole: the line is its kernel's.
+void Runner::report_block(const char* format, ...) {
+  report_.set = true;
+  report_.site = run_->launch.kernel->site;
+  report_.pc = 0;
+  report_.has_address = false;
+  va_list values;
+  va_start(values, format);
+  vsnprintf(report_.text, sizeof report_.text, format, values);
+  va_end(values);
+}
+
+// Says where an address lies in the memory of this block; false where it does not.
+bool Runner::describe_own(uintptr_t address, char* text, size_t bytes) const {
+  const auto start = reinterpret_cast<uintptr_t>(shared_map_);
+  const auto dynamic = reinterpret_cast<uintptr_t>(dynamic_);
+  if (address < start || address >= reinterpret_cast<uintptr_t>(dynamic_end_) + kPage) return false;
+  if (address >= dynamic) {
+    snprintf(text, bytes, ", out of bounds: byte %zu of %u of dynamic shared memory",
+             address - dynamic, run_->launch.dynamic_shared_bytes);
+  } else {
+    snprintf(text, bytes, ", out of bounds of shared memory");
+  }
+  return true;
+}
+
 // Whatever lies between the variables is still poison.
 void Runner::check_shared() {
   const auto clean = [](const unsigned char* p, size_t n) {
@@ -199,22 +225,14 @@ void Runner::check_shared() {
     const uint32_t end = slots_[i].begin + slots_[i].bytes;
     const uint32_t next = i + 1 < slots_.size() ? slots_[i + 1].begin : static_used_;
     if (!clean(static_ + end, next - end)) {
-      report_.set = true;
-      report_.site = run_->launch.kernel->site;
-      report_.pc = report_.address = 0;
-      snprintf(report_.text, sizeof report_.text,
-               "a write out of bounds of shared memory, after `%s` of %u bytes", slots_[i].name,
-               slots_[i].bytes);
+      report_block("a write out of bounds of shared memory, after `%s` of %u bytes",
+                   slots_[i].name, slots_[i].bytes);
       return;
     }
   }
   const uint32_t bytes = run_->launch.dynamic_shared_bytes;
   if (!clean(dynamic_ + bytes, dynamic_end_ - dynamic_ - bytes)) {
-    report_.set = true;
-    report_.site = run_->launch.kernel->site;
-    report_.pc = report_.address = 0;
-    snprintf(report_.text, sizeof report_.text,
-             "a write out of bounds of the %u bytes of dynamic shared memory", bytes);
+    report_block("a write out of bounds of the %u bytes of dynamic shared memory", bytes);
   }
 }
 

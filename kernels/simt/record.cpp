@@ -34,13 +34,14 @@ static_assert(sizeof(Header) == 8 + 120 + 24, "no padding");
 uint64_t page_floor(uint64_t at) { return at & ~4095ull; }
 }  // namespace
 
-void record(const Launch& launch, const std::vector<Range>& memory) {
+void record(const Launch& launch) {
   static const char* const folder = getenv("U2PL_SIMT_RECORD");
   if (folder == nullptr) return;
   static std::mutex lock;
   static std::map<std::string, int> made;
   static const char* const each = getenv("U2PL_SIMT_RECORD_EACH");
   static const int most = each != nullptr ? atoi(each) : 2;
+  const std::vector<Range> memory = live_memory();
   uint64_t bytes = 0;
   for (const Range& r : memory) bytes += r.bytes;
   std::lock_guard<std::mutex> hold(lock);

@@ -16,7 +16,7 @@ struct Range {
 std::vector<Range> live_memory();
 
 // Writes the launch to a file where the environment asks for it.
-void record(const Launch& launch, const std::vector<Range>& memory);
+void record(const Launch& launch);
 
 // A recorded launch; `read` puts its memory back at the addresses it had.
 struct Recording {

@@ -111,7 +111,8 @@ struct Report {
   bool set;
   Site site;
   uintptr_t pc;       // of a fault: looked up in the debug information
-  uintptr_t address;  // of a fault: looked up in the allocations
+  uintptr_t address;  // of a fault that has one: looked up in the allocations
+  bool has_address;
   char text[512];
 };
 
@@ -146,6 +147,8 @@ class Runner {
   void begin_block(uint64_t block);
   void make_stacks(uint32_t count);
   Fiber& fiber(uint32_t thread) { return fibers_[first_fiber_ + thread]; }
+  bool describe_own(uintptr_t address, char* text, size_t bytes) const;
+  void report_block(const char* format, ...) __attribute__((format(printf, 2, 3)));
   void poison_shared();
   void check_shared();
   static void enter_thread();

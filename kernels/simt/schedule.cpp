@@ -364,7 +364,8 @@ uint32_t Runner::barrier(bool predicate, Site site) {
 void Runner::fail(Site site, const char* format, va_list values) {
   report_.set = true;
   report_.site = site;
-  report_.pc = report_.address = 0;
+  report_.pc = 0;
+  report_.has_address = false;
   vsnprintf(report_.text, sizeof report_.text, format, values);
   if (!in_fiber_) __builtin_trap();
   leave();
@@ -374,13 +375,14 @@ void Runner::fault(int signal, uintptr_t pc, uintptr_t address, int write) {
   report_.set = true;
   report_.site = fiber(current_).site;
   report_.pc = pc;
-  report_.address = 0;
+  report_.has_address = false;
   const int overflown = stack_overflow(address);
   if (signal == SIGSEGV || signal == SIGBUS) {
     if (overflown >= 0) {
       snprintf(report_.text, sizeof report_.text, "stack overflow of thread %d", overflown);
     } else {
       report_.address = address;
+      report_.has_address = true;
       snprintf(report_.text, sizeof report_.text, "%s address %#zx",
                write < 0 ? "access to" : write != 0 ? "write to" : "read of", address);
     }
@@ -400,7 +402,7 @@ void Runner::write_message() {
     snprintf(place, sizeof place, "%s%s:%d", report_.pc != 0 ? "after " : "",
              short_path(report_.site.file), report_.site.line);
   }
-  if (report_.address != 0 || (report_.pc != 0 && strstr(report_.text, "address"))) {
+  if (report_.has_address && !describe_own(report_.address, where, sizeof where)) {
     describe_address(report_.address, where, sizeof where);
   }
   snprintf(run_->launch.message, run_->launch.message_bytes,
