@@ -25,8 +25,10 @@ mod optimizer;
 mod planes;
 mod pool;
 mod resize;
+mod select;
 #[cfg(feature = "simt")]
 pub mod simt;
+mod upsample;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
