@@ -125,12 +125,18 @@ pub(super) fn percentile(cx: &Ctx, call: &Call, ignore: u8) -> Result<()> {
         .iter()
         .zip(cx.u8(labels)?)
         .filter(|&(_, &label)| label != ignore)
-        .map(|(&value, _)| value)
+        .map(|(&value, _)| nan_last(value))
         .collect();
     for (threshold, &q) in thresholds.iter_mut().zip(percents) {
         *threshold = order_statistic(&mut kept, f64::from(q));
     }
     Ok(())
+}
+
+/// The value; of a NaN the one that [`f32::total_cmp`] puts last. That of ∞ − ∞ on x86 has its
+/// sign set and would come first.
+pub(super) fn nan_last(value: f32) -> f32 {
+    if value.is_nan() { f32::NAN } else { value }
 }
 
 /// numpy's `percentile(values, q)`; +∞ of no values. Reorders `values`.

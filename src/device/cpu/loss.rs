@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::super::op::CeNorm;
 use super::super::{Call, View};
-use super::entropy::{dense_map, scalar};
+use super::entropy::{dense_map, nan_last, scalar};
 use super::memory::Ctx;
 use super::mismatch;
 use super::upsample::{Rows, Tap, Upsample};
@@ -248,7 +248,7 @@ pub(super) fn ohem_threshold(
     dense_map("ohem_threshold", p, p)?;
     dense_map("ohem_threshold", label, p)?;
     let labels = cx.u8(label)?;
-    let mut p = cx.f32(p)?.to_vec();
+    let mut p: Vec<f32> = cx.f32(p)?.iter().copied().map(nan_last).collect();
     let [threshold] = cx.f32_mut(&call.outs[0])? else {
         return Err(mismatch("ohem_threshold", "f32[1]", &call.outs[0]));
     };
