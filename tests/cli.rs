@@ -154,15 +154,25 @@ fn unknown_flags_and_missing_arguments_are_usage_errors() {
 #[test]
 fn devices_and_precisions_of_other_builds_are_named() {
     let place = Place::new();
-    for device in ["cuda", "cuda:1", "simt"] {
+    if !cfg!(feature = "simt") {
         assert_says(
-            &place.mistake(&["plan", "--device", device]),
-            &[device, "cpu device only", "use --device cpu"],
+            &place.mistake(&["plan", "--device", "simt"]),
+            &["simt", "no simt device", "--features simt"],
+        );
+    }
+    if !cfg!(feature = "cuda") {
+        assert_says(
+            &place.mistake(&["plan", "--device", "cuda:1"]),
+            &["cuda:1", "no cuda device", "default features"],
         );
     }
     assert_says(
+        &place.mistake(&["plan", "--device", "cuda:first"]),
+        &["cuda:first", "not a GPU's number", "cuda:0"],
+    );
+    assert_says(
         &place.mistake(&["plan", "--device", "tpu"]),
-        &["tpu", "no such device"],
+        &["tpu", "no such device", "cpu, cuda, cuda:N or simt"],
     );
     for precision in ["bf16", "tf32"] {
         assert_says(
@@ -170,6 +180,10 @@ fn devices_and_precisions_of_other_builds_are_named() {
             &[precision, "fp32 only", "use --precision fp32"],
         );
     }
+    assert_says(
+        &place.mistake(&["plan", "--precision", "fp8"]),
+        &["fp8", "fp32, tf32, bf16"],
+    );
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
+pub(super) use super::device::DeviceArgs;
 use crate::config::Config;
 use crate::device::Device;
-use crate::device::cpu::CpuDevice;
 use crate::eval::LoadedWeights;
 use crate::files::write_atomic;
 use crate::graph::params::Layout;
@@ -31,49 +31,6 @@ impl ConfigArgs {
     /// The defaults, the file, the overrides.
     pub(super) fn load(&self) -> Result<Config> {
         Config::load(self.config.as_deref(), &self.set)
-    }
-}
-
-/// Where operations run.
-#[derive(Debug, clap::Args)]
-pub(super) struct DeviceArgs {
-    /// Device: cpu
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: String,
-    /// Arithmetic: fp32
-    #[arg(long, value_name = "PRECISION", default_value = "fp32")]
-    precision: String,
-    /// CPU threads; 0 = every core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-}
-
-impl DeviceArgs {
-    /// Opens the device.
-    pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
-        let device = self.device.as_str();
-        let wrong = |problem: String, mend: &str| {
-            Err(Error::input(format!("--device {device}"), problem, mend))
-        };
-        match device.split(':').next().unwrap_or_default() {
-            "cpu" if device == "cpu" => {}
-            "cuda" | "simt" => {
-                return wrong(
-                    "this build has the cpu device only".into(),
-                    "use --device cpu",
-                );
-            }
-            _ => return wrong("no such device".into(), "use --device cpu"),
-        }
-        if self.precision != "fp32" {
-            let problem = match self.precision.as_str() {
-                "tf32" | "bf16" => "the cpu device of this build computes in fp32 only",
-                _ => "no such precision",
-            };
-            let at = format!("--precision {}", self.precision);
-            return Err(Error::input(at, problem, "use --precision fp32"));
-        }
-        Ok(Arc::new(CpuDevice::new(self.threads)?))
     }
 }
 

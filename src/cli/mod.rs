@@ -4,10 +4,12 @@
 //! user can mend, 1 for a failure that is not the user's.
 
 mod common;
+mod device;
 mod eval;
 mod infer;
 mod info;
 mod plan;
+mod selftest;
 mod split;
 mod train;
 
@@ -34,6 +36,7 @@ enum Command {
     Infer(infer::Args),
     Split(split::Args),
     Plan(plan::Args),
+    Selftest(selftest::Args),
     Info(info::Args),
 }
 
@@ -53,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Infer(args) => infer::run(args),
         Command::Split(args) => split::run(&args),
         Command::Plan(args) => plan::run(args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Info(args) => info::run(&args),
     }
 }

@@ -14,46 +14,12 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::device::gpu::MathMode;
 use crate::device::{DType, Op, Shape, elements};
 
+pub use crate::device::gpu::MathMode as Math;
 pub use data::Data;
 pub use oracle::{Expected, expected};
-pub use runner::{Outcome, Verdict, bits, check, run};
-
-/// Which precision of a device a case is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Math {
-    /// fp32 maps, exact fp32 arithmetic.
-    #[default]
-    Fp32,
-    /// fp32 maps, convolutions on tf32 tensor cores.
-    Tf32,
-    /// bf16 maps.
-    Bf16,
-}
-
-impl Math {
-    /// All of them.
-    pub const ALL: [Math; 3] = [Math::Fp32, Math::Tf32, Math::Bf16];
-
-    /// The name that `--precision` takes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Math::Fp32 => "fp32",
-            Math::Tf32 => "tf32",
-            Math::Bf16 => "bf16",
-        }
-    }
-
-    /// What a GPU device is opened with. In bf16, what is left in f32 may use tf32.
-    pub fn mode(self) -> MathMode {
-        match self {
-            Math::Fp32 => MathMode::Fp32,
-            Math::Tf32 | Math::Bf16 => MathMode::Tf32,
-        }
-    }
-}
+pub use runner::{Outcome, Verdict, bits, check, run, same_bits};
 
 /// How near an output must be to the CPU's.
 #[derive(Clone, Copy, Debug, PartialEq)]

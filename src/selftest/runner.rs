@@ -53,13 +53,20 @@ impl Outcome {
         self.verdict == Verdict::Pass
     }
 
-    /// Error over tolerance; 0 for equality.
-    pub fn ratio(&self) -> f64 {
-        if self.error == 0.0 {
-            0.0
-        } else {
-            self.error / self.tolerance
+    /// A comparison that found no difference where none is allowed.
+    pub fn equal() -> Self {
+        Self {
+            verdict: Verdict::Pass,
+            error: 0.0,
+            tolerance: 0.0,
+            message: String::new(),
         }
+    }
+
+    /// Whether its error is larger against its tolerance; a failure is worse than any pass.
+    pub fn worse_than(&self, other: &Self) -> bool {
+        let key = |o: &Self| (!o.passed(), rank(o.error, o.tolerance), o.tolerance);
+        key(self) > key(other)
     }
 }
 
@@ -86,6 +93,16 @@ pub fn check(device: &dyn Device, case: &Case, expected: &Expected) -> Outcome {
 /// The device's error, a panic or a write out of place, as text.
 pub fn bits(device: &dyn Device, case: &Case) -> Result<Vec<Vec<u8>>, String> {
     guarded(|| execute(device, case, Layout::new(case, Side::Device, shift(case))))
+}
+
+/// Whether two runs of a case gave the same bits in every element that counts.
+pub fn same_bits(case: &Case, expected: &Expected, a: &[Vec<u8>], b: &[Vec<u8>]) -> bool {
+    let outs = case.outs.iter().zip(&expected.defined).zip(a.iter().zip(b));
+    outs.into_iter().all(|((operand, ranges), (a, b))| {
+        let size = operand.dtype.bytes();
+        let bytes = |r: &Range<usize>| r.start * size..r.end * size;
+        ranges.iter().map(bytes).all(|r| a[r.clone()] == b[r])
+    })
 }
 
 fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {

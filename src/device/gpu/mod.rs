@@ -36,7 +36,7 @@ use driver::{Driver, GraphId, Limits, Ptr};
 use kernels::{Kernel, Map};
 
 /// Arithmetic of convolutions and type of activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MathMode {
     /// Exact fp32.
     #[default]
@@ -46,6 +46,20 @@ pub enum MathMode {
     /// bf16 maps, multiplied on bf16 tensor cores with fp32 accumulation. A convolution of fp32
     /// maps is exact.
     Bf16,
+}
+
+impl MathMode {
+    /// All of them.
+    pub const ALL: [MathMode; 3] = [MathMode::Fp32, MathMode::Tf32, MathMode::Bf16];
+
+    /// The name that `--precision` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            MathMode::Fp32 => "fp32",
+            MathMode::Tf32 => "tf32",
+            MathMode::Bf16 => "bf16",
+        }
+    }
 }
 
 /// A GPU, or what stands in for one, as a [`Device`].

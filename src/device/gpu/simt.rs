@@ -2,6 +2,8 @@
 //! thread by thread on the CPU (`kernels/simt`). For testing kernels where there is no GPU.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::driver::{Driver, GraphId, Limits, Pending, Ptr, Ticket};
 use super::kernels::{ALL, KernelInfo};
@@ -67,9 +69,28 @@ impl Default for Options {
     }
 }
 
+/// How often each kernel was launched: what a test suite has covered.
+#[derive(Debug)]
+pub struct Launches(Vec<AtomicU64>);
+
+impl Launches {
+    fn count(&self, name: &str) {
+        if let Some(i) = ALL.iter().position(|info| info.name == name) {
+            self.0[i].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Launches so far, in the order of [`ALL`].
+    pub fn counts(&self) -> Vec<u64> {
+        let counts = self.0.iter();
+        counts.map(|n| n.load(Ordering::Relaxed)).collect()
+    }
+}
+
 /// The SIMT runtime.
 pub struct SimtDriver {
     options: Options,
+    launches: Arc<Launches>,
     kernels: std::collections::HashMap<&'static str, usize>,
 }
 
@@ -99,7 +120,17 @@ impl SimtDriver {
                 None => return Err(Error::internal(format!("kernel {} is missing", info.name))),
             }
         }
-        Ok(Self { options, kernels })
+        let launches = ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        Ok(Self {
+            options,
+            launches: Arc::new(Launches(launches)),
+            kernels,
+        })
+    }
+
+    /// The count of launches, which goes on when the driver is handed away.
+    pub fn launches(&self) -> Arc<Launches> {
+        self.launches.clone()
     }
 
     fn host_threads(&self) -> u32 {
@@ -210,6 +241,7 @@ impl Driver for SimtDriver {
         // SAFETY: every pointer is valid for the call; the kernel was registered with this
         // argument size.
         if unsafe { simt_launch(&launch) } == 0 {
+            self.launches.count(kernel.name);
             return Ok(());
         }
         let text = CStr::from_bytes_until_nul(&message).unwrap_or_default();

@@ -1,0 +1,152 @@
+//! Which device operations run on, and in which precision.
+
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::device::cpu::CpuDevice;
+#[cfg(any(feature = "cuda", feature = "simt"))]
+use crate::device::gpu::GpuDevice;
+use crate::device::gpu::MathMode;
+#[cfg(feature = "simt")]
+use crate::device::gpu::simt::{Options, Schedule};
+use crate::{Error, Result};
+
+/// A device by name.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// Device: cpu, cuda, cuda:N (the N-th GPU) or simt (the GPU's kernels run on the CPU, for
+    /// testing; in builds with feature simt)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// CPU threads (cpu and simt); 0 = every core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) threads: usize,
+    /// Seed of the simt device's schedule
+    #[cfg(feature = "simt")]
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    simt_seed: u64,
+    /// Order in which the simt device runs warps: sequential, uniform or pct
+    #[cfg(feature = "simt")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "sequential",
+        hide = true,
+        value_parser = schedule
+    )]
+    simt_schedule: Schedule,
+}
+
+#[cfg(feature = "simt")]
+fn schedule(name: &str) -> std::result::Result<Schedule, String> {
+    match name {
+        "sequential" => Ok(Schedule::Sequential),
+        "uniform" => Ok(Schedule::Uniform),
+        "pct" => Ok(Schedule::Pct),
+        _ => Err("not one of sequential, uniform, pct".into()),
+    }
+}
+
+/// Kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The CPU.
+    Cpu,
+    /// A GPU by index.
+    Cuda(usize),
+    /// The GPU's kernels on the CPU.
+    Simt,
+}
+
+impl Place {
+    /// Which device was asked for.
+    pub(super) fn kind(&self) -> Result<Kind> {
+        match self.device.as_str() {
+            "cpu" => Ok(Kind::Cpu),
+            "cuda" => Ok(Kind::Cuda(0)),
+            "simt" => Ok(Kind::Simt),
+            other => match other.strip_prefix("cuda:") {
+                Some(index) => index.parse().map(Kind::Cuda).map_err(|_| {
+                    self.wrong(
+                        &format!("`{index}` is not a GPU's number"),
+                        "use cuda:0 for the first",
+                    )
+                }),
+                None => Err(self.wrong("no such device", "use cpu, cuda, cuda:N or simt")),
+            },
+        }
+    }
+
+    fn wrong(&self, problem: &str, mend: &str) -> Error {
+        Error::input(format!("--device {}", self.device), problem, mend)
+    }
+
+    /// Opens the device for one precision.
+    pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
+        match self.kind()? {
+            Kind::Cpu if precision != MathMode::Fp32 => Err(Error::input(
+                format!("--precision {}", precision.name()),
+                "the cpu device computes in fp32 only",
+                "use --precision fp32, or --device cuda",
+            )),
+            Kind::Cpu => Ok(Arc::new(CpuDevice::new(self.threads)?)),
+            Kind::Cuda(index) => self.cuda(index, precision),
+            Kind::Simt => self.simt(precision),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, index: usize, precision: MathMode) -> Result<Arc<dyn Device>> {
+        Ok(Arc::new(GpuDevice::cuda(index, precision)?))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(&self, _: usize, _: MathMode) -> Result<Arc<dyn Device>> {
+        Err(self.wrong(
+            "this build has no cuda device",
+            "build with the default features, or use --device cpu",
+        ))
+    }
+
+    /// How the simt device runs.
+    #[cfg(feature = "simt")]
+    fn simt(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
+        let options = Options {
+            seed: self.simt_seed,
+            schedule: self.simt_schedule,
+            threads: self.threads,
+        };
+        Ok(Arc::new(GpuDevice::simt(options, precision)?))
+    }
+
+    #[cfg(not(feature = "simt"))]
+    fn simt(&self, _: MathMode) -> Result<Arc<dyn Device>> {
+        Err(self.wrong(
+            "this build has no simt device",
+            "build with `cargo build --release --features simt`, or use --device cpu",
+        ))
+    }
+}
+
+/// Reads a precision by name.
+fn precision(name: &str) -> std::result::Result<MathMode, String> {
+    let known = MathMode::ALL.into_iter().find(|m| m.name() == name);
+    known.ok_or_else(|| "not one of fp32, tf32, bf16".into())
+}
+
+/// Where operations run, and how they compute.
+#[derive(Debug, clap::Args)]
+pub(super) struct DeviceArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Arithmetic: fp32, or on a GPU tf32 or bf16
+    #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision)]
+    precision: MathMode,
+}
+
+impl DeviceArgs {
+    /// Opens the device.
+    pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
+        self.place.open(self.precision)
+    }
+}

@@ -1,0 +1,203 @@
+//! The conformance suite over cpu × simt: every kernel on every case, then under eight hostile
+//! schedules, bit by bit.
+#![cfg(feature = "simt")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use u2pl_engine::device::cpu::CpuDevice;
+use u2pl_engine::device::gpu::kernels::ALL;
+use u2pl_engine::device::gpu::simt::{Launches, Options, Schedule, SimtDriver};
+use u2pl_engine::device::gpu::{GpuDevice, MathMode};
+use u2pl_engine::selftest::{self, Case, cases};
+
+const SEED: u64 = 1;
+/// Schedules that a kernel's result must not depend on.
+const SCHEDULES: u64 = 8;
+/// Cases per kernel, and per operation and precision, that run under all of them.
+const PER_KERNEL: usize = 2;
+
+/// A device per precision, and what they launched.
+struct Devices {
+    by_math: HashMap<MathMode, GpuDevice>,
+    launches: Vec<Arc<Launches>>,
+}
+
+impl Devices {
+    fn new(schedule: Schedule, seed: u64) -> Self {
+        let mut launches = Vec::new();
+        let mut open = |math| {
+            let driver = SimtDriver::new(Options {
+                seed,
+                schedule,
+                threads: 0,
+            })
+            .expect("simt");
+            launches.push(driver.launches());
+            (math, GpuDevice::new(Box::new(driver), math))
+        };
+        let by_math = MathMode::ALL.into_iter().map(&mut open).collect();
+        Self { by_math, launches }
+    }
+
+    fn of(&self, case: &Case) -> &GpuDevice {
+        &self.by_math[&case.math]
+    }
+
+    /// Launches so far by kernel.
+    fn counts(&self) -> Vec<u64> {
+        let mut sums = vec![0; ALL.len()];
+        for launches in &self.launches {
+            for (sum, n) in sums.iter_mut().zip(launches.counts()) {
+                *sum += n;
+            }
+        }
+        sums
+    }
+}
+
+fn name(case: &Case) -> String {
+    let (family, math) = (case.family, case.math.name());
+    format!("{family} {math}, {} ({})", case.name, case.shapes())
+}
+
+/// To the terminal even where the harness keeps output of passing tests to itself.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What one case did when it first ran.
+struct Ran {
+    kernels: Vec<usize>,
+    took: Duration,
+}
+
+#[test]
+fn every_kernel_agrees_with_the_cpu_under_every_schedule() {
+    let suite = cases::all(SEED);
+    let mut failures = Vec::new();
+    let ran = first_pass(&suite, &mut failures);
+    report(&suite, &failures);
+    let chosen = choose(&suite, &ran);
+    schedules(&suite, &chosen, &mut failures);
+    assert!(
+        failures.is_empty(),
+        "{} failures:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// Every case once, against the CPU.
+fn first_pass(suite: &[Case], failures: &mut Vec<String>) -> Vec<Ran> {
+    let cpu = CpuDevice::new(0).expect("cpu");
+    let devices = Devices::new(Schedule::Sequential, 0);
+    let mut before = devices.counts();
+    let mut ran = Vec::new();
+    for case in suite {
+        let clock = Instant::now();
+        let outcome = selftest::run(devices.of(case), &cpu, case);
+        let after = devices.counts();
+        let launched = (0..ALL.len()).filter(|&k| after[k] > before[k]);
+        ran.push(Ran {
+            kernels: launched.collect(),
+            took: clock.elapsed(),
+        });
+        before = after;
+        if !outcome.passed() {
+            failures.push(format!("{}: {}", name(case), outcome.message));
+        }
+    }
+    for (info, n) in ALL.iter().zip(&before) {
+        if *n == 0 {
+            failures.push(format!("kernel {} was never launched", info.name));
+        }
+    }
+    for operation in cases::OPERATIONS {
+        if !suite.iter().any(|case| case.family == *operation) {
+            failures.push(format!("operation {operation} has no case"));
+        }
+    }
+    ran
+}
+
+fn report(suite: &[Case], failures: &[String]) {
+    let mut table = BTreeMap::<&str, [usize; 3]>::new();
+    let mut distinct = BTreeSet::new();
+    for case in suite {
+        table.entry(case.family).or_default()[case.math as usize] += 1;
+        distinct.insert((case.family, case.math.name(), case.shapes()));
+    }
+    say(&format!("{:<24} fp32 tf32 bf16", "cases"));
+    for (operation, [fp32, tf32, bf16]) in &table {
+        say(&format!("{operation:<24} {fp32:>4} {tf32:>4} {bf16:>4}"));
+    }
+    say(&format!(
+        "{} cases, {} of them (operation, precision, shape) apart; {} failures",
+        suite.len(),
+        distinct.len(),
+        failures.len()
+    ));
+}
+
+/// The quickest cases of every kernel, and of every operation in every precision.
+fn choose(suite: &[Case], ran: &[Ran]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..suite.len()).collect();
+    order.sort_by_key(|&i| ran[i].took);
+    let mut of_kernel = vec![0; ALL.len()];
+    let mut of_operation = HashMap::<(&str, MathMode), usize>::new();
+    let mut chosen = Vec::new();
+    for i in order {
+        let n = of_operation
+            .entry((suite[i].family, suite[i].math))
+            .or_default();
+        let wanted = ran[i].kernels.iter().any(|&k| of_kernel[k] < PER_KERNEL);
+        if wanted || *n < PER_KERNEL {
+            *n += 1;
+            ran[i].kernels.iter().for_each(|&k| of_kernel[k] += 1);
+            chosen.push(i);
+        }
+    }
+    chosen
+}
+
+/// The chosen cases under every schedule: the same bits.
+fn schedules(suite: &[Case], chosen: &[usize], failures: &mut Vec<String>) {
+    let clock = Instant::now();
+    let cpu = CpuDevice::new(0).expect("cpu");
+    let expected: Vec<_> = (chosen.iter().map(|&i| selftest::expected(&cpu, &suite[i])))
+        .collect::<Result<_, _>>()
+        .expect("the cpu ran them before");
+    let mut first: Vec<Option<Vec<Vec<u8>>>> = vec![None; chosen.len()];
+    for seed in 0..SCHEDULES {
+        let devices = Devices::new(Schedule::Pct, seed);
+        for ((&i, expected), first) in chosen.iter().zip(&expected).zip(&mut first) {
+            let case = &suite[i];
+            match (selftest::bits(devices.of(case), case), &first) {
+                (Err(problem), _) => {
+                    failures.push(format!("{}, schedule {seed}: {problem}", name(case)));
+                }
+                (Ok(bits), None) => *first = Some(bits),
+                (Ok(bits), Some(other)) if selftest::same_bits(case, expected, &bits, other) => {}
+                (Ok(_), Some(_)) => failures.push(format!(
+                    "{}: schedule {seed} gives other bits than the first",
+                    name(case)
+                )),
+            }
+        }
+        for (info, n) in ALL.iter().zip(devices.counts()) {
+            if n == 0 {
+                let kernel = info.name;
+                failures.push(format!("kernel {kernel} did not run under schedule {seed}"));
+            }
+        }
+    }
+    say(&format!(
+        "{} cases under {SCHEDULES} schedules each, {} kernels: {:.0} s",
+        chosen.len(),
+        ALL.len(),
+        clock.elapsed().as_secs_f64()
+    ));
+}
