@@ -111,7 +111,7 @@ KERNEL(bank_advance, BankPushArgs, 256) {
 // have P pixels, and the CPU's sums are f64 too.
 //
 // Work at the VOC shape: every member's representation once, at most 34.6 MB, and 8.7 MFLOP in f64;
-// 5 MB of parts at the very most. Floor 8 us. Measured: not measured on a GPU.
+// under 1 MB of parts written and read. Floor 8 us. Measured: not measured on a GPU.
 // prototype_sum: grid (splits, ceil(D/256), C), block 256, static shared 6.5 KB; blocks past a
 // class's end leave at once. prototype_mean: grid (ceil(D/32), C), block 256, 2 KB.
 // Order: pixels by group, groups, parts by residue mod 8, residues: fixed by the counts. Within one

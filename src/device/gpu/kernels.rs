@@ -42,3 +42,41 @@ impl<A> Kernel<A> {
 }
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    /// `a_{b,c}_d` as `a_b_d` and `a_c_d`.
+    fn expanded(name: &str) -> Vec<String> {
+        let braces = name.split_once('{').and_then(|(head, rest)| {
+            let (choices, tail) = rest.split_once('}')?;
+            Some((head, choices, tail))
+        });
+        let Some((head, choices, tail)) = braces else {
+            return vec![name.to_string()];
+        };
+        choices
+            .split(',')
+            .flat_map(|choice| expanded(&format!("{head}{choice}{tail}")))
+            .collect()
+    }
+
+    #[test]
+    fn the_readme_names_every_kernel() {
+        let readme = include_str!("../../../kernels/README.md");
+        let named: Vec<String> = readme
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .flat_map(expanded)
+            .collect();
+        for kernel in ALL {
+            assert!(
+                named.iter().any(|name| name == kernel.name),
+                "{}",
+                kernel.name
+            );
+        }
+    }
+}
