@@ -265,6 +265,8 @@ choose_recipe() {
         recipe=(--set train.warmup_epochs=0)
     fi
     [ -z "$DATA" ] || recipe+=(--set "data.root=$DATA")
+    # Losses are written every tenth iteration unless there are fewer.
+    [ "$ITERS" -ge 10 ] || recipe+=(--set train.log_every=1)
     recipe+=(${sets[@]+"${sets[@]}"})
 }
 
