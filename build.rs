@@ -8,6 +8,8 @@
 
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/resources.rs"]
+mod resources;
 #[cfg(feature = "simt")]
 #[path = "build/simt.rs"]
 mod simt;

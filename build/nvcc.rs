@@ -1,11 +1,430 @@
-//! nvcc: where it is, and what it makes.
+//! nvcc: where it is, and what it makes of `kernels/*.cu`.
+//!
+//! Every unit becomes one fatbin of its own, and all of them go into the crate as the table
+//! `fatbins.rs`. One module per unit and not one for all: a fatbin is the output of one compiler
+//! call, so a single one would need either relocatable device code with nvlink (slower kernels, no
+//! inlining across the seam to gain) or one translation unit for everything (any edit recompiles
+//! all). Units share no device symbols, so nothing is lost but a few module loads at start.
+//!
+//! A unit is compiled again only when its text, a header that it includes, the flags or nvcc itself
+//! changed: objects are kept in `OUT_DIR` under a hash of all these.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Sources;
+use crate::resources::{self, Resource};
 
-/// Compiles one fatbin, or says why there is none.
-pub fn build(_root: &Path, out: &Path, _sources: &Sources) -> Result<(), String> {
-    let fatbin: PathBuf = out.join("kernels.fatbin");
-    std::fs::write(&fatbin, []).map_err(|e| format!("{}: {e}", fatbin.display()))
+/// What the kernels are compiled for when `U2PL_CUDA_ARCHS` does not say otherwise.
+const DEFAULT_ARCHS: &str = "80,90a";
+/// The kernels use cp.async and bf16 mma.
+const MIN_ARCH: u32 = 80;
+/// `-fmad=false`: a product and a sum round twice unless the source says `fmaf`, here as on the
+/// host that runs the same source.
+const FLAGS: &[&str] = &["-std=c++17", "-O3", "-fmad=false", "-lineinfo"];
+/// Lines of nvcc's output that an error shows.
+const SHOWN_LINES: usize = 20;
+/// A unit takes a few hundred megabytes to compile: two at a time, whatever the machine.
+const MAX_JOBS: usize = 2;
+
+/// Everything that changes what this file does. Not `PATH`: a new shell would rebuild the crate.
+const VARIABLES: &[&str] = &[
+    "NVCC",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "U2PL_CUDA_ARCHS",
+    "U2PL_REQUIRE_NVCC",
+    "NVCC_CCBIN",
+    "NVCC_PREPEND_FLAGS",
+    "NVCC_APPEND_FLAGS",
+];
+
+/// What goes into the crate.
+#[derive(Default)]
+struct Built {
+    toolkit: String,
+    archs: Vec<String>,
+    units: Vec<(String, PathBuf)>,
+    resources: Vec<Resource>,
+    warnings: Vec<String>,
+}
+
+/// Compiles every unit and writes `fatbins.rs`, or an empty one when there is no nvcc.
+pub fn build(root: &Path, out: &Path, sources: &Sources) -> Result<(), String> {
+    for name in VARIABLES {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let built = match find(root)? {
+        Some(nvcc) => {
+            println!("cargo::rerun-if-changed={}", nvcc.display());
+            compile_all(&nvcc, root, out, sources)?
+        }
+        None if variable("U2PL_REQUIRE_NVCC").is_some_and(|v| v != "0") => {
+            return Err(
+                "no nvcc, and U2PL_REQUIRE_NVCC is set; run scripts/install-nvcc.sh, or \
+                 set NVCC or CUDA_HOME"
+                    .into(),
+            );
+        }
+        None => {
+            println!(
+                "cargo::warning=no nvcc: building without CUDA kernels (--device cuda will not \
+                 run); scripts/install-nvcc.sh fetches one, or set NVCC or CUDA_HOME"
+            );
+            Built::default()
+        }
+    };
+    for line in &built.warnings {
+        println!("cargo::warning=nvcc: {line}");
+    }
+    let table = out.join("fatbins.rs");
+    std::fs::write(&table, rust(&built)).map_err(|e| format!("{}: {e}", table.display()))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.trim().is_empty())
+}
+
+/// nvcc, in the documented order. A variable that points nowhere is an error, not a reason to take
+/// another one.
+fn find(root: &Path) -> Result<Option<PathBuf>, String> {
+    let binary = if cfg!(windows) { "nvcc.exe" } else { "nvcc" };
+    if let Some(path) = variable("NVCC") {
+        let path = PathBuf::from(path);
+        return match path.is_file() {
+            true => Ok(Some(path)),
+            false => Err(format!("NVCC={}: no such file", path.display())),
+        };
+    }
+    for name in ["CUDA_HOME", "CUDA_PATH"] {
+        if let Some(home) = variable(name) {
+            let path = Path::new(&home).join("bin").join(binary);
+            return match path.is_file() {
+                true => Ok(Some(path)),
+                false => Err(format!(
+                    "{name}={home}: no bin/{binary} in it; unset it to look elsewhere"
+                )),
+            };
+        }
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = std::env::split_paths(&path)
+        .map(|dir| dir.join(binary))
+        .chain([
+            PathBuf::from("/usr/local/cuda/bin").join(binary),
+            root.join(".cuda/bin").join(binary),
+        ]);
+    Ok(candidates.into_iter().find(|p| p.is_file()))
+}
+
+/// Output of a short nvcc call.
+fn ask(nvcc: &Path, argument: &str) -> Result<String, String> {
+    let output = Command::new(nvcc)
+        .arg(argument)
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", nvcc.display()))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!(
+            "{} {argument} failed: {}",
+            nvcc.display(),
+            first_lines(&String::from_utf8_lossy(&output.stderr), 3)
+        )),
+    }
+}
+
+/// `13.0.88` of "Cuda compilation tools, release 13.0, V13.0.88".
+fn version(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once(", V")?;
+    rest.split_whitespace().next()
+}
+
+/// The architectures to compile for, as nvcc names them: `80`, `90a`.
+fn archs(list: &str, known: &str) -> Result<Vec<String>, String> {
+    let known: BTreeSet<u32> = known
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("sm_")?.parse().ok())
+        .collect();
+    let wrong = |entry: &str, problem: &str| {
+        format!(
+            "U2PL_CUDA_ARCHS={list}: `{entry}` {problem}; give compute capabilities of {MIN_ARCH} and up \
+             separated by commas, such as {DEFAULT_ARCHS}; this nvcc knows {known:?}, each also with an `a`"
+        )
+    };
+    let mut archs = Vec::new();
+    for entry in list.split(',').map(str::trim) {
+        let digits = entry.strip_suffix(['a', 'f']).unwrap_or(entry);
+        let number: u32 = digits
+            .parse()
+            .map_err(|_| wrong(entry, "is not an architecture"))?;
+        if number < MIN_ARCH {
+            return Err(wrong(entry, "is too old for these kernels"));
+        }
+        if !known.contains(&number) {
+            return Err(wrong(entry, "is unknown to nvcc"));
+        }
+        if archs.iter().any(|a| a == entry) {
+            return Err(wrong(entry, "comes twice"));
+        }
+        archs.push(entry.to_string());
+    }
+    Ok(archs)
+}
+
+/// PTX for later GPUs: of the oldest architecture that is not tied to one GPU.
+fn ptx_arch(archs: &[String]) -> Option<u32> {
+    archs.iter().filter_map(|a| a.parse().ok()).min()
+}
+
+fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &Sources) -> Result<Built, String> {
+    let about = ask(nvcc, "--version")?;
+    let toolkit = version(&about)
+        .ok_or_else(|| format!("{}: cannot read its version", nvcc.display()))?
+        .to_string();
+    let list = variable("U2PL_CUDA_ARCHS").unwrap_or(DEFAULT_ARCHS.into());
+    let archs = archs(&list, &ask(nvcc, "--list-gpu-code")?)?;
+    let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
+    let mut images = Vec::new();
+    for arch in &archs {
+        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+        images.push(format!("sm_{arch}"));
+    }
+    if let Some(arch) = ptx_arch(&archs) {
+        flags.push(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
+        images.push(format!("compute_{arch}"));
+    }
+    flags.extend(["-fatbin", "-Xptxas", "-v"].map(String::from));
+    // Where nvcc is does not change what it makes; what it is told does.
+    let told = VARIABLES.iter().filter(|n| n.starts_with("NVCC_"));
+    let told: Vec<Option<String>> = told.map(|n| variable(n)).collect();
+    let compiler = Compiler {
+        nvcc,
+        kernels: root.join("kernels"),
+        kept: out.join("nvcc"),
+        salt: format!("{about}{flags:?}{told:?}"),
+        flags,
+    };
+    let objects = compiler.units(&sources.units)?;
+    let mut built = Built {
+        toolkit,
+        archs: images,
+        ..Built::default()
+    };
+    for (unit, object) in sources.units.iter().zip(objects) {
+        let name = stem(unit);
+        let log = read(&object.with_extension("log"))?;
+        built.resources.extend(resources::parse(&log));
+        let warnings = resources::warnings(&log);
+        built
+            .warnings
+            .extend(warnings.map(|w| format!("{name}: {w}")));
+        built.units.push((name, object));
+    }
+    built.resources.sort();
+    Ok(built)
+}
+
+struct Compiler<'a> {
+    nvcc: &'a Path,
+    kernels: PathBuf,
+    kept: PathBuf,
+    /// Everything but the sources that decides what comes out.
+    salt: String,
+    flags: Vec<String>,
+}
+
+impl Compiler<'_> {
+    /// The objects of `units`, in that order; what else was kept is deleted.
+    fn units(&self, units: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+        std::fs::create_dir_all(&self.kept).map_err(|e| format!("{}: {e}", self.kept.display()))?;
+        let jobs = variable("NUM_JOBS").and_then(|n| n.parse().ok());
+        let jobs = jobs.unwrap_or(1).clamp(1, MAX_JOBS);
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(vec![None; units.len()]);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while let Some((i, unit)) = {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        units.get(i).map(|u| (i, u))
+                    } {
+                        let result = self.unit(unit);
+                        if result.is_err() {
+                            next.store(units.len(), Ordering::Relaxed);
+                        }
+                        if let Ok(mut results) = results.lock() {
+                            results[i] = Some(result);
+                        }
+                    }
+                });
+            }
+        });
+        let results = results.into_inner().map_err(|e| e.to_string())?;
+        let objects: Vec<PathBuf> = results.into_iter().flatten().collect::<Result<_, _>>()?;
+        self.sweep(&objects);
+        Ok(objects)
+    }
+
+    fn unit(&self, unit: &Path) -> Result<PathBuf, String> {
+        let name = stem(unit);
+        let mut seen = BTreeSet::new();
+        let mut text = String::new();
+        self.gather(unit, &mut seen, &mut text)?;
+        let key = hash(&[&self.salt, &text]);
+        let object = self.kept.join(format!("{name}-{key:016x}.fatbin"));
+        let log = object.with_extension("log");
+        if object.is_file() && log.is_file() {
+            return Ok(object);
+        }
+        let part = object.with_extension("part");
+        let output = Command::new(self.nvcc)
+            .args(&self.flags)
+            .arg("-I")
+            .arg(&self.kernels)
+            .arg("-o")
+            .arg(&part)
+            .arg(unit)
+            .output()
+            .map_err(|e| format!("cannot run {}: {e}", self.nvcc.display()))?;
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            return Err(failure(&name, &said));
+        }
+        std::fs::write(&log, said.as_bytes()).map_err(|e| format!("{}: {e}", log.display()))?;
+        std::fs::rename(&part, &object).map_err(|e| format!("{}: {e}", object.display()))?;
+        Ok(object)
+    }
+
+    /// A source and the headers of this project that it includes, each once. The host runtime's
+    /// are left out: nvcc does not see them.
+    fn gather(
+        &self,
+        path: &Path,
+        seen: &mut BTreeSet<PathBuf>,
+        text: &mut String,
+    ) -> Result<(), String> {
+        if !seen.insert(path.to_path_buf()) {
+            return Ok(());
+        }
+        let source = read(path)?;
+        let included = source.lines().filter_map(|line| {
+            let rest = line.trim_start().strip_prefix('#')?.trim_start();
+            rest.strip_prefix("include")?
+                .trim()
+                .strip_prefix('"')?
+                .split('"')
+                .next()
+        });
+        for name in included.filter(|name| !name.starts_with("simt/")) {
+            let beside = path.with_file_name(name);
+            let header = if beside.is_file() {
+                beside
+            } else {
+                self.kernels.join(name)
+            };
+            if header.is_file() {
+                self.gather(&header, seen, text)?;
+            }
+        }
+        let _ = write!(text, "\n// {}\n{source}", path.display());
+        Ok(())
+    }
+
+    fn sweep(&self, keep: &[PathBuf]) {
+        let entries = std::fs::read_dir(&self.kept)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for path in entries.map(|e| e.path()) {
+            if !keep.contains(&path.with_extension("fatbin")) {
+                // Only disk space is at stake.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// One message for a unit that did not compile, with the mend where it is known.
+fn failure(name: &str, said: &str) -> String {
+    let mend =
+        if said.contains("unsupported GNU version") || said.contains("unsupported clang version") {
+            "; the host compiler is newer than this nvcc supports: set NVCC_CCBIN to an older g++"
+        } else if said.contains("Failed to preprocess host compiler properties") {
+            "; nvcc needs a host C++ compiler: install g++, or set NVCC_CCBIN to one"
+        } else {
+            ""
+        };
+    let shown: Vec<&str> = said
+        .lines()
+        .filter(|l| !l.contains("ptxas info") && !l.trim().is_empty())
+        .collect();
+    format!(
+        "nvcc failed on kernels/{name}.cu{mend}\n{}",
+        first_lines(&shown.join("\n"), SHOWN_LINES)
+    )
+}
+
+fn first_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().take(count).collect();
+    lines.join("\n")
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// FNV-1a, 64 bits: the same from one toolchain to the next, unlike the standard library's.
+fn hash(parts: &[&str]) -> u64 {
+    let mut state = 0xcbf2_9ce4_8422_2325u64;
+    for byte in parts.iter().flat_map(|p| p.bytes().chain([0xff])) {
+        state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    state
+}
+
+/// The Rust side, to be included where `Resource` is in scope.
+fn rust(built: &Built) -> String {
+    let mut text = String::new();
+    let toolkit = match built.toolkit.is_empty() {
+        true => "None".into(),
+        false => format!("Some({:?})", built.toolkit),
+    };
+    let _ = writeln!(text, "pub(super) const TOOLKIT: Option<&str> = {toolkit};");
+    let _ = writeln!(
+        text,
+        "pub(super) const IMAGES: &[&str] = &{:?};",
+        built.archs
+    );
+    let _ = writeln!(
+        text,
+        "pub(super) const WARNINGS: &[&str] = &{:?};",
+        built.warnings
+    );
+    text.push_str("pub(super) const UNITS: &[(&str, &[u8])] = &[\n");
+    for (name, object) in &built.units {
+        let _ = writeln!(
+            text,
+            "    ({name:?}, include_bytes!({:?})),",
+            object.display().to_string()
+        );
+    }
+    text.push_str("];\n");
+    text.push_str("pub(super) const RESOURCES: &[Resource] = &[\n");
+    for r in &built.resources {
+        let _ = writeln!(text, "    {r:?},");
+    }
+    text.push_str("];\n");
+    text
 }

@@ -84,8 +84,7 @@ impl Fixture {
         Self { file, train, cfg }
     }
 
-    fn session(&self) -> (Session, HostImages) {
-        let device: Arc<dyn Device> = Arc::new(CpuDevice::new(2).expect("device"));
+    fn session(&self, device: Arc<dyn Device>) -> (Session, HostImages) {
         let iters = number(&self.train, "iterations_per_epoch");
         let (session, images) = Session::on_inputs(&self.cfg, device, iters).expect("session");
         let params = session.params();
@@ -198,10 +197,14 @@ impl Fixture {
     }
 }
 
+fn cpu() -> Arc<dyn Device> {
+    Arc::new(CpuDevice::new(2).expect("device"))
+}
+
 /// `late`: tolerance from [`EXACT_STEPS`] on; `logits`: of the final logits.
-fn agrees(mode: Mode, name: &str, late: f64, logits: f64) {
+fn agrees(device: Arc<dyn Device>, mode: Mode, name: &str, late: f64, logits: f64) {
     let fixture = Fixture::open(mode, name);
-    let (session, images) = fixture.session();
+    let (session, images) = fixture.session(device);
     let total = session.schedule().total();
     assert_eq!(total, fixture.file.shape("sup").expect("sup")[0]);
     for i in 0..total {
@@ -223,10 +226,31 @@ fn agrees(mode: Mode, name: &str, late: f64, logits: f64) {
 
 #[test]
 fn twenty_steps_of_the_paper_agree_with_pytorch() {
-    agrees(Mode::Paper, "paper", DRIFT, DRIFT);
+    agrees(cpu(), Mode::Paper, "paper", DRIFT, DRIFT);
 }
 
 #[test]
 fn twenty_steps_of_the_released_code_agree_with_pytorch() {
-    agrees(Mode::Released, "released", TOLERANCE, 1e-4);
+    agrees(cpu(), Mode::Released, "released", TOLERANCE, 1e-4);
+}
+
+/// The same steps on the GPU kernels.
+#[cfg(feature = "simt")]
+mod simt {
+    use super::*;
+    use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt::Options};
+
+    fn simt() -> Arc<dyn Device> {
+        Arc::new(GpuDevice::simt(Options::default(), MathMode::Fp32).expect("simt"))
+    }
+
+    #[test]
+    fn twenty_steps_of_the_paper_agree_with_pytorch() {
+        agrees(simt(), Mode::Paper, "paper", DRIFT, DRIFT);
+    }
+
+    #[test]
+    fn twenty_steps_of_the_released_code_agree_with_pytorch() {
+        agrees(simt(), Mode::Released, "released", TOLERANCE, 1e-4);
+    }
 }

@@ -404,6 +404,17 @@ fn check_memory(blueprint: &Blueprint, device: &dyn Device) -> Result<()> {
     let (state, transient) = blueprint.planned_bytes(device);
     let need = state + transient;
     match device.free_bytes() {
+        Some(free) if need > free && device.name() != "cpu" => Err(Error::Device {
+            device: device.name(),
+            problem: format!(
+                "out of memory: a step needs {:.1} GiB (state {:.1}, activations {:.1}), {:.1} \
+                 GiB are free; use a smaller crop, batch or memory bank, or --precision bf16",
+                gib(need),
+                gib(state),
+                gib(transient),
+                gib(free)
+            ),
+        }),
         Some(free) if need > free => Err(Error::input(
             "augment.crop",
             format!(

@@ -1,40 +1,160 @@
 //! Launchers of `kernels/loss.cu`.
 
 use super::Launcher;
-use crate::device::{Op, View};
+use super::driver::Ptr;
+use super::kernels::{self, GatherArgs, LossArgs, LossStatsArgs};
+use super::select;
+use super::upsample::{SCRATCH_ALIGN, Upsampling, dense_map, runs, scratch, vector};
+use crate::device::op::CeNorm;
+use crate::device::{DType, Op, View};
 use crate::error::Result;
+
+/// A block's part of the loss: f64 sum and u64 count.
+const PART_BYTES: usize = 16;
+
+/// What the backward keeps of a label pixel.
+const PIXEL_BYTES: usize = 16;
 
 /// Scratch bytes of a call.
 pub(super) fn workspace(
     _limits: &super::driver::Limits,
-    _op: &Op,
-    _ins: &[View],
+    op: &Op,
+    ins: &[View],
     _outs: &[View],
 ) -> usize {
-    0
+    let Some(label) = ins.get(1) else { return 0 };
+    match op {
+        Op::CrossEntropy { .. } => runs(label.shape) * PART_BYTES + SCRATCH_ALIGN,
+        Op::CrossEntropyBackward { .. } => label.pixels() * PIXEL_BYTES + SCRATCH_ALIGN,
+        Op::OhemThreshold { .. } => select::ohem_workspace(),
+        _ => 0,
+    }
 }
 
-pub(super) fn cross_entropy(
-    cx: &Launcher,
-    _ignore: u8,
-    _norm: crate::device::op::CeNorm,
-) -> Result<()> {
-    Err(cx.wrong("has no launcher"))
+/// Logits against labels: what the kernels of the loss share. `threshold` is that input, if any.
+fn operands(cx: &Launcher, ignore: u8, threshold: usize) -> Result<(LossArgs, Upsampling)> {
+    let (logits, label) = (cx.input(0)?, cx.input(1)?);
+    if logits.shape[0] != label.shape[0] {
+        return Err(cx.wrong("expected a label map per image"));
+    }
+    let up = Upsampling::new(cx, logits, label.shape[1], label.shape[2])?;
+    let args = LossArgs {
+        u: up.args,
+        label: dense_map(cx, label, label, DType::U8)?,
+        threshold: match cx.call.ins.get(threshold) {
+            Some(view) => vector(cx, view, 1)?,
+            None => Ptr::NULL,
+        },
+        stats: Ptr::NULL,
+        out: Ptr::NULL,
+        ignore: u32::from(ignore),
+        weight: 0.0,
+    };
+    Ok((args, up))
 }
 
-pub(super) fn cross_entropy_backward(cx: &Launcher, _ignore: u8, _weight: f32) -> Result<()> {
-    Err(cx.wrong("has no launcher"))
+/// [`Op::CrossEntropy`].
+pub(super) fn cross_entropy(cx: &Launcher, ignore: u8, norm: CeNorm) -> Result<()> {
+    let (mut args, up) = operands(cx, ignore, 2)?;
+    args.out = scratch(cx, up.runs * PART_BYTES)?;
+    cx.launch(
+        kernels::CROSS_ENTROPY_PARTS,
+        [up.runs, 1, 1],
+        up.shared_bytes,
+        &args,
+    )?;
+    let stats = LossStatsArgs {
+        parts: args.out,
+        stats: vector(cx, cx.output(0)?, 4)?,
+        count: up.runs as u64,
+        pixels: cx.input(1)?.pixels() as u64,
+        all_over_valid: u32::from(norm == CeNorm::ValidTimesAllOverValid),
+        pad: 0,
+    };
+    cx.launch(kernels::CROSS_ENTROPY_STATS, [1, 1, 1], 0, &stats)
 }
 
-pub(super) fn target_probability(cx: &Launcher, _ignore: u8) -> Result<()> {
-    Err(cx.wrong("has no launcher"))
+/// [`Op::CrossEntropyBackward`].
+pub(super) fn cross_entropy_backward(cx: &Launcher, ignore: u8, weight: f32) -> Result<()> {
+    let (logits, out) = (cx.input(0)?, cx.output(0)?);
+    if out.shape != logits.shape {
+        return Err(cx.wrong(&format!("expected the shape of the logits, got {out:?}")));
+    }
+    let (mut args, up) = operands(cx, ignore, 3)?;
+    args.stats = vector(cx, cx.input(2)?, 4)?;
+    args.weight = weight;
+    args.out = scratch(cx, cx.input(1)?.pixels() * PIXEL_BYTES)?;
+    cx.launch(
+        kernels::CROSS_ENTROPY_PIXELS,
+        [up.runs, 1, 1],
+        up.shared_bytes,
+        &args,
+    )?;
+    gather(cx, &args, out)
 }
 
+/// Low-resolution rows of a block of the gather.
+const TILE_ROWS: usize = 8;
+
+/// Low-resolution columns of a block of the gather, at most.
+const TILE_COLUMNS: usize = 16;
+
+/// Classes of a block of the gather, at most; with these its shared memory stays under 48 KiB.
+const GROUP: usize = 32;
+
+/// The gradients of the label pixels, summed to the low-resolution logits.
+fn gather(cx: &Launcher, loss: &LossArgs, out: &View) -> Result<()> {
+    let [batch, h, w, classes] = out.shape;
+    let kernel = kernels::CROSS_ENTROPY_GATHER;
+    let threads = kernel.info.threads as usize;
+    let groups = classes.div_ceil(GROUP);
+    let group = classes.div_ceil(groups);
+    let tile_w = (threads / group).min(TILE_COLUMNS).min(w);
+    let tile_h = TILE_ROWS.min(h);
+    // About as many label columns touch a tile; a chunk takes whole rows of them.
+    let width = loss.u.width as usize;
+    let columns = match w {
+        1 => width,
+        _ => ((tile_w + 1) * width.saturating_sub(1))
+            .div_ceil(w - 1)
+            .min(width),
+    };
+    let rows = (threads / columns.max(1)).clamp(1, 4);
+    let args = GatherArgs {
+        u: loss.u,
+        pixels: loss.out,
+        dlogits: cx.ptr(out, DType::F32)?,
+        ld: out.ld as u64,
+        tile_h: tile_h as u32,
+        tile_w: tile_w as u32,
+        group: group as u32,
+        rows: rows as u32,
+        accumulate: u32::from(cx.call.accumulates(0)),
+        pad: 0,
+    };
+    let blocks = w.div_ceil(tile_w) * h.div_ceil(tile_h) * groups * batch;
+    let shared = 4 * (group | 1) * ((tile_h + 2) * (tile_w + 2) + threads);
+    cx.launch(kernel, [blocks, 1, 1], shared, &args)
+}
+
+/// [`Op::TargetProbability`].
+pub(super) fn target_probability(cx: &Launcher, ignore: u8) -> Result<()> {
+    let (mut args, up) = operands(cx, ignore, usize::MAX)?;
+    args.out = dense_map(cx, cx.output(0)?, cx.input(1)?, DType::F32)?;
+    cx.launch(
+        kernels::TARGET_PROBABILITY,
+        [up.runs, 1, 1],
+        up.shared_bytes,
+        &args,
+    )
+}
+
+/// [`Op::OhemThreshold`].
 pub(super) fn ohem_threshold(
     cx: &Launcher,
-    _ignore: u8,
-    _thresh: f32,
-    _min_kept: usize,
+    ignore: u8,
+    thresh: f32,
+    min_kept: usize,
 ) -> Result<()> {
-    Err(cx.wrong("has no launcher"))
+    select::ohem_threshold(cx, ignore, thresh, min_kept)
 }

@@ -22,10 +22,13 @@ mod metrics;
 mod mix;
 mod norm;
 mod optimizer;
+mod planes;
 mod pool;
 mod resize;
+mod select;
 #[cfg(feature = "simt")]
 pub mod simt;
+mod upsample;
 
 use std::collections::HashMap;
 use std::sync::Mutex;

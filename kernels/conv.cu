@@ -1,0 +1,100 @@
+// conv, conv_dgrad: 2-D convolution and its data gradient as implicit GEMMs.
+//
+//   forward        y[n,oy,ox,k]  = bias[k] + sum over r,s,c of x[n, oy*stride + r*dilation - padding,
+//                                  ox*stride + s*dilation - padding, c] * w[k,r,s,c]
+//   data gradient  dx[n,iy,ix,c] (+)= sum over r,s,k of dy[n,oy,ox,k] * w[k,r,s,c] over the (oy,ox)
+//                  that read (iy,ix) through tap (r,s): one launch per residue of (iy,ix) modulo
+//                  the stride, each a dense convolution of its own (include/conv/geometry.cuh)
+//
+// Never materialised: patches of x (im2col), transposed weights, a dilated or padded dy.
+//
+//              columns: channels of dst                A block makes one tile: it walks the taps
+//            +-----------+-----------+                 that do not read padding only (forward and
+//   rows:    | block 0   | block 1   | ...             data gradient alike), and for each tap the
+//   dst      +-----------+-----------+                 channels of src, 128 bytes a step, through
+//   pixels   | block n   | ...       |                 a three-stage pipeline (mainloop.cuh).
+//            +-----------+                             Neighbouring blocks share their pixels.
+//
+// Variants: fp32 (fmaf, exact fp32), tf32 and bf16 (mma.sync, float accumulators); tiles of
+// 128x128 (256 threads) and 64x64 (128 threads), which copy 16 bytes at a time and need src's
+// channels, ld and address, and w's C and address, to be multiples of 16 bytes; and `any`, 64x64,
+// for everything else (the 3-channel stem, 21-channel gradients).
+//
+// Bytes: src + weights + dst once (src and weights again per tile from L2). FLOPs: 2*pixels(y)*K*
+// R*S*C. Largest at the VOC shape: layer4's 3x3, [8,65,65,512] -> 512: 159 GFLOP, 71 MB in bf16,
+// compute bound. Measured: not measured on a GPU.
+// Grid: tiles of the rows * tiles of the columns, columns fastest. Block: 256 or 128 threads.
+// Dynamic shared: 100352 or 50176 bytes (tile.cuh).
+// Order: every element is one accumulator over taps in row-major order, then channels ascending
+// (within an mma as the hardware sums); both tile sizes sum alike, so the choice changes no bit.
+// Bias and the previous value are added last, in float; bf16 results are rounded once.
+// Tolerance: equal to device/cpu/conv (forward, dgrad) where sums are exact; else fp32 1e-5, tf32
+// and bf16 their rounding of the operands (none where x, w are given in bf16), relative to
+// sum |x||w|.
+#include "include/conv/epilogue.cuh"
+#include "include/conv/gather.cuh"
+#include "include/conv/mainloop.cuh"
+#include "include/conv/multiply.cuh"
+
+namespace conv {
+
+template <class T> using Large = Tile<T, 128, 128, 2, 4>;
+template <class T> using Small = Tile<T, 64, 64, 2, 2>;
+static_assert(Large<float>::SHARED_BYTES == 100352 && Large<bf16>::SHARED_BYTES == 100352 &&
+                  Small<float>::SHARED_BYTES == 50176 && Small<bf16>::SHARED_BYTES == 50176,
+              "src/device/gpu/conv asks for this much dynamic shared memory");
+
+template <class Tile, Pass PASS, template <class, Layout, Layout> class Math,
+          template <class, Pass> class Loader>
+__device__ __forceinline__ void convolve(const ConvArgs& a) {
+  DYNAMIC_SHARED(smem);
+  PixelRow* table = reinterpret_cast<PixelRow*>(smem + Tile::PIXELS_AT);
+  const uint32_t across = div_up(a.dst.c, Tile::COLUMNS);
+  const Place place =
+      place_tile<Tile>(a, blockIdx.x / across, blockIdx.x % across, table);
+  // Race prevented: loaders read rows of the table that other threads write.
+  __syncthreads();
+  Loader<Tile, PASS> loader(a, table, place);
+  Math<Tile, Layout::ALONG, weights_layout(PASS)> math;
+  main_loop<Tile>(loader, math, smem);
+  const uint32_t column = place.column;
+  const Output out{a.dst.data, a.bias == nullptr ? nullptr : a.bias + column, a.dst_bf16 != 0,
+                   a.accumulate != 0};
+  store_product<Tile>(reinterpret_cast<const float*>(smem), place.rows, a.dst.c - column, out,
+                      [&](uint32_t row) { return table[row].destination * a.dst.ld + column; });
+}
+
+template <class Tile, Pass PASS> __device__ __forceinline__ void exact(const ConvArgs& a) {
+  convolve<Tile, PASS, Exact, VectorLoader>(a);
+}
+template <class Tile, Pass PASS> __device__ __forceinline__ void exact_any(const ConvArgs& a) {
+  convolve<Tile, PASS, Exact, AnyLoader>(a);
+}
+template <class Tile, Pass PASS> __device__ __forceinline__ void tensor(const ConvArgs& a) {
+  convolve<Tile, PASS, TensorCores, VectorLoader>(a);
+}
+template <class Tile, Pass PASS> __device__ __forceinline__ void tensor_any(const ConvArgs& a) {
+  convolve<Tile, PASS, TensorCores, AnyLoader>(a);
+}
+
+}  // namespace conv
+
+KERNEL(conv_forward_fp32_large, ConvArgs, 256) { conv::exact<conv::Large<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_fp32_small, ConvArgs, 128) { conv::exact<conv::Small<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_fp32_any, ConvArgs, 128) { conv::exact_any<conv::Small<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_tf32_large, ConvArgs, 256) { conv::tensor<conv::Large<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_tf32_small, ConvArgs, 128) { conv::tensor<conv::Small<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_tf32_any, ConvArgs, 128) { conv::tensor_any<conv::Small<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_bf16_large, ConvArgs, 256) { conv::tensor<conv::Large<bf16>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_bf16_small, ConvArgs, 128) { conv::tensor<conv::Small<bf16>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_bf16_any, ConvArgs, 128) { conv::tensor_any<conv::Small<bf16>, conv::Pass::FORWARD>(a); }
+
+KERNEL(conv_dgrad_fp32_large, ConvArgs, 256) { conv::exact<conv::Large<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_fp32_small, ConvArgs, 128) { conv::exact<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_fp32_any, ConvArgs, 128) { conv::exact_any<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_tf32_large, ConvArgs, 256) { conv::tensor<conv::Large<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_tf32_small, ConvArgs, 128) { conv::tensor<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_tf32_any, ConvArgs, 128) { conv::tensor_any<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_bf16_large, ConvArgs, 256) { conv::tensor<conv::Large<bf16>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_bf16_small, ConvArgs, 128) { conv::tensor<conv::Small<bf16>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_bf16_any, ConvArgs, 128) { conv::tensor_any<conv::Small<bf16>, conv::Pass::DATA_GRADIENT>(a); }

@@ -1,0 +1,110 @@
+// Shapes and shared-memory layout of a convolution's tiles.
+//
+// A block owns ROWS x COLUMNS of the product and walks the reduction in steps of 128 bytes (64
+// bf16, 32 floats). An operand's part of a step lies in shared memory in one of two layouts:
+//
+//   ALONG   the reduction runs along memory: one line per row (or column) of the tile, 128 bytes
+//   ACROSS  the reduction runs across memory: one line per reduction index, the tile's rows in it
+//
+// Lines are cut into 16-byte chunks, and a chunk's place is its index XOR a function of its line
+// (at most 8 values), so that the readers below meet no bank conflict:
+//   ldmatrix reads the same chunk of 8 consecutive lines          -> line & 7
+//   single floats of 4 consecutive lines, 8 adjacent floats each  -> (line & 3) * 2   (f32 ACROSS)
+//
+// Dynamic shared memory of a block, bytes:
+//   [0, STAGES*STAGE)                 stages: A then B
+//   [STAGES*STAGE, + ROWS*16)         the rows' pixels (PixelRow)
+// and, once the main loop is over, [0, ROWS*PITCH*4) is the product in float.
+#pragma once
+#include "include/conv/geometry.cuh"
+
+namespace conv {
+
+enum class Layout { ALONG, ACROSS };
+
+constexpr uint32_t CHUNK = 16;         // bytes
+constexpr uint32_t STEP_BYTES = 128;   // of the reduction, per step
+constexpr uint32_t STAGES = 3;
+
+// What a tile row reads and writes.
+struct PixelRow {
+  int32_t y;             // source pixel at tap offset 0, NOWHERE beyond the last row
+  int32_t x;
+  uint32_t source;       // index of the image's first source pixel
+  uint32_t destination;  // index of the destination pixel
+};
+static_assert(sizeof(PixelRow) == 16, "read as one 16-byte word");
+
+// ROWS x COLUMNS by WARPS_M x WARPS_N warps, elements of type T in shared memory.
+template <class T_, uint32_t ROWS_, uint32_t COLUMNS_, uint32_t WARPS_M_, uint32_t WARPS_N_>
+struct Tile {
+  using T = T_;
+  static constexpr uint32_t ROWS = ROWS_;
+  static constexpr uint32_t COLUMNS = COLUMNS_;
+  static constexpr uint32_t WARPS_M = WARPS_M_;
+  static constexpr uint32_t WARPS_N = WARPS_N_;
+  static constexpr uint32_t THREADS = 32 * WARPS_M * WARPS_N;
+  static constexpr uint32_t STEP = STEP_BYTES / sizeof(T);     // reduction elements of a step
+  static constexpr uint32_t PER_CHUNK = CHUNK / sizeof(T);     // elements of a chunk
+  static constexpr uint32_t A_BYTES = ROWS * STEP_BYTES;
+  static constexpr uint32_t STAGE_BYTES = (ROWS + COLUMNS) * STEP_BYTES;
+  static constexpr uint32_t PIXELS_AT = STAGES * STAGE_BYTES;
+  static constexpr uint32_t SHARED_BYTES = PIXELS_AT + ROWS * sizeof(PixelRow);
+  // Floats between rows of the product in shared memory; +8 spreads an mma's 8 rows over the banks.
+  static constexpr uint32_t PITCH = COLUMNS + 8;
+  static_assert(ROWS * PITCH * 4 <= PIXELS_AT, "the product must not reach the rows' pixels");
+  static_assert(THREADS % STEP == 0 && ROWS % (THREADS / 8) == 0 && COLUMNS % (THREADS / 8) == 0,
+                "a pass of all threads fills whole lines");
+  static_assert(ROWS == COLUMNS, "A and B of an ACROSS step use the same lines");
+};
+
+// Byte offset of a chunk in an operand's part of a stage. `width`: rows (or columns) of the tile.
+template <Layout L, class T>
+__host__ __device__ constexpr uint32_t chunk_at(uint32_t width, uint32_t line, uint32_t chunk) {
+  const uint32_t turn =
+      L == Layout::ACROSS && sizeof(T) == 4 ? (line & 3u) * 2u : line & 7u;
+  const uint32_t line_bytes = L == Layout::ALONG ? STEP_BYTES : width * sizeof(T);
+  return line * line_bytes + (chunk ^ turn) * CHUNK;
+}
+
+// Byte offset of element `at` of a line.
+template <Layout L, class T>
+__host__ __device__ constexpr uint32_t element_at(uint32_t width, uint32_t line, uint32_t at) {
+  constexpr uint32_t n = CHUNK / sizeof(T);
+  return chunk_at<L, T>(width, line, at / n) + at % n * static_cast<uint32_t>(sizeof(T));
+}
+
+#ifdef U2PL_SIMT
+namespace check {
+// Every chunk of an operand has a place of its own, and the readers' chunks lie in other banks.
+template <Layout L, class T> constexpr bool places(uint32_t width) {
+  bool taken[1024] = {};
+  const uint32_t lines = L == Layout::ALONG ? width : STEP_BYTES / sizeof(T);
+  const uint32_t chunks = L == Layout::ALONG ? 8 : width * sizeof(T) / CHUNK;
+  for (uint32_t line = 0; line < lines; ++line)
+    for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+      const uint32_t at = chunk_at<L, T>(width, line, chunk) / CHUNK;
+      if (at >= lines * chunks || taken[at]) return false;
+      taken[at] = true;
+    }
+  for (uint32_t line = 0; line < lines; line += 8)
+    for (uint32_t chunk = 0; chunk < chunks; chunk += 2) {
+      uint32_t banks = 0;
+      for (uint32_t i = 0; i < 8; ++i) {
+        const bool floats = L == Layout::ACROSS && sizeof(T) == 4;
+        const uint32_t at = floats ? chunk_at<L, T>(width, line + i % 4, chunk + i / 4)
+                                   : chunk_at<L, T>(width, line + i, chunk);
+        banks |= 1u << (at / CHUNK % 8);
+      }
+      if (banks != 255) return false;
+    }
+  return true;
+}
+static_assert(places<Layout::ALONG, float>(128) && places<Layout::ALONG, float>(64), "ALONG f32");
+static_assert(places<Layout::ALONG, bf16>(128) && places<Layout::ALONG, bf16>(64), "ALONG bf16");
+static_assert(places<Layout::ACROSS, float>(128) && places<Layout::ACROSS, float>(64), "ACROSS f32");
+static_assert(places<Layout::ACROSS, bf16>(128) && places<Layout::ACROSS, bf16>(64), "ACROSS bf16");
+}  // namespace check
+#endif
+
+}  // namespace conv

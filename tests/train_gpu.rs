@@ -1,0 +1,126 @@
+//! Whole training runs on the GPU kernels, by the SIMT runtime, beside the CPU device.
+#![cfg(feature = "simt")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use u2pl_engine::config::Config;
+use u2pl_engine::device::Device;
+use u2pl_engine::device::cpu::CpuDevice;
+use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt};
+use u2pl_engine::eval::Metrics;
+use u2pl_engine::method::diagnostics::Report;
+use u2pl_engine::train::{self, Observer, Options};
+
+/// Every report and validation of a run.
+#[derive(Default)]
+struct Log {
+    steps: Vec<Report>,
+    mious: Vec<f64>,
+}
+
+impl Observer for Log {
+    fn step(&mut self, _done: usize, _lr: f32, report: Option<&Report>) {
+        self.steps
+            .push(report.expect("every step is logged").clone());
+    }
+
+    fn validated(&mut self, _epoch: usize, _who: &str, metrics: &Metrics) {
+        self.mious.push(metrics.miou().unwrap_or(0.0));
+    }
+}
+
+fn run(device: Arc<dyn Device>, sets: &[&str]) -> Log {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/tiny.yaml");
+    let cfg = Config::load(Some(&recipe), &sets).expect("recipe");
+    let dir = tempfile::tempdir().expect("folder");
+    let options = Options {
+        device,
+        out: dir.path().join("run"),
+        init: None,
+        resume: false,
+        max_iters: None,
+    };
+    let mut log = Log::default();
+    train::run(cfg, &options, &mut log).expect("run");
+    log
+}
+
+fn cpu() -> Arc<dyn Device> {
+    Arc::new(CpuDevice::new(2).expect("cpu"))
+}
+
+fn gpu(math: MathMode) -> Arc<dyn Device> {
+    Arc::new(GpuDevice::simt(simt::Options::default(), math).expect("simt"))
+}
+
+fn losses(report: &Report) -> [f32; 3] {
+    let l = &report.loss;
+    [l.sup, l.unsup.unwrap_or(0.0), l.contrast.unwrap_or(0.0)]
+}
+
+/// Both runs, loss by loss, within `tolerance` relative to the larger of the loss and 0.1.
+fn follows(math: MathMode, sets: &[&str], tolerance: f32) {
+    let (want, got) = (run(cpu(), sets), run(gpu(math), sets));
+    assert_eq!(want.steps.len(), 20);
+    assert_eq!(got.steps.len(), 20);
+    println!("{math:?} {sets:?}: iteration, then sup, unsup, contrast on the cpu and on simt");
+    let mut worst = 0f32;
+    for (i, (w, g)) in want.steps.iter().zip(&got.steps).enumerate() {
+        let (w, g) = (losses(w), losses(g));
+        println!("{:2}  {w:?}  {g:?}", i + 1);
+        for (w, g) in w.into_iter().zip(g) {
+            worst = worst.max((w - g).abs() / w.abs().max(0.1));
+        }
+    }
+    println!("worst relative difference {worst:.2e}");
+    assert!(worst <= tolerance, "{worst} over {tolerance}");
+    assert_eq!(want.mious.len(), got.mious.len());
+}
+
+#[test]
+fn fp32_follows_the_cpu_for_twenty_steps() {
+    follows(MathMode::Fp32, &[], 2e-3);
+}
+
+#[test]
+fn fp32_follows_the_cpu_in_mode_released_with_every_head() {
+    let sets = [
+        "method.mode=released",
+        "model.aux=true",
+        "train.loss=ohem",
+        "augment.mix=classmix",
+    ];
+    follows(MathMode::Fp32, &sets, 2e-3);
+}
+
+#[test]
+fn tf32_follows_the_cpu_roughly() {
+    follows(MathMode::Tf32, &["train.lr=0.001"], 0.05);
+}
+
+#[test]
+fn bf16_follows_the_cpu_roughly() {
+    follows(MathMode::Bf16, &["train.lr=0.001"], 0.15);
+}
+
+/// The same seed gives the same bits, whatever the order in which blocks and warps run.
+#[test]
+fn a_run_does_not_depend_on_the_schedule() {
+    let hostile = simt::Options {
+        seed: 7,
+        schedule: simt::Schedule::Pct,
+        threads: 2,
+    };
+    let device = GpuDevice::simt(hostile, MathMode::Bf16).expect("simt");
+    let sets = ["train.epochs=2", "train.val_every=2"];
+    let (a, b) = (
+        run(gpu(MathMode::Bf16), &sets),
+        run(Arc::new(device), &sets),
+    );
+    assert_eq!(a.mious, b.mious);
+    for (a, b) in a.steps.iter().zip(&b.steps) {
+        assert_eq!(losses(a).map(f32::to_bits), losses(b).map(f32::to_bits));
+    }
+}
