@@ -5,7 +5,7 @@
 #   scripts/tsan.sh [RECORDINGS]
 #
 # RECORDINGS: a folder of launches that the tests recorded; by default the golden tests record here:
-#   U2PL_SIMT_RECORD=FOLDER cargo test --features simt --test golden_gpu
+#   U2PL_SIMT_RECORD=FOLDER cargo test --features simt --test golden_gpu -- --test-threads 1
 # First the planted races must be reported and the correct kernels not; then every recorded launch
 # must be free of reports. JOBS and CXX are heeded.
 set -euo pipefail
@@ -61,7 +61,7 @@ if [ -z "$recordings" ]; then
   recordings=$out/recordings
   rm -rf "$recordings"
   mkdir -p "$recordings"
-  U2PL_SIMT_RECORD=$recordings cargo test -q --features simt --test golden_gpu || true
+  U2PL_SIMT_RECORD=$recordings cargo test -q --features simt --test golden_gpu -- --test-threads 1
 fi
 clean=0
 for file in "$recordings"/*.launch; do

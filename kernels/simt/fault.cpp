@@ -7,6 +7,8 @@
 
 #include <cstdio>
 #include <cstring>
+#include <map>
+#include <string>
 
 #include "simt/runner.hpp"
 
@@ -88,7 +90,7 @@ int find_module(dl_phdr_info* info, size_t, void* raw) {
 
 // file:line of an instruction, by binutils' addr2line: the innermost frame in a kernel source.
 // False where that is not installed.
-bool source_line(uintptr_t pc, char* text, size_t bytes) {
+static bool look_up(uintptr_t pc, char* text, size_t bytes) {
   Module m{pc, 0, ""};
   if (!dl_iterate_phdr(find_module, &m)) return false;
   if (m.path[0] == 0) {
@@ -112,6 +114,20 @@ bool source_line(uintptr_t pc, char* text, size_t bytes) {
   }
   pclose(pipe);
   return found;
+}
+
+// Reading a large program's debug information takes a while: each place is looked up once.
+bool source_line(uintptr_t pc, char* text, size_t bytes) {
+  static std::mutex lock;
+  static std::map<uintptr_t, std::string> known;
+  std::lock_guard<std::mutex> hold(lock);
+  auto found = known.find(pc);
+  if (found == known.end()) {
+    char line[512] = "";
+    found = known.emplace(pc, look_up(pc, line, sizeof line) ? line : "").first;
+  }
+  snprintf(text, bytes, "%s", found->second.c_str());
+  return !found->second.empty();
 }
 
 }  // namespace simt

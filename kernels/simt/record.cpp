@@ -2,7 +2,8 @@
 // C++ program: under ThreadSanitizer (scripts/tsan.sh), or in a debugger.
 //
 // U2PL_SIMT_RECORD=FOLDER records the first U2PL_SIMT_RECORD_EACH (default 2) launches of each
-// kernel, with every live allocation, before they run. Launches over 64 MB are left out.
+// kernel, with every live allocation, before they run: nothing may free memory meanwhile, so run
+// tests with --test-threads 1. Launches over 64 MB are left out.
 #include "simt/record.hpp"
 
 #include <fcntl.h>
