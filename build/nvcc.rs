@@ -151,6 +151,7 @@ fn archs(list: &str, known: &str) -> Result<Vec<String>, String> {
     let known: BTreeSet<u32> = known
         .lines()
         .filter_map(|l| l.trim().strip_prefix("sm_")?.parse().ok())
+        .filter(|arch| *arch >= MIN_ARCH)
         .collect();
     let wrong = |entry: &str, problem: &str| {
         format!(
