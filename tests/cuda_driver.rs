@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use u2pl_engine::device::gpu::cuda::{self, CudaDriver};
 use u2pl_engine::device::gpu::driver::{Driver, Ptr};
 use u2pl_engine::device::gpu::kernels::{ALL, KernelInfo};
+#[cfg(feature = "simt")]
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 use u2pl_engine::error::Error;
 
@@ -182,6 +183,38 @@ fn a_device_that_cannot_be_is_an_error_here_too() {
     let described = cuda::describe();
     assert_eq!(described.kernels, ALL.len());
     println!("{line}\n{described:?}");
+}
+
+/// The program itself, with the fake first in the library path.
+fn engine(arguments: &[&str], settings: &[(&str, &str)]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_u2pl-engine"))
+        .args(arguments)
+        .env_remove("CUDA_VISIBLE_DEVICES")
+        .env("LD_LIBRARY_PATH", Fake::get().dir.path().join("whole"))
+        .envs(settings.iter().copied())
+        .output()
+        .expect("the program")
+}
+
+#[test]
+fn the_program_says_what_it_sees_and_fails_with_one_line() {
+    if !has_kernels() {
+        return;
+    }
+    let two = [("FAKE_CUDA_DEVICES", "2"), ("FAKE_CUDA_ARCH", "86")];
+    let info = engine(&["info"], &two);
+    let text = String::from_utf8_lossy(&info.stdout);
+    for part in ["12.8", "Fake 0", "Fake 1", "8.6", "sm_80"] {
+        assert!(text.contains(part), "{part} in: {text}");
+    }
+    let failed = engine(
+        &["selftest", "--device", "cuda", "--op", "fill"],
+        &[("FAKE_CUDA_DEVICES", "0")],
+    );
+    assert_eq!(failed.status.code(), Some(1));
+    let line = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(line.trim_end().lines().count(), 1, "{line}");
+    assert!(line.contains("no CUDA device"), "{line}");
 }
 
 #[test]
