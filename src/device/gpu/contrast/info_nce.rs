@@ -111,9 +111,7 @@ fn stats(cx: &Launcher, view: &View) -> Result<Ptr> {
 pub(in super::super) fn info_nce_backward(cx: &Launcher, a: &InfoNce, weight: f32) -> Result<()> {
     let (rep, out) = (cx.input(0)?, cx.output(0)?);
     if out.shape != rep.shape {
-        return Err(cx.wrong(&format!(
-            "expected the representation's shape, got {out:?}"
-        )));
+        return Err(cx.wrong(&format!("expected the representation's shape, got {out:?}")));
     }
     let mut p = problem(cx, a)?;
     // Keys stay in shared memory where two blocks of them fit at once; else they are read twice.

@@ -240,12 +240,7 @@ fn launch_map(
     };
     let side = variant.side();
     let grid = [rows.div_ceil(side) * columns.div_ceil(side), 1, 1];
-    cx.launch(
-        table[variant.index()],
-        grid,
-        variant.shared_bytes(),
-        &args,
-    )
+    cx.launch(table[variant.index()], grid, variant.shared_bytes(), &args)
 }
 
 /// How `a` and `b` are multiplied; they must be of one type.
@@ -253,7 +248,9 @@ fn product(cx: &Launcher, a: &View, b: &View) -> Result<Product> {
     let product = Product::new(a.dtype, cx.math()).filter(|_| a.dtype == b.dtype);
     product.ok_or_else(|| {
         let (a, b) = (a.dtype, b.dtype);
-        cx.wrong(&format!("multiplies f32 or bf16 alike, got {a:?} and {b:?}"))
+        cx.wrong(&format!(
+            "multiplies f32 or bf16 alike, got {a:?} and {b:?}"
+        ))
     })
 }
 
@@ -274,14 +271,21 @@ fn check(cx: &Launcher, window: Window, x: &View, w: &View, y: &View) -> Result<
     };
     if window.stride == 0 || !w.is_dense() || w.elements() == 0 || w.shape[3] != x.shape[3] {
         let shape = w.shape;
-        return Err(cx.wrong(&format!("dense weights of the map's channels, got {shape:?}")));
+        return Err(cx.wrong(&format!(
+            "dense weights of the map's channels, got {shape:?}"
+        )));
     }
     let expected = [x.shape[0], size(1), size(2), w.shape[0]];
     if y.shape != expected {
         let got = y.shape;
-        return Err(cx.wrong(&format!("expected a map of shape {expected:?}, got {got:?}")));
+        return Err(cx.wrong(&format!(
+            "expected a map of shape {expected:?}, got {got:?}"
+        )));
     }
-    if [x, y].iter().any(|v| !matches!(v.dtype, DType::F32 | DType::BF16)) {
+    if [x, y]
+        .iter()
+        .any(|v| !matches!(v.dtype, DType::F32 | DType::BF16))
+    {
         return Err(cx.wrong("maps must be f32 or bf16"));
     }
     let extents = [1, 2].map(|i| x.shape[i] + 2 * window.padding + reach(i) + window.stride);

@@ -143,7 +143,11 @@ impl WgradPlan {
             parts,
             elements: dw.elements(),
             bias_pixels,
-            bias_parts: if bias { pixels.div_ceil(bias_pixels) } else { 0 },
+            bias_parts: if bias {
+                pixels.div_ceil(bias_pixels)
+            } else {
+                0
+            },
             bias_channels: k,
         }
     }
