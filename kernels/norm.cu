@@ -18,10 +18,10 @@
 // A thread keeps its channels, so coefficients stay in registers. `lanes` is a power of two up to
 // 32: a warp reads up to 512 adjacent bytes.
 //
-// The two reductions split the pixels into `splits` chunks of `chunk` pixels. Both follow from the
-// shape and the vector width alone, never from the number of multiprocessors; inside a block the
-// pixels are summed per thread in ascending order, then over ty in a tree; the chunks are merged in
-// f64, lane by lane of a warp, then in a butterfly. Same shape and layout, same bits.
+// The two reductions split the pixels into `splits` chunks of `chunk` pixels. Both follow from shape
+// and type alone, never from the number of multiprocessors; inside a block the pixels are summed per
+// thread in ascending order, then over ty in a tree; the chunks are merged in f64, lane by lane of a
+// warp, then in a butterfly. Same shape and alignment, same bits.
 //
 // Statistics: x is taken relative to the channel's value at the first pixel (so that a mean of 200
 // with a deviation of 1 keeps its digits), eight pixels at a time: their mean and squared
