@@ -12,7 +12,7 @@ const CLOSE: Tolerance = Tolerance::Close {
 };
 
 /// (name, logits, label size): every ragged way to upsample, and to shrink.
-pub(super) const UPSAMPLINGS: [(&str, Shape, [usize; 2]); 11] = [
+pub(super) const UPSAMPLINGS: [(&str, Shape, [usize; 2]); 12] = [
     ("ragged", [2, 4, 5, 7], [9, 13]),
     ("one pixel to many", [1, 1, 1, 3], [4, 6]),
     ("many to one pixel", [1, 6, 7, 9], [1, 1]),
@@ -22,6 +22,7 @@ pub(super) const UPSAMPLINGS: [(&str, Shape, [usize; 2]); 11] = [
     ("255 classes", [1, 3, 2, 255], [7, 5]),
     ("rows over 192 pixels", [1, 3, 65, 5], [3, 257]),
     ("times four", [1, 17, 19, 21], [65, 73]),
+    ("a row of 513", [1, 3, 129, 21], [9, 513]),
     ("one column", [2, 5, 1, 4], [17, 1]),
     (
         "columns that do not fit in shared memory",

@@ -15,8 +15,9 @@ const CLOSE: Tolerance = Tolerance::Close {
 };
 
 /// Shapes that the gradient's tiles do not divide, beside those of every upsampling.
-const TILINGS: [(&str, Shape, [usize; 2]); 6] = [
+const TILINGS: [(&str, Shape, [usize; 2]); 7] = [
     ("two tiles each way", [1, 9, 13, 21], [33, 49]),
+    ("many tiles", [1, 33, 33, 21], [129, 129]),
     ("two groups of classes", [2, 3, 10, 40], [9, 37]),
     ("two classes", [1, 17, 33, 2], [40, 41]),
     ("a scale that is no fraction", [1, 7, 17, 5], [23, 45]),
