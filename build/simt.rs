@@ -6,13 +6,17 @@ use std::path::Path;
 use crate::Sources;
 
 /// The runtime's own files, in `kernels/simt`.
-const RUNTIME: [&str; 5] = [
+const RUNTIME: [&str; 6] = [
     "fault.cpp",
     "matrix.cpp",
     "memory.cpp",
+    "record.cpp",
     "runtime.cpp",
     "schedule.cpp",
 ];
+
+/// Kernels of the runtime's own tests, in `kernels/simt/tests`; in no fatbin.
+const TESTS: [&str; 2] = ["planted.cu", "unit.cu"];
 
 /// Compiles and links.
 pub fn build(root: &Path, sources: &Sources) -> Result<(), String> {
@@ -43,6 +47,7 @@ pub fn build(root: &Path, sources: &Sources) -> Result<(), String> {
     build.flag("-xc++");
     build.files(&sources.units);
     build.files(RUNTIME.map(|file| kernels.join("simt").join(file)));
+    build.files(TESTS.map(|file| kernels.join("simt/tests").join(file)));
     build.link_lib_modifier("+whole-archive");
     build.try_compile("u2pl_simt").map_err(|e| e.to_string())
 }

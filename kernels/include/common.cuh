@@ -4,6 +4,7 @@
 //   ARGS(CopyArgs) { const float* x; uint64_t n; };   one struct is a kernel's only argument
 //   KERNEL(copy_f32, CopyArgs, 256) { ... a.x ... }   name, struct, threads of a block; `a` is it
 //   SHARED(float, sums, [32]);                        static shared memory, poisoned by simt
+//   SHARED_ALIGNED(float, tile, [8][32], 16);         the same, where float4 is to be read from it
 //   DYNAMIC_SHARED(smem);                             unsigned char*, 1024-byte aligned
 //
 // Indices into maps are 64-bit: a map may hold more than 2^31 elements.
@@ -20,6 +21,7 @@ using bf16 = __nv_bfloat16;
 #define KERNEL(name, args_type, threads) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ args_type a)
 #define SHARED(type, name, dims) __shared__ type name dims
+#define SHARED_ALIGNED(type, name, dims, alignment) __shared__ __align__(alignment) type name dims
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #endif
 

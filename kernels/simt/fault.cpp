@@ -104,11 +104,9 @@ bool source_line(uintptr_t pc, char* text, size_t bytes) {
   for (char line[512]; fgets(line, sizeof line, pipe) != nullptr;) {
     line[strcspn(line, " \n")] = 0;
     const char* path = short_path(line);
-    if (found || strncmp(path, "kernels/", 8) != 0 || strncmp(path, "kernels/simt/simt", 17) == 0) {
-      continue;
-    }
-    const bool runtime = strncmp(path, "kernels/simt/", 13) == 0 && strstr(path, "planted") == nullptr;
-    if (runtime) continue;
+    // Frames of the headers here say less than the kernel's line around them.
+    const bool ours = strncmp(path, "kernels/simt/", 13) == 0 && strchr(path + 13, '/') == nullptr;
+    if (found || ours || strncmp(path, "kernels/", 8) != 0) continue;
     snprintf(text, bytes, "%s", path);
     found = true;
   }

@@ -12,17 +12,21 @@ struct LoadMatrixOperand {
   alignas(16) uint16_t row[8];
   uint32_t out[4];
 };
+SIMT_UNCHECKED inline uint32_t matrix_element(void* const* operands, int matrix, int row,
+                                              int column) {
+  return static_cast<const LoadMatrixOperand*>(operands[8 * matrix + row])->row[column];
+}
 template <int Count, bool Transposed>
 SIMT_UNCHECKED inline void combine_load_matrix(void* const* operands, uint32_t) {
-  const auto at = [&](int matrix, int row, int column) -> uint32_t {
-    return static_cast<const LoadMatrixOperand*>(operands[8 * matrix + row])->row[column];
-  };
   for (int lane = 0; lane < 32; ++lane) {
     auto* o = static_cast<LoadMatrixOperand*>(operands[lane]);
     const int g = lane / 4, t = lane % 4;
     for (int i = 0; i < Count; ++i) {
-      o->out[i] = Transposed ? at(i, 2 * t, g) | at(i, 2 * t + 1, g) << 16
-                             : at(i, g, 2 * t) | at(i, g, 2 * t + 1) << 16;
+      const uint32_t low = Transposed ? matrix_element(operands, i, 2 * t, g)
+                                      : matrix_element(operands, i, g, 2 * t);
+      const uint32_t high = Transposed ? matrix_element(operands, i, 2 * t + 1, g)
+                                       : matrix_element(operands, i, g, 2 * t + 1);
+      o->out[i] = low | high << 16;
     }
   }
 }
@@ -74,30 +78,32 @@ struct MmaOperand {
   const uint32_t* a;
   const uint32_t* b;
 };
+SIMT_UNCHECKED inline const MmaOperand* mma_operand(void* const* operands, int lane) {
+  return static_cast<const MmaOperand*>(operands[lane]);
+}
 // Products of bf16 and of tf32 are exact in float; the sum runs over k in order, rounded to float
 // at each step. (The hardware's order and inner rounding are not specified.)
 template <class Kind, int Rows, int Columns>
 SIMT_UNCHECKED inline void combine_mma(void* const* operands, uint32_t) {
   constexpr int kDepth = Kind::kDepth;
   float A[16][kDepth], B[Columns][kDepth][8], D[16][8];
-  const auto of = [&](int lane) { return static_cast<const MmaOperand*>(operands[lane]); };
   for (int lane = 0; lane < 32; ++lane) {
-    for (int j = 0; j < Columns; ++j) Kind::spread_b(of(lane)->b + 2 * j, lane / 4, lane % 4, B[j]);
+    for (int j = 0; j < Columns; ++j) Kind::spread_b(mma_operand(operands, lane)->b + 2 * j, lane / 4, lane % 4, B[j]);
   }
   for (int i = 0; i < Rows; ++i) {
     for (int lane = 0; lane < 32; ++lane) {
-      Kind::spread_a(of(lane)->a + 4 * i, lane / 4, lane % 4, A);
+      Kind::spread_a(mma_operand(operands, lane)->a + 4 * i, lane / 4, lane % 4, A);
     }
     for (int j = 0; j < Columns; ++j) {
       const int tile = 4 * (i * Columns + j);
       for (int lane = 0; lane < 32; ++lane) {
-        const float* d = of(lane)->d + tile;
+        const float* d = mma_operand(operands, lane)->d + tile;
         memcpy(&D[lane / 4][lane % 4 * 2], d, 8);
         memcpy(&D[lane / 4 + 8][lane % 4 * 2], d + 2, 8);
       }
       mma_dense(&D[0][0], &A[0][0], &B[j][0][0], kDepth);
       for (int lane = 0; lane < 32; ++lane) {
-        float* d = of(lane)->d + tile;
+        float* d = mma_operand(operands, lane)->d + tile;
         memcpy(d, &D[lane / 4][lane % 4 * 2], 8);
         memcpy(d + 2, &D[lane / 4 + 8][lane % 4 * 2], 8);
       }

@@ -6,12 +6,16 @@
 #include <cstring>
 #include <map>
 
-#include "simt/runner.hpp"
+#include "simt/record.hpp"
 
 namespace simt {
 
 constexpr size_t kPage = 4096;
+#ifdef SIMT_TSAN
+constexpr size_t kStackBytes = 256 * 1024 + kPage;
+#else
 constexpr size_t kStackBytes = 64 * 1024 + kPage;
+#endif
 constexpr size_t kAlign = 256;  // what Driver::alloc promises
 constexpr unsigned char kCanary = 0xC5;
 constexpr size_t kFrontCanary = 256;
@@ -24,6 +28,9 @@ static char* map_pages(size_t bytes, void* at = nullptr) {
                  0);
   return p == MAP_FAILED ? nullptr : static_cast<char*>(p);
 }
+SIMT_TSAN_ONLY(static void renew(void* at, size_t bytes) {
+  mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+})
 static void guard(void* page) { mprotect(page, kPage, PROT_NONE); }
 
 // ---- global memory -----------------------------------------------------------------------------
@@ -119,6 +126,14 @@ bool check_canaries(char* text, size_t bytes) {
   return true;
 }
 
+std::vector<Range> live_memory() {
+  Allocations& all = allocations();
+  std::lock_guard<std::mutex> hold(all.lock);
+  std::vector<Range> ranges;
+  for (const auto& [start, a] : all.live) ranges.push_back({start, a.bytes});
+  return ranges;
+}
+
 // ---- stacks and shared memory ------------------------------------------------------------------
 
 constexpr size_t kStaticMap = kMaxStaticShared;
@@ -147,22 +162,24 @@ Runner::~Runner() {
   if (stacks_ != nullptr) munmap(stacks_, stacks_bytes_);
 }
 
-void Runner::make_stacks(uint32_t threads) {
-  if (fibers_.size() >= threads) return;
+void Runner::make_stacks(uint32_t count) {
+  if (fibers_.size() >= count) return;
   if (stacks_ != nullptr) munmap(stacks_, stacks_bytes_);
-  fibers_.resize(threads);
-  stacks_bytes_ = threads * kStackBytes;
+  fibers_.resize(count);
+  stacks_bytes_ = count * kStackBytes;
   stacks_ = map_pages(stacks_bytes_);
-  for (uint32_t t = 0; t < threads; ++t) guard(stacks_ + t * kStackBytes);
+  for (uint32_t t = 0; t < count; ++t) guard(stacks_ + t * kStackBytes);
 }
 
 int Runner::stack_overflow(uintptr_t address) const {
   const uintptr_t at = address - reinterpret_cast<uintptr_t>(stacks_);
   if (at >= stacks_bytes_ || at % kStackBytes >= kPage) return -1;
-  return static_cast<int>(at / kStackBytes);
+  return static_cast<int>(at / kStackBytes - first_fiber_);
 }
 
 void Runner::poison_shared() {
+  // To ThreadSanitizer each block's shared memory is new: blocks do not race for it.
+  SIMT_TSAN_ONLY(renew(static_, kStaticMap); renew(dynamic_end_ - kDynamicMap, kDynamicMap);)
   memset(static_, kPoison, static_used_);
   static_used_ = 0;
   slots_.clear();
@@ -170,6 +187,32 @@ void Runner::poison_shared() {
   const size_t dynamic = round_up(run_->launch.dynamic_shared_bytes, 1024);
   dynamic_ = dynamic_end_ - dynamic;
   memset(dynamic_, kPoison, dynamic);
+}
+
+// A report of a block as a whole: the line is its kernel's.
+void Runner::report_block(const char* format, ...) {
+  report_.set = true;
+  report_.site = run_->launch.kernel->site;
+  report_.pc = 0;
+  report_.has_address = false;
+  va_list values;
+  va_start(values, format);
+  vsnprintf(report_.text, sizeof report_.text, format, values);
+  va_end(values);
+}
+
+// Says where an address lies in the memory of this block; false where it does not.
+bool Runner::describe_own(uintptr_t address, char* text, size_t bytes) const {
+  const auto start = reinterpret_cast<uintptr_t>(shared_map_);
+  const auto dynamic = reinterpret_cast<uintptr_t>(dynamic_);
+  if (address < start || address >= reinterpret_cast<uintptr_t>(dynamic_end_) + kPage) return false;
+  if (address >= dynamic) {
+    snprintf(text, bytes, ", out of bounds: byte %zu of %u of dynamic shared memory",
+             address - dynamic, run_->launch.dynamic_shared_bytes);
+  } else {
+    snprintf(text, bytes, ", out of bounds of shared memory");
+  }
+  return true;
 }
 
 // Whatever lies between the variables is still poison.
@@ -182,22 +225,14 @@ void Runner::check_shared() {
     const uint32_t end = slots_[i].begin + slots_[i].bytes;
     const uint32_t next = i + 1 < slots_.size() ? slots_[i + 1].begin : static_used_;
     if (!clean(static_ + end, next - end)) {
-      report_.set = true;
-      report_.site = run_->launch.kernel->site;
-      report_.pc = report_.address = 0;
-      snprintf(report_.text, sizeof report_.text,
-               "a write out of bounds of shared memory, after `%s` of %u bytes", slots_[i].name,
-               slots_[i].bytes);
+      report_block("a write out of bounds of shared memory, after `%s` of %u bytes",
+                   slots_[i].name, slots_[i].bytes);
       return;
     }
   }
   const uint32_t bytes = run_->launch.dynamic_shared_bytes;
   if (!clean(dynamic_ + bytes, dynamic_end_ - dynamic_ - bytes)) {
-    report_.set = true;
-    report_.site = run_->launch.kernel->site;
-    report_.pc = report_.address = 0;
-    snprintf(report_.text, sizeof report_.text,
-             "a write out of bounds of the %u bytes of dynamic shared memory", bytes);
+    report_block("a write out of bounds of the %u bytes of dynamic shared memory", bytes);
   }
 }
 
@@ -236,7 +271,7 @@ void* Runner::static_shared(Slot& slot, size_t bytes, size_t alignment, const ch
 
 void Runner::async_copy(void* to, const void* from, uint32_t bytes, uint32_t from_bytes,
                         Site site) {
-  Fiber& f = fibers_[current_];
+  Fiber& f = fiber(current_);
   f.site = site;
   auto* target = static_cast<unsigned char*>(to);
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 ||
@@ -258,12 +293,12 @@ void Runner::async_copy(void* to, const void* from, uint32_t bytes, uint32_t fro
 }
 
 void Runner::async_commit(Site site) {
-  fibers_[current_].site = site;
-  ++fibers_[current_].async_group;
+  fiber(current_).site = site;
+  ++fiber(current_).async_group;
 }
 
 void Runner::async_wait(uint32_t newest_left, Site site) {
-  Fiber& f = fibers_[current_];
+  Fiber& f = fiber(current_);
   f.site = site;
   // Only committed groups are waited for.
   const uint32_t done = f.async_group > newest_left ? f.async_group - newest_left : 0;
@@ -280,12 +315,12 @@ void Runner::async_wait(uint32_t newest_left, Site site) {
 }
 
 void Runner::count_atomic(const void* address, size_t bytes) {
-  const Site site = fibers_[current_].site;
+  const Site site = fiber(current_).site;
   if (reinterpret_cast<uintptr_t>(address) % bytes != 0) {
     simt::fail(site, "misaligned atomic of %zu bytes at %p, after this line", bytes, address);
   }
-  if (++atomics_ > 1u << 26) {
-    simt::fail(site, "2^26 atomics without a collective, after this line: does this thread spin on "
+  if (++atomics_ > 1u << 24) {
+    simt::fail(site, "2^24 atomics without a collective, after this line: does this thread spin on "
                      "another block? Blocks may run one after the other");
   }
 }

@@ -10,7 +10,9 @@
 #include "simt/core.hpp"
 #include "simt/fiber.hpp"
 
-// ThreadSanitizer's view of fibers (scripts/tsan.sh). These files are not instrumented.
+// ThreadSanitizer's view (scripts/tsan.sh): each thread of a block is one of its fibers.
+// __syncthreads and __syncwarp order memory; shuffles and votes do not, as in CUDA; nor do blocks
+// that run one after the other. The runtime itself is not instrumented.
 #ifdef SIMT_TSAN
 extern "C" {
 void* __tsan_create_fiber(unsigned flags);
@@ -32,6 +34,8 @@ constexpr uint32_t kMaxWarps = kMaxThreads / 32;
 // H100: shared memory of a block, static and dynamic; and the static part alone.
 constexpr uint32_t kMaxShared = 227 * 1024;
 constexpr uint32_t kMaxStaticShared = 48 * 1024;
+// ThreadSanitizer sees the same fiber's work as ordered: a block and the three after it use others.
+constexpr uint32_t kFiberSets = 1 SIMT_TSAN_ONLY(* 4);
 constexpr unsigned char kPoison = 0xFF;
 
 // The C side of src/device/gpu/simt.rs.
@@ -72,7 +76,7 @@ struct Fiber {
   Site site;
   uint32_t async_group;
   std::vector<AsyncCopy> async_copies;
-  SIMT_TSAN_ONLY(void* tsan; unsigned barriers; unsigned warp_syncs;)
+  SIMT_TSAN_ONLY(void* tsan = nullptr; unsigned barriers;)
 };
 
 // Lanes of a warp that meet under one mask.
@@ -81,6 +85,7 @@ struct Group {
   uint32_t arrived;
   Op op;
   Site site;
+  SIMT_TSAN_ONLY(char* sync_address;)
 };
 
 struct Warp {
@@ -91,7 +96,7 @@ struct Warp {
   uint32_t priority;
   Group groups[32];
   void* operands[32];
-  SIMT_TSAN_ONLY(char sync_address[2];)
+  SIMT_TSAN_ONLY(unsigned syncs; char sync_address[8];)
 };
 
 // A range of the static shared memory in use.
@@ -106,7 +111,8 @@ struct Report {
   bool set;
   Site site;
   uintptr_t pc;       // of a fault: looked up in the debug information
-  uintptr_t address;  // of a fault: looked up in the allocations
+  uintptr_t address;  // of a fault that has one: looked up in the allocations
+  bool has_address;
   char text[512];
 };
 
@@ -139,8 +145,10 @@ class Runner {
  private:
   bool run_block(uint64_t block);
   void begin_block(uint64_t block);
-  void end_block();
-  void make_stacks(uint32_t threads);
+  void make_stacks(uint32_t count);
+  Fiber& fiber(uint32_t thread) { return fibers_[first_fiber_ + thread]; }
+  bool describe_own(uintptr_t address, char* text, size_t bytes) const;
+  void report_block(const char* format, ...) __attribute__((format(printf, 2, 3)));
   void poison_shared();
   void check_shared();
   static void enter_thread();
@@ -163,6 +171,7 @@ class Runner {
   uint32_t threads_ = 0;
   uint32_t live_ = 0;
   uint32_t current_ = 0;
+  uint32_t first_fiber_ = 0;
   uint32_t ready_warps_ = 0;
   uint32_t barrier_arrived_ = 0;
   uint32_t barrier_votes_ = 0;
@@ -185,7 +194,7 @@ class Runner {
   uint32_t static_used_ = 0;
   std::vector<void*> slot_address_;
   std::vector<SlotUse> slots_;
-  SIMT_TSAN_ONLY(void* tsan_main_ = nullptr; char barrier_address_[2]; char begin_address_;)
+  SIMT_TSAN_ONLY(void* tsan_main_ = nullptr; char barrier_address_[2]; char begin_address_; char end_address_;)
 };
 
 extern SIMT_TLS Runner* runner;

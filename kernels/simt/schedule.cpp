@@ -70,13 +70,14 @@ void Runner::run(Run& run) {
   mine.ss_sp = signal_stack_;
   mine.ss_size = 64 * 1024;
   sigaltstack(&mine, &old);
-  make_stacks(run.launch.kernel->threads);
+  make_stacks(run.launch.kernel->threads * kFiberSets);
   for (uint64_t i; !run.failed && (i = run.next_block++) < run.blocks;) {
     if (!run_block(block_at(run, i))) {
       write_message();
       break;
     }
   }
+  SIMT_TSAN_ONLY(__tsan_acquire(&end_address_);)
   sigaltstack(&old, nullptr);
   runner = nullptr;
   run_ = nullptr;
@@ -88,7 +89,6 @@ bool Runner::run_block(uint64_t block) {
   in_fiber_ = true;
   resume_next();
   in_fiber_ = false;
-  end_block();
   if (!report_.set) check_shared();
   return !report_.set;
 }
@@ -118,25 +118,21 @@ void Runner::begin_block(uint64_t block) {
     warp.priority = static_cast<uint32_t>(random() >> 40);
     wake(w, ~0u);
   }
+  first_fiber_ = block % kFiberSets * threads_;
   const size_t stack = stacks_bytes_ / fibers_.size();
   const size_t guard = 4096;
   SIMT_TSAN_ONLY(tsan_main_ = __tsan_get_current_fiber();)
   for (uint32_t t = 0; t < threads_; ++t) {
-    Fiber& f = fibers_[t];
+    Fiber& f = fiber(t);
     // Tops differ so that the fibers' frames do not all fall into the same cache sets.
-    make_context(f.context, stacks_ + t * stack + guard, stack - guard - t % 16 * 64,
+    make_context(f.context, stacks_ + (first_fiber_ + t) * stack + guard, stack - guard - t % 16 * 64,
                  enter_thread);
     f.site = l.kernel->site;
     f.async_group = 0;
     f.async_copies.clear();
-    SIMT_TSAN_ONLY(f.tsan = __tsan_create_fiber(0); f.barriers = f.warp_syncs = 0;)
+    SIMT_TSAN_ONLY(f.barriers = 0; if (f.tsan == nullptr) f.tsan = __tsan_create_fiber(0);)
   }
   SIMT_TSAN_ONLY(__tsan_release(&begin_address_);)
-}
-
-void Runner::end_block() {
-  SIMT_TSAN_ONLY(__tsan_acquire(&begin_address_);
-                 for (uint32_t t = 0; t < threads_; ++t) __tsan_destroy_fiber(fibers_[t].tsan);)
 }
 
 // ---- threads -----------------------------------------------------------------------------------
@@ -145,12 +141,12 @@ void Runner::enter_thread() {
   Runner& r = *runner;
   SIMT_TSAN_ONLY(__tsan_acquire(&r.begin_address_);)
   r.run_->launch.kernel->entry(r.run_->launch.args);
-  SIMT_TSAN_ONLY(__tsan_release(&r.begin_address_);)
+  SIMT_TSAN_ONLY(__tsan_release(&r.end_address_);)
   r.exit_thread();
 }
 
 void Runner::exit_thread() {
-  Fiber& f = fibers_[current_];
+  Fiber& f = fiber(current_);
   Warp& warp = warps_[current_ / 32];
   const uint32_t me = 1u << (current_ % 32);
   if (!f.async_copies.empty()) {
@@ -229,8 +225,8 @@ void Runner::resume_next() {
   current_ = to;
   atomics_ = 0;
   threadIdx = {to, 0, 0};
-  SIMT_TSAN_ONLY(__tsan_switch_to_fiber(fibers_[to].tsan, 1);)
-  switch_context(from_main ? main_ : fibers_[from].context, fibers_[to].context);
+  SIMT_TSAN_ONLY(__tsan_switch_to_fiber(fiber(to).tsan, 1);)
+  switch_context(from_main ? main_ : fiber(from).context, fiber(to).context);
 }
 
 void Runner::wake(uint32_t warp, uint32_t lanes) {
@@ -260,7 +256,7 @@ void Runner::stuck() {
     snprintf(text + at, sizeof text - at, "; %u threads wait at the barrier %s:%d",
              barrier_arrived_, short_path(barrier_site_.file), barrier_site_.line);
   }
-  fail_here(fibers_[current_].site, "deadlock: no thread of the block can go on%s", text);
+  fail_here(fiber(current_).site, "deadlock: no thread of the block can go on%s", text);
 }
 
 // ---- collectives -------------------------------------------------------------------------------
@@ -272,7 +268,7 @@ static const char* name_of(Op op) {
 }
 
 void Runner::meet(Op op, uint32_t mask, void* mine, Combine combine, Site site) {
-  Fiber& f = fibers_[current_];
+  Fiber& f = fiber(current_);
   Warp& warp = warps_[current_ / 32];
   const uint32_t lane = current_ % 32, me = 1u << lane;
   f.site = site;
@@ -281,7 +277,7 @@ void Runner::meet(Op op, uint32_t mask, void* mine, Combine combine, Site site) 
     fail_here(site, "mask %08x names lanes %08x, which have exited", mask, gone);
   }
   if (const uint32_t elsewhere = mask & warp.at_barrier) {
-    const Site other = fibers_[current_ / 32 * 32 + first_lane(elsewhere)].site;
+    const Site other = fiber(current_ / 32 * 32 + first_lane(elsewhere)).site;
     fail_here(site, "mask %08x names diverged lanes %08x, which wait at the barrier %s:%d", mask,
               elsewhere, short_path(other.file), other.line);
   }
@@ -298,13 +294,17 @@ void Runner::meet(Op op, uint32_t mask, void* mine, Combine combine, Site site) 
   Group& group = warp.groups[g];
   if (g == warp.group_count) {
     ++warp.group_count;
-    group = {mask, 0, op, site};
+    group.mask = mask;
+    group.arrived = 0;
+    group.op = op;
+    group.site = site;
+    SIMT_TSAN_ONLY(group.sync_address = &warp.sync_address[warp.syncs++ % 8];)
   } else if (group.op != op || group.site.line != site.line) {
     fail_here(site, "diverged warp: this lane is at %s, lanes %08x are at %s, %s:%d", name_of(op),
               group.arrived, name_of(group.op), short_path(group.site.file), group.site.line);
   }
-  SIMT_TSAN_ONLY(char* address = &warp.sync_address[f.warp_syncs & 1];
-                 if (op == Op::SyncWarp) { __tsan_release(address); ++f.warp_syncs; })
+  SIMT_TSAN_ONLY(char* const address = group.sync_address;
+                 if (op == Op::SyncWarp) __tsan_release(address);)
   warp.operands[lane] = mine;
   group.arrived |= me;
   if (group.arrived == mask) {
@@ -318,7 +318,7 @@ void Runner::meet(Op op, uint32_t mask, void* mine, Combine combine, Site site) 
 }
 
 uint32_t Runner::barrier(bool predicate, Site site) {
-  Fiber& f = fibers_[current_];
+  Fiber& f = fiber(current_);
   const uint32_t w = current_ / 32, me = 1u << (current_ % 32);
   Warp& warp = warps_[w];
   f.site = site;
@@ -364,7 +364,8 @@ uint32_t Runner::barrier(bool predicate, Site site) {
 void Runner::fail(Site site, const char* format, va_list values) {
   report_.set = true;
   report_.site = site;
-  report_.pc = report_.address = 0;
+  report_.pc = 0;
+  report_.has_address = false;
   vsnprintf(report_.text, sizeof report_.text, format, values);
   if (!in_fiber_) __builtin_trap();
   leave();
@@ -372,15 +373,16 @@ void Runner::fail(Site site, const char* format, va_list values) {
 
 void Runner::fault(int signal, uintptr_t pc, uintptr_t address, int write) {
   report_.set = true;
-  report_.site = fibers_[current_].site;
+  report_.site = fiber(current_).site;
   report_.pc = pc;
-  report_.address = 0;
+  report_.has_address = false;
   const int overflown = stack_overflow(address);
   if (signal == SIGSEGV || signal == SIGBUS) {
     if (overflown >= 0) {
       snprintf(report_.text, sizeof report_.text, "stack overflow of thread %d", overflown);
     } else {
       report_.address = address;
+      report_.has_address = true;
       snprintf(report_.text, sizeof report_.text, "%s address %#zx",
                write < 0 ? "access to" : write != 0 ? "write to" : "read of", address);
     }
@@ -400,7 +402,7 @@ void Runner::write_message() {
     snprintf(place, sizeof place, "%s%s:%d", report_.pc != 0 ? "after " : "",
              short_path(report_.site.file), report_.site.line);
   }
-  if (report_.address != 0 || (report_.pc != 0 && strstr(report_.text, "address"))) {
+  if (report_.has_address && !describe_own(report_.address, where, sizeof where)) {
     describe_address(report_.address, where, sizeof where);
   }
   snprintf(run_->launch.message, run_->launch.message_bytes,

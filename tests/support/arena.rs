@@ -1,5 +1,6 @@
-//! A handful of tensors laid out in one arena of a device, 256-byte aligned, with optional gaps
-//! between pixels so that strided views are exercised.
+//! A handful of tensors on a device, each in an arena of its own (so that a device which checks
+//! bounds checks every tensor's), with optional gaps between pixels so that strided views are
+//! exercised.
 
 use u2pl_engine::device::{ArenaId, Call, DType, Device, Op, Shape, View, elements};
 
@@ -36,7 +37,6 @@ impl Spec {
 /// Tensors on a device, freed on drop.
 pub struct Tensors<'d> {
     device: &'d dyn Device,
-    arena: ArenaId,
     pub views: Vec<View>,
 }
 
@@ -47,28 +47,20 @@ fn align(bytes: usize) -> usize {
 impl<'d> Tensors<'d> {
     /// Allocates and fills everything with the canary.
     pub fn new(device: &'d dyn Device, specs: &[Spec]) -> Self {
-        let mut offset = 0;
-        let mut views: Vec<View> = specs
-            .iter()
-            .map(|spec| {
-                let view = spec.view(ArenaId(0), offset);
-                // At least one canary byte after every tensor.
-                offset = align(offset + view.span_bytes() + 1);
-                view
-            })
-            .collect();
-        let arena = device.alloc(offset).expect("arena");
-        for view in &mut views {
-            view.arena = arena;
-        }
-        let whole = View::dense(arena, 0, [1, 1, 1, offset], DType::U8);
-        device
-            .write(&whole, &vec![CANARY; offset])
-            .expect("write canary");
+        let views = specs.iter().map(|spec| {
+            let mut view = spec.view(ArenaId(0), 0);
+            // At least one canary byte after every tensor.
+            let bytes = align(view.span_bytes() + 1);
+            view.arena = device.alloc(bytes).expect("arena");
+            let whole = View::dense(view.arena, 0, [1, 1, 1, bytes], DType::U8);
+            device
+                .write(&whole, &vec![CANARY; bytes])
+                .expect("write canary");
+            view
+        });
         Self {
+            views: views.collect(),
             device,
-            arena,
-            views,
         }
     }
 
@@ -121,7 +113,7 @@ impl<'d> Tensors<'d> {
     pub fn check_padding(&self) {
         for (i, view) in self.views.iter().enumerate() {
             let end = view.offset + view.span_bytes();
-            let window = View::dense(self.arena, end, [1, 1, 1, align(end + 1) - end], DType::U8);
+            let window = View::dense(view.arena, end, [1, 1, 1, align(end + 1) - end], DType::U8);
             let mut bytes = vec![0; window.elements()];
             self.device.read(&window, &mut bytes).expect("read padding");
             assert!(
@@ -175,6 +167,8 @@ impl<'d> Tensors<'d> {
 
 impl Drop for Tensors<'_> {
     fn drop(&mut self) {
-        self.device.free(self.arena);
+        for view in &self.views {
+            self.device.free(view.arena);
+        }
     }
 }

@@ -87,6 +87,21 @@ impl Launches {
     }
 }
 
+/// A kernel of the runtime's table, with the arguments and threads that Rust expects.
+fn find(info: &KernelInfo) -> Result<*const Registered> {
+    let name = CString::new(info.name).map_err(|_| Error::internal("kernel name"))?;
+    // SAFETY: a valid C string; the runtime returns null or a pointer to a static.
+    let found = unsafe { simt_find_kernel(name.as_ptr()).as_ref() };
+    match found {
+        Some(k) if k.args_bytes as usize == info.args_bytes && k.threads == info.threads => Ok(k),
+        Some(_) => Err(Error::internal(format!(
+            "kernel {}: other arguments",
+            info.name
+        ))),
+        None => Err(Error::internal(format!("kernel {} is missing", info.name))),
+    }
+}
+
 /// The SIMT runtime.
 pub struct SimtDriver {
     options: Options,
@@ -102,23 +117,7 @@ impl SimtDriver {
     pub fn new(options: Options) -> Result<Self> {
         let mut kernels = std::collections::HashMap::new();
         for info in ALL {
-            let name = CString::new(info.name).map_err(|_| Error::internal("kernel name"))?;
-            // SAFETY: a valid C string; the runtime returns null or a pointer to a static.
-            let found = unsafe { simt_find_kernel(name.as_ptr()).as_ref() };
-            match found {
-                Some(k)
-                    if k.args_bytes as usize == info.args_bytes && k.threads == info.threads =>
-                {
-                    kernels.insert(info.name, std::ptr::from_ref(k) as usize);
-                }
-                Some(_) => {
-                    return Err(Error::internal(format!(
-                        "kernel {}: other arguments",
-                        info.name
-                    )));
-                }
-                None => return Err(Error::internal(format!("kernel {} is missing", info.name))),
-            }
+            kernels.insert(info.name, find(info)? as usize);
         }
         let launches = ALL.iter().map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
@@ -218,17 +217,17 @@ impl Driver for SimtDriver {
         shared_bytes: u32,
         args: &[u8],
     ) -> Result<()> {
-        let registered = self
-            .kernels
-            .get(kernel.name)
-            .copied()
-            .ok_or_else(|| Error::internal(format!("kernel {} is missing", kernel.name)))?;
+        // Those of kernels/simt/tests are in no table.
+        let registered = match self.kernels.get(kernel.name) {
+            Some(registered) => *registered as *const Registered,
+            None => find(kernel)?,
+        };
         // The kernel reads its struct in place: give it an aligned copy.
         let mut aligned = vec![0u64; args.len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut aligned)[..args.len()].copy_from_slice(args);
         let mut message = [0u8; 1024];
         let launch = Launch {
-            kernel: registered as *const Registered,
+            kernel: registered,
             grid,
             dynamic_shared_bytes: shared_bytes,
             args: aligned.as_ptr().cast(),
