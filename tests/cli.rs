@@ -485,6 +485,13 @@ fn info_tells_the_build() {
     let json: Value = serde_json::from_str(&place.succeed(&["info", "--json"])).unwrap();
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(json["devices"]["cpu"], true);
-    assert_eq!(json["devices"]["cuda"], false);
-    assert_says(&place.succeed(&["info"]), &["threads", "device cpu"]);
+    assert_eq!(json["devices"]["simt"], cfg!(feature = "simt"));
+    if cfg!(feature = "cuda") {
+        let found = json["cuda"]["devices"].as_array().unwrap();
+        assert!(json["devices"]["cuda"] == false || !found.is_empty());
+    }
+    assert_says(
+        &place.succeed(&["info"]),
+        &["threads", "device cpu", "device cuda", "device simt"],
+    );
 }

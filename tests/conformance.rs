@@ -70,6 +70,7 @@ fn say(text: &str) {
 
 /// What one case did when it first ran.
 struct Ran {
+    passed: bool,
     kernels: Vec<usize>,
     took: Duration,
 }
@@ -102,6 +103,7 @@ fn first_pass(suite: &[Case], failures: &mut Vec<String>) -> Vec<Ran> {
         let after = devices.counts();
         let launched = (0..ALL.len()).filter(|&k| after[k] > before[k]);
         ran.push(Ran {
+            passed: outcome.passed(),
             kernels: launched.collect(),
             took: clock.elapsed(),
         });
@@ -142,9 +144,9 @@ fn report(suite: &[Case], failures: &[String]) {
     ));
 }
 
-/// The quickest cases of every kernel, and of every operation in every precision.
+/// The quickest passing cases of every kernel, and of every operation in every precision.
 fn choose(suite: &[Case], ran: &[Ran]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..suite.len()).collect();
+    let mut order: Vec<usize> = (0..suite.len()).filter(|&i| ran[i].passed).collect();
     order.sort_by_key(|&i| ran[i].took);
     let mut of_kernel = vec![0; ALL.len()];
     let mut of_operation = HashMap::<(&str, MathMode), usize>::new();

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::common::emit;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
+use crate::device::gpu::MathMode;
 
 /// Prints version, build, CPU features, memory and devices.
 #[derive(Debug, clap::Args)]
@@ -33,17 +34,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             "cpu_features": features,
             "threads": device.threads(),
             "free_memory_bytes": free,
-            "devices": {"cpu": true, "cuda": false, "simt": false},
-            "precisions": ["fp32"],
+            "devices": {"cpu": true, "cuda": cuda::usable(), "simt": cfg!(feature = "simt")},
+            "cuda": cuda::json(),
+            "precisions": {
+                "cpu": ["fp32"],
+                "cuda": MathMode::ALL.map(MathMode::name),
+                "simt": MathMode::ALL.map(MathMode::name),
+            },
         });
         return emit(&format!("{:#}\n", value));
     }
-    let memory = free.map_or("unknown".into(), |bytes| {
-        format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
-    });
+    let memory = free.map_or("unknown".into(), gib);
     let features = match features.is_empty() {
         true => "none of those looked for".into(),
         false => features.join(" "),
+    };
+    let simt = match cfg!(feature = "simt") {
+        true => "yes, fp32 tf32 bf16: the GPU's kernels on the CPU, for testing",
+        false => "not in this build (feature simt)",
     };
     emit(&format!(
         "u2pl-engine   {}\n\
@@ -52,11 +60,89 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
          threads       {}\n\
          free memory   {memory}\n\
          device cpu    yes, fp32\n\
-         device cuda   not in this build\n\
-         device simt   not in this build\n",
+         {}\
+         device simt   {simt}\n",
         env!("CARGO_PKG_VERSION"),
         device.threads(),
+        cuda::text(),
     ))
+}
+
+fn gib(bytes: usize) -> String {
+    format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// The CUDA side: the kernels in this binary, the driver and the GPUs of this machine.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use serde_json::Value;
+
+    use crate::device::gpu::cuda::{Description, describe};
+
+    pub(super) fn usable() -> bool {
+        let found = describe();
+        found.unusable.is_none() && found.devices.iter().any(|d| d.image.is_some())
+    }
+
+    pub(super) fn json() -> Value {
+        serde_json::to_value(describe()).unwrap_or(Value::Null)
+    }
+
+    pub(super) fn text() -> String {
+        let Description {
+            toolkit,
+            images,
+            kernels,
+            driver,
+            devices,
+            unusable,
+        } = describe();
+        let kernels = match toolkit {
+            Some(nvcc) => format!("{kernels} by nvcc {nvcc}: {}", images.join(" ")),
+            None => "none: built without nvcc".into(),
+        };
+        let driver = driver.map_or("none found".into(), |version| format!("CUDA {version}"));
+        let mut text = format!("cuda kernels  {kernels}\ncuda driver   {driver}\n");
+        for d in &devices {
+            let runs = match d.image {
+                Some(image) => format!("runs {image}"),
+                None => "none of the kernels runs on it".into(),
+            };
+            text += &format!(
+                "device cuda:{} {}, compute capability {}.{}, {}, {} multiprocessors; {runs}\n",
+                d.index,
+                d.name,
+                d.arch / 10,
+                d.arch % 10,
+                super::gib(d.memory_bytes),
+                d.multiprocessors,
+            );
+        }
+        match unusable {
+            Some(problem) => {
+                let why = problem.trim_start_matches("device cuda:0: ");
+                text + &format!("device cuda   no: {why}\n")
+            }
+            None if devices.is_empty() => text + "device cuda   no: no GPU\n",
+            None => text,
+        }
+    }
+}
+
+/// A build without the CUDA device.
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    pub(super) fn usable() -> bool {
+        false
+    }
+
+    pub(super) fn json() -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    pub(super) fn text() -> String {
+        "device cuda   not in this build (feature cuda)\n".into()
+    }
 }
 
 /// The instruction sets that matter here, of the running machine.

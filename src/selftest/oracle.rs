@@ -25,9 +25,9 @@ pub fn expected(oracle: &CpuDevice, case: &Case) -> Result<Expected, String> {
     let plain = without_copies(case);
     let layout = Layout::new(&plain, Side::Oracle, 0);
     let mut outs = execute(oracle, &plain, layout)?;
-    for i in plain.outs.len()..case.outs.len() {
-        let source = outs[i - copies(case)].clone();
-        outs.push(copy_of(case, i, &source));
+    for (i, source) in (plain.outs.len()..case.outs.len()).zip([PARAMETER, TEACHER]) {
+        let copy = copy_of(case, i, &outs[source]);
+        outs.push(copy);
     }
     let ranges = |(i, operand): (usize, &super::Operand)| match &operand.defined {
         Defined::All => std::iter::once(0..operand.elements()).collect(),
@@ -40,6 +40,10 @@ pub fn expected(oracle: &CpuDevice, case: &Case) -> Result<Expected, String> {
     let defined = case.outs.iter().enumerate().map(ranges).collect();
     Ok(Expected { outs, defined })
 }
+
+/// Outputs that have bf16 copies, in the copies' order (what `Lerp` moves counts as parameters).
+const PARAMETER: usize = 0;
+const TEACHER: usize = 2;
 
 /// bf16 copies that the operation writes beside its f32 outputs; the CPU device has none.
 fn copies(case: &Case) -> usize {
