@@ -56,6 +56,7 @@ template <class Tile> struct WgradVectorLoader {
   const T* grad;         // dy at this thread's chunk
   const T* source;       // x likewise
   bool grad_live, source_live;
+  bool pointwise;        // pixel i of dy meets pixel i of x: no index maths
 
   __device__ __forceinline__ WgradVectorLoader(const ConvWgradArgs& args, const WgradPlace& p)
       : a(args),
@@ -74,6 +75,7 @@ template <class Tile> struct WgradVectorLoader {
     source = static_cast<const T*>(a.x.data) + p.column + at;
     grad_live = p.row + at < a.dy.c;
     source_live = p.column + at < a.x.c;
+    pointwise = one_to_one(a.rows) && one_to_one(a.columns);
   }
   __device__ __forceinline__ uint32_t steps() const { return div_up(end - pixel, Tile::STEP); }
   __device__ __forceinline__ void load(unsigned char* stage) {
@@ -82,11 +84,14 @@ template <class Tile> struct WgradVectorLoader {
     for (uint32_t i = 0; i < PASSES; ++i) {
       const uint32_t line = threadIdx.x / CHUNKS + i * LINE_STEP;
       const bool real = pixel + line < end;
-      const Position at = unravel(pixel + line, width, height);
-      const uint32_t y = at.y + ys.first, x = at.x + xs.first;
-      const uint32_t out = (at.image * a.rows.count + y) * a.columns.count + x;
-      const uint32_t from = (at.image * a.rows.source + y * a.rows.scale + dy) * a.columns.source +
-                            x * a.columns.scale + dx;
+      uint32_t out = pixel + line, from = out;
+      if (!pointwise) {
+        const Position at = unravel(out, width, height);
+        const uint32_t y = at.y + ys.first, x = at.x + xs.first;
+        out = (at.image * a.rows.count + y) * a.columns.count + x;
+        from = (at.image * a.rows.source + y * a.rows.scale + dy) * a.columns.source +
+               x * a.columns.scale + dx;
+      }
       const bool hit_a = real && grad_live, hit_b = real && source_live;
       unsigned char* to = stage + chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, line, chunk);
       cp_async_16_zfill(to, hit_a ? grad + out * a.dy.ld : a.dy.data, hit_a ? CHUNK : 0);

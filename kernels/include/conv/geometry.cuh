@@ -109,6 +109,11 @@ __host__ __device__ constexpr Range hits(const ConvAxis& axis, uint32_t i) {
   return Range{static_cast<uint32_t>(first), static_cast<uint32_t>(end > first ? end : first)};
 }
 
+// Whether position v reads source v and nothing else: a 1x1 convolution of stride 1, not padded.
+__host__ __device__ constexpr bool one_to_one(const ConvAxis& axis) {
+  return axis.taps == 1 && axis.scale == 1 && axis.offset == 0 && axis.count == axis.source;
+}
+
 // The taps of a tile that do not read padding only, in row-major order.
 struct TapWalk {
   uint32_t i, j;

@@ -226,7 +226,7 @@ impl Maker<'_> {
                 _ => 1e-5,
             },
             atol: match self.math {
-                Math::Tf32 => 5e-4 * root,
+                Math::Tf32 => 8e-4 * root,
                 _ => 2e-6 * root,
             },
         }
