@@ -17,7 +17,7 @@ const SEED: u64 = 1;
 /// Schedules that a kernel's result must not depend on.
 const SCHEDULES: u64 = 8;
 /// Cases per kernel, and per operation and precision, that run under all of them.
-const PER_KERNEL: usize = 2;
+const PER_KERNEL: usize = 6;
 
 /// A device per precision, and what they launched.
 struct Devices {
