@@ -19,9 +19,9 @@
 // 32: a warp reads up to 512 adjacent bytes.
 //
 // The two reductions split the pixels into `splits` chunks of `chunk` pixels. Both follow from the
-// shape and the vector width alone, never from the number of multiprocessors; inside a block the
-// pixels are summed per thread in ascending order, then over ty in a tree; the chunks are merged in
-// f64, lane by lane of a warp, then in a butterfly. Same shape and layout, same bits.
+// shape and type alone, never from the number of multiprocessors; inside a block the pixels are
+// summed per thread in ascending order, then over ty in a tree; the chunks are merged in f64, lane
+// by lane of a warp, then in a butterfly. Same shape and alignment, same bits.
 //
 // Statistics: x is taken relative to the channel's value at the first pixel (so that a mean of 200
 // with a deviation of 1 keeps its digits), eight pixels at a time: their mean and squared
@@ -30,8 +30,8 @@
 // Workspace, floats: train {mean, squares}[C][splits], first[C];
 // backward {sum dy', sum dy'(x-mean)}[C][splits], {sum dy' / n, slope}[C].
 //
-// Bytes: train 2 reads + 1 write of the map (+ 1 read with a residual), backward 2 x 3 reads + 1 write
-// (2 with a residual). VOC shape, one 65x65x2048 map of 8 images in bf16: 138 MB a pass.
+// Bytes: train 2 reads + 1 write of the map (+ 1 read with a residual), backward 2 x 3 reads + 1
+// write (2 with a residual). VOC shape, one 65x65x2048 map of 8 images in bf16: 138 MB a pass.
 // Measured: not measured on a GPU.
 // Tolerance against src/device/cpu/norm.rs: eval bit for bit; train and backward 1e-5 of the
 // terms summed (another order of summing); one rounding to bf16 (2^-8 relative) where the maps are.
@@ -383,7 +383,8 @@ static __device__ __forceinline__ void sums(const NormSumsArgs& a, float (&first
   if (!active || stand.ty != 0) return;
 #pragma unroll
   for (int k = 0; k < V; ++k) {
-    float* out = a.partials + 2 * ((stand.c + k) * static_cast<uint64_t>(a.tiles.splits) + blockIdx.x);
+    const uint64_t c = stand.c + k;
+    float* out = a.partials + 2 * (c * a.tiles.splits + blockIdx.x);
     out[0] = sum[k];
     out[1] = sum_x[k];
   }

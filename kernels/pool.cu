@@ -5,15 +5,15 @@
 // taps; the backward reads both and writes dx. VOC stem, 8 x 257x257x64 -> 129x129x64, f32: 135 MB
 // in, 34 + 9 MB out. Measured: not measured on a GPU.
 // Grid: (runs of V channels of an image, grid-stride, 1, images), about 16 blocks of 256 threads a
-// multiprocessor at most; the average: one block for every few channels of an image. Order: every output by one thread (or one
-// block, in a tree), so results do not depend on the grid.
+// multiprocessor at most; the average: one block for every few channels of an image.
+// Order: every output by one thread (or one block, in a tree): results do not depend on the grid.
 // Equal to src/device/cpu/pool.rs: max_pool and the backwards bit for bit in f32; the average within
 // 1e-6 of the mean magnitude; bf16 outputs rounded once (max_pool: exact).
 #include "include/planes.cuh"
 
 using namespace planes;
 
-// A pooling from `in` to `out` pixels on each axis; `items` vectors of channels of an image to make.
+// A pooling from `in` to `out` pixels on each axis; `items` vectors of channels to make per image.
 ARGS(PoolGeometry) {
   uint32_t in_h;
   uint32_t in_w;
@@ -47,7 +47,8 @@ static __device__ __forceinline__ PoolTaps pool_taps(const PoolGeometry& g, uint
                   min(g.size, input + g.padding - origin)};
 }
 
-template <int V> static __device__ __forceinline__ void store_taps(uint8_t* p, const uint32_t (&t)[V]) {
+template <int V>
+static __device__ __forceinline__ void store_taps(uint8_t* p, const uint32_t (&t)[V]) {
   if constexpr (V == 1) {
     *p = static_cast<uint8_t>(t[0]);
   } else {
@@ -63,7 +64,8 @@ template <int V> static __device__ __forceinline__ void store_taps(uint8_t* p, c
     }
   }
 }
-template <int V> static __device__ __forceinline__ void load_taps(const uint8_t* p, uint32_t (&t)[V]) {
+template <int V>
+static __device__ __forceinline__ void load_taps(const uint8_t* p, uint32_t (&t)[V]) {
   if constexpr (V == 1) {
     t[0] = *p;
   } else {

@@ -18,12 +18,20 @@ const THREAD_PIXELS: usize = 8;
 /// Channels that a block of the merging kernels takes: a warp each.
 const MERGED_CHANNELS: usize = 8;
 
-/// Chunks of a reduction over the pixels: (pixels of one, their number).
-fn chunks(stand: &Stand, pixels: usize) -> (usize, usize) {
+/// Chunks of a reduction over a map's pixels: (pixels of one, their number). They follow from
+/// shape and type: the planner asks for a workspace before it knows where maps lie.
+fn chunks(map: &View) -> (usize, usize) {
+    let (stand, pixels) = (Stand::of_shape(map), map.pixels());
     let most = pixels.div_ceil(stand.step * THREAD_PIXELS);
     let splits = (REDUCTION_BLOCKS / stand.channel_blocks).max(1).min(most);
     let chunk = pixels.div_ceil(splits.max(1)).next_multiple_of(stand.step);
     (chunk, pixels.div_ceil(chunk))
+}
+
+/// Scratch of a reduction: two floats a chunk and channel, two more a channel.
+fn scratch(map: &View) -> usize {
+    let (_, splits) = chunks(map);
+    map.channels() * 2 * (splits + 1) * size_of::<f32>()
 }
 
 /// The maps that the reduction of a call reads; the rest of it follows from them.
@@ -36,14 +44,12 @@ fn reduced<'a>(op: &Op, ins: &'a [View]) -> Vec<&'a View> {
     }
 }
 
-/// Scratch bytes of a call: two floats a chunk and channel, two more a channel.
+/// Scratch bytes of a call.
 pub(super) fn workspace(_limits: &Limits, op: &Op, ins: &[View], _outs: &[View]) -> usize {
-    let maps = reduced(op, ins);
-    let Some(first) = maps.first().filter(|m| m.elements() > 0) else {
-        return 0;
-    };
-    let (_, splits) = chunks(&Stand::new(&maps), first.pixels());
-    first.channels() * 2 * (splits + 1) * size_of::<f32>()
+    match reduced(op, ins).first() {
+        Some(map) if map.elements() > 0 => scratch(map),
+        _ => 0,
+    }
 }
 
 /// A reduction and where its results go.
@@ -58,15 +64,16 @@ struct Reduction {
 impl Reduction {
     fn new(cx: &Launcher) -> Result<Self> {
         let maps = reduced(&cx.call.op, &cx.call.ins);
-        let (pixels, channels) = match maps.first() {
-            Some(m) if m.elements() > 0 => (m.pixels(), m.channels()),
+        let map = match maps.first() {
+            Some(map) if map.elements() > 0 => *map,
             _ => return Err(cx.wrong("no pixels")),
         };
+        let (pixels, channels) = (map.pixels(), map.channels());
         let stand = Stand::new(&maps);
-        let (chunk, splits) = chunks(&stand, pixels);
+        let (chunk, splits) = chunks(map);
         let (partials, bytes) = cx.workspace()?;
-        let need = channels * 2 * (splits + 1) * size_of::<f32>();
-        if bytes < need {
+        if bytes < scratch(map) {
+            let need = scratch(map);
             return Err(cx.wrong(&format!("a workspace of {bytes} bytes, {need} needed")));
         }
         Ok(Self {

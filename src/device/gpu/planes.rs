@@ -128,9 +128,18 @@ pub(super) struct Stand {
 impl Stand {
     /// For maps of one shape and type; at most `max_lanes` threads along the channels.
     pub(super) fn with_lanes(maps: &[&View], max_lanes: usize) -> Self {
-        let width = lanes(maps[0]);
-        let vector = vectorised(maps, width);
-        let groups = maps[0].channels() / if vector { width } else { 1 };
+        let vector = vectorised(maps, lanes(maps[0]));
+        Self::of(maps[0], vector, max_lanes)
+    }
+
+    /// What `new` gives where memory is aligned: a function of shape and type.
+    pub(super) fn of_shape(map: &View) -> Self {
+        let vector = map.channels().is_multiple_of(lanes(map));
+        Self::of(map, vector, MAX_LANES)
+    }
+
+    fn of(map: &View, vector: bool, max_lanes: usize) -> Self {
+        let groups = map.channels() / if vector { lanes(map) } else { 1 };
         let lanes = groups.clamp(1, max_lanes).next_power_of_two();
         Self {
             vector,

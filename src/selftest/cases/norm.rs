@@ -235,8 +235,9 @@ impl Bench<'_> {
         let n = elements(self.shape);
         let values = self.d.uniform(n, 199.0, 201.0);
         let x = Operand::float(self.dtype, self.shape, &values);
-        // The CPU's own mean is off by an ulp of 200, 1.5e-5.
-        let map = map_close(self.dtype, 5e-5, 5e-5);
+        // The CPU sums a chunk in f32, so its own mean is a few ulps of 200 off (1.5e-5 each), and a
+        // deviation of 0.58 with a gamma of 1.5 makes 2.6 times that of it.
+        let map = map_close(self.dtype, 5e-5, 3e-4);
         let case = self.train_of("mean 200", false, x);
         let case = case.output_with(self.out(), map);
         let stats = Tolerance::Close {
