@@ -7,7 +7,8 @@
 //! all). Units share no device symbols, so nothing is lost but a few module loads at start.
 //!
 //! A unit is compiled again only when its text, a header that it includes, the flags or nvcc itself
-//! changed: objects are kept in `OUT_DIR` under a hash of all these.
+//! changed: objects are kept under a hash of all these, where every profile and feature set of the
+//! target directory finds them, and copied into `OUT_DIR`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -28,6 +29,8 @@ const MIN_ARCH: u32 = 80;
 const FLAGS: &[&str] = &["-std=c++17", "-O3", "-fmad=false", "-lineinfo"];
 /// Lines of nvcc's output that an error shows.
 const SHOWN_LINES: usize = 20;
+/// Versions of a unit that are kept for a change of branch and back.
+const KEPT_VERSIONS: usize = 3;
 /// A unit takes a few hundred megabytes to compile: two at a time, whatever the machine.
 const MAX_JOBS: usize = 2;
 
@@ -148,6 +151,7 @@ fn archs(list: &str, known: &str) -> Result<Vec<String>, String> {
     let known: BTreeSet<u32> = known
         .lines()
         .filter_map(|l| l.trim().strip_prefix("sm_")?.parse().ok())
+        .filter(|arch| *arch >= MIN_ARCH)
         .collect();
     let wrong = |entry: &str, problem: &str| {
         format!(
@@ -204,7 +208,8 @@ fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &Sources) -> Resul
     let compiler = Compiler {
         nvcc,
         kernels: root.join("kernels"),
-        kept: out.join("nvcc"),
+        // <target>/<profile>/build/<package>/out, by today's cargo.
+        kept: out.ancestors().nth(4).unwrap_or(out).join("nvcc-objects"),
         salt: format!("{about}{flags:?}{told:?}"),
         flags,
     };
@@ -222,7 +227,9 @@ fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &Sources) -> Resul
         built
             .warnings
             .extend(warnings.map(|w| format!("{name}: {w}")));
-        built.units.push((name, object));
+        let embedded = out.join(format!("{name}.fatbin"));
+        std::fs::copy(&object, &embedded).map_err(|e| format!("{}: {e}", embedded.display()))?;
+        built.units.push((name, embedded));
     }
     built.resources.sort();
     Ok(built)
@@ -238,7 +245,7 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// The objects of `units`, in that order; what else was kept is deleted.
+    /// The objects of `units`, in that order; older ones that were kept are deleted.
     fn units(&self, units: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
         std::fs::create_dir_all(&self.kept).map_err(|e| format!("{}: {e}", self.kept.display()))?;
         let jobs = variable("NUM_JOBS").and_then(|n| n.parse().ok());
@@ -335,16 +342,23 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn sweep(&self, keep: &[PathBuf]) {
+    /// Deletes what was kept longest, beyond a few versions of every unit.
+    fn sweep(&self, used: &[PathBuf]) {
         let entries = std::fs::read_dir(&self.kept)
             .into_iter()
             .flatten()
             .flatten();
-        for path in entries.map(|e| e.path()) {
-            if !keep.contains(&path.with_extension("fatbin")) {
-                // Only disk space is at stake.
-                let _ = std::fs::remove_file(&path);
-            }
+        let mut old: Vec<_> = entries
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "fatbin") && !used.contains(p))
+            .filter_map(|p| Some((p.metadata().ok()?.modified().ok()?, p)))
+            .collect();
+        old.sort();
+        let surplus = old.len().saturating_sub(KEPT_VERSIONS * used.len());
+        for (_, object) in old.drain(..surplus) {
+            // Only disk space is at stake.
+            let _ = std::fs::remove_file(object.with_extension("log"));
+            let _ = std::fs::remove_file(&object);
         }
     }
 }
@@ -427,4 +441,68 @@ fn rust(built: &Built) -> String {
     }
     text.push_str("];\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &str = "sm_75\nsm_80\nsm_90\nsm_100\n";
+
+    #[test]
+    fn architectures_are_read_or_refused_with_the_mend() {
+        assert_eq!(archs("80,90a", KNOWN).unwrap(), ["80", "90a"]);
+        assert_eq!(archs(" 100f , 80", KNOWN).unwrap(), ["100f", "80"]);
+        for (list, problem) in [
+            ("75", "too old"),
+            ("80,sm_90", "not an architecture"),
+            ("", "not an architecture"),
+            ("87", "unknown to nvcc"),
+            ("80,80", "twice"),
+        ] {
+            let said = archs(list, KNOWN).unwrap_err();
+            assert!(
+                said.contains(problem) && said.contains("such as 80,90a"),
+                "{said}"
+            );
+        }
+        let ptx = |list: &str| ptx_arch(&archs(list, KNOWN).unwrap());
+        assert_eq!(ptx("90a,100,80"), Some(80));
+        assert_eq!(ptx("90a"), None);
+    }
+
+    #[test]
+    fn the_version_is_read_from_nvccs_words() {
+        let text = "Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0";
+        assert_eq!(version(text), Some("13.0.88"));
+        assert_eq!(version("gcc 12"), None);
+    }
+
+    #[test]
+    fn a_failure_shows_nvccs_first_lines_and_the_mend() {
+        let old = failure(
+            "conv",
+            "#error -- unsupported GNU version! gcc versions later",
+        );
+        assert!(
+            old.contains("NVCC_CCBIN") && old.contains("kernels/conv.cu"),
+            "{old}"
+        );
+        let none = "nvcc fatal   : Failed to preprocess host compiler properties.";
+        assert!(failure("conv", none).contains("install g++"));
+        let noisy = "ptxas info    : 0 bytes gmem\nconv.cu(3): error: no such name\n".repeat(30);
+        let said = failure("conv", &noisy);
+        assert!(
+            said.lines().count() <= SHOWN_LINES + 1 && !said.contains("ptxas info"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_key_changes_with_every_part() {
+        let key = hash(&["salt", "text"]);
+        assert_ne!(key, hash(&["salt", "texT"]));
+        assert_ne!(key, hash(&["saltt", "ext"]));
+        assert_eq!(key, hash(&["salt", "text"]));
+    }
 }

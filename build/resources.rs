@@ -65,3 +65,41 @@ pub fn warnings(log: &str) -> impl Iterator<Item = &str> {
         line.contains("warning") || line.contains("Performance") || line.contains("serialized")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'conv' for 'sm_80'
+ptxas info    : Function properties for conv
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 16 bytes cumulative stack size, 2048 bytes smem, 392 bytes cmem[0]
+ptxas info    : Compile time = 14.082 ms
+ptxas info    : Compiling entry function 'conv' for 'sm_90a'
+ptxas info    : Function properties for conv
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 20 registers, used 0 barriers
+ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized
+";
+
+    #[test]
+    fn what_ptxas_says_is_read() {
+        let found = parse(LOG);
+        assert_eq!(found.len(), 2);
+        let expected = Resource {
+            kernel: "conv".into(),
+            arch: "sm_80".into(),
+            registers: 128,
+            shared_bytes: 2048,
+            stack_bytes: 16,
+            spill_store_bytes: 8,
+            spill_load_bytes: 4,
+        };
+        assert_eq!(found[0], expected);
+        assert_eq!((found[1].registers, found[1].shared_bytes), (20, 0));
+        assert_eq!(warnings(LOG).count(), 1);
+        assert_eq!(parse("").len(), 0);
+    }
+}
