@@ -282,7 +282,9 @@ train() {
         local losses
         losses=$(find "$OUT/train" -name metrics.jsonl -exec grep -a -h '"loss"' {} + | tail -n 1)
         case $losses in
-            *NaN* | *null,*sup* | '') verdict=fail; detail="no finite losses in metrics.jsonl" ;;
+            '' | *NaN* | *'"sup":null'*) # how a loss that is no number is written
+                verdict=fail
+                detail="no finite losses in metrics.jsonl" ;;
         esac
         record train $verdict $((SECONDS - start)) "$what, $PRECISION: $detail" last "${losses:-null}"
     else

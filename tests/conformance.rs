@@ -5,19 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::gpu::kernels::ALL;
 use u2pl_engine::device::gpu::simt::{Launches, Options, Schedule, SimtDriver};
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
-use u2pl_engine::selftest::{self, Case, cases};
+use u2pl_engine::selftest::{self, Case, Expected, cases};
 
 const SEED: u64 = 1;
 /// Schedules that a kernel's result must not depend on.
 const SCHEDULES: u64 = 8;
-/// Cases per kernel, and per operation and precision, that run under all of them.
-const PER_KERNEL: usize = 2;
 
 /// A device per precision, and what they launched.
 struct Devices {
@@ -68,21 +66,13 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// What one case did when it first ran.
-struct Ran {
-    passed: bool,
-    kernels: Vec<usize>,
-    took: Duration,
-}
-
 #[test]
 fn every_kernel_agrees_with_the_cpu_under_every_schedule() {
     let suite = cases::all(SEED);
     let mut failures = Vec::new();
-    let ran = first_pass(&suite, &mut failures);
+    let passed = first_pass(&suite, &mut failures);
     report(&suite, &failures);
-    let chosen = choose(&suite, &ran);
-    schedules(&suite, &chosen, &mut failures);
+    schedules(&passed, &mut failures);
     assert!(
         failures.is_empty(),
         "{} failures:\n{}",
@@ -91,30 +81,24 @@ fn every_kernel_agrees_with_the_cpu_under_every_schedule() {
     );
 }
 
-/// Every case once, against the CPU.
-fn first_pass(suite: &[Case], failures: &mut Vec<String>) -> Vec<Ran> {
+/// Every case once, against the CPU; those that passed, with what is expected of them.
+fn first_pass<'a>(suite: &'a [Case], failures: &mut Vec<String>) -> Vec<(&'a Case, Expected)> {
     let cpu = CpuDevice::new(0).expect("cpu");
     let devices = Devices::new(Schedule::Sequential, 0);
-    let mut before = devices.counts();
-    let mut ran = Vec::new();
+    let mut passed = Vec::new();
     for case in suite {
-        let clock = Instant::now();
-        let outcome = selftest::run(devices.of(case), &cpu, case);
-        let after = devices.counts();
-        let launched = (0..ALL.len()).filter(|&k| after[k] > before[k]);
-        ran.push(Ran {
-            passed: outcome.passed(),
-            kernels: launched.collect(),
-            took: clock.elapsed(),
-        });
-        before = after;
-        if !outcome.passed() {
+        let expected = match selftest::expected(&cpu, case) {
+            Ok(expected) => expected,
+            Err(problem) => {
+                failures.push(format!("{} on the cpu: {problem}", name(case)));
+                continue;
+            }
+        };
+        let outcome = selftest::check(devices.of(case), case, &expected);
+        if outcome.passed() {
+            passed.push((case, expected));
+        } else {
             failures.push(format!("{}: {}", name(case), outcome.message));
-        }
-    }
-    for (info, n) in ALL.iter().zip(&before) {
-        if *n == 0 {
-            failures.push(format!("kernel {} was never launched", info.name));
         }
     }
     for operation in cases::OPERATIONS {
@@ -122,7 +106,7 @@ fn first_pass(suite: &[Case], failures: &mut Vec<String>) -> Vec<Ran> {
             failures.push(format!("operation {operation} has no case"));
         }
     }
-    ran
+    passed
 }
 
 fn report(suite: &[Case], failures: &[String]) {
@@ -144,39 +128,13 @@ fn report(suite: &[Case], failures: &[String]) {
     ));
 }
 
-/// The quickest passing cases of every kernel, and of every operation in every precision.
-fn choose(suite: &[Case], ran: &[Ran]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..suite.len()).filter(|&i| ran[i].passed).collect();
-    order.sort_by_key(|&i| ran[i].took);
-    let mut of_kernel = vec![0; ALL.len()];
-    let mut of_operation = HashMap::<(&str, MathMode), usize>::new();
-    let mut chosen = Vec::new();
-    for i in order {
-        let n = of_operation
-            .entry((suite[i].family, suite[i].math))
-            .or_default();
-        let wanted = ran[i].kernels.iter().any(|&k| of_kernel[k] < PER_KERNEL);
-        if wanted || *n < PER_KERNEL {
-            *n += 1;
-            ran[i].kernels.iter().for_each(|&k| of_kernel[k] += 1);
-            chosen.push(i);
-        }
-    }
-    chosen
-}
-
-/// The chosen cases under every schedule: the same bits.
-fn schedules(suite: &[Case], chosen: &[usize], failures: &mut Vec<String>) {
+/// Every case under every schedule: the same bits, and no kernel left out.
+fn schedules(passed: &[(&Case, Expected)], failures: &mut Vec<String>) {
     let clock = Instant::now();
-    let cpu = CpuDevice::new(0).expect("cpu");
-    let expected: Vec<_> = (chosen.iter().map(|&i| selftest::expected(&cpu, &suite[i])))
-        .collect::<Result<_, _>>()
-        .expect("the cpu ran them before");
-    let mut first: Vec<Option<Vec<Vec<u8>>>> = vec![None; chosen.len()];
+    let mut first: Vec<Option<Vec<Vec<u8>>>> = vec![None; passed.len()];
     for seed in 0..SCHEDULES {
         let devices = Devices::new(Schedule::Pct, seed);
-        for ((&i, expected), first) in chosen.iter().zip(&expected).zip(&mut first) {
-            let case = &suite[i];
+        for ((case, expected), first) in passed.iter().zip(&mut first) {
             match (selftest::bits(devices.of(case), case), &first) {
                 (Err(problem), _) => {
                     failures.push(format!("{}, schedule {seed}: {problem}", name(case)));
@@ -198,7 +156,7 @@ fn schedules(suite: &[Case], chosen: &[usize], failures: &mut Vec<String>) {
     }
     say(&format!(
         "{} cases under {SCHEDULES} schedules each, {} kernels: {:.0} s",
-        chosen.len(),
+        passed.len(),
         ALL.len(),
         clock.elapsed().as_secs_f64()
     ));

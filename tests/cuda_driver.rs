@@ -109,7 +109,8 @@ fn what_is_missing_is_said_in_one_line() {
     let fewer = fake.table("fewer", |k| (k.name != ALL[0].name).then_some(k.args_bytes));
     let larger = fake.table("larger", |k| Some(k.args_bytes + 8));
     let (fewer, larger) = (fewer.to_string_lossy(), larger.to_string_lossy());
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: &[Case] = &[
         (
             "whole",
             &[("FAKE_CUDA_VERSION", "11080")],

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::device::philox::{Rng, to_unit};
+use crate::device::philox::{Rng, to_below, to_unit};
 
 /// A source of data; each call draws from a stream of its own.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Data {
     /// Integers on −k..=k as floats: sums of their products are exact in f32 while they stay
     /// below 2^24, and each is exact in bf16 while k ≤ 256.
     pub fn ints(&mut self, n: usize, k: u32) -> Vec<f32> {
-        let below = |word: u32| (u64::from(word) * u64::from(2 * k + 1) >> 32) as f32 - k as f32;
+        let below = |word: u32| to_below(word, 2 * k + 1) as f32 - k as f32;
         self.words(n).into_iter().map(below).collect()
     }
 
@@ -74,7 +74,7 @@ impl Data {
 
     /// Integers on `0..below`.
     pub fn indices(&mut self, n: usize, below: u32) -> Vec<u32> {
-        let scaled = |word: u32| (u64::from(word) * u64::from(below) >> 32) as u32;
+        let scaled = |word: u32| to_below(word, below);
         self.words(n).into_iter().map(scaled).collect()
     }
 

@@ -46,8 +46,11 @@ pub enum Defined {
     Ranges(Vec<Range<usize>>),
     /// Those that a function of the case and the CPU's outputs (packed) gives, such as a list's
     /// entries below its count.
-    By(fn(&Case, &[Vec<u8>]) -> Vec<Range<usize>>),
+    By(WhichElements),
 }
+
+/// From a case and the CPU's outputs (packed): the elements that count.
+pub type WhichElements = fn(&Case, &[Vec<u8>]) -> Vec<Range<usize>>;
 
 /// A tensor of a case.
 #[derive(Clone, Debug)]
