@@ -36,7 +36,7 @@ fn with(sets: &[&str]) -> Config {
 #[test]
 fn every_recipe_loads_and_validates() {
     let files = recipes();
-    assert_eq!(files.len(), 16);
+    assert_eq!(files.len(), 17);
     for file in files {
         let config = Config::load(Some(&file), &[]).unwrap();
         config

@@ -86,7 +86,9 @@ fn fp32_follows_the_cpu_for_twenty_steps() {
 
 #[test]
 fn fp32_follows_the_cpu_in_mode_released_with_every_head() {
+    // At the recipe's rate the losses fall so fast that rounding alone parts two runs by step 12.
     let sets = [
+        "train.lr=0.001",
         "method.mode=released",
         "model.aux=true",
         "train.loss=ohem",
