@@ -39,6 +39,8 @@ pub fn build(root: &Path, sources: &Sources) -> Result<(), String> {
     // GCC's name of the option, then clang's.
     build.flag_if_supported("-fsanitize-undefined-trap-on-error");
     build.flag_if_supported("-fsanitize-trap=alignment");
+    // Registers hold anything at first; the zeroes of a fresh stack would hide a missing start.
+    build.flag_if_supported("-ftrivial-auto-var-init=pattern");
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("fma") && std::is_x86_feature_detected!("avx2") {
         // fmaf as one instruction instead of a call. Results stay the same.

@@ -15,7 +15,8 @@ Runs, in this order, and writes DIR/gpu-check.json with the verdict of each step
   sanitizer  compute-sanitizer's memcheck and racecheck on every operation of the selftest
              (skipped where compute-sanitizer is not installed)
   train      a short training run: the built-in demo on images made on the fly; with --data, the
-             CamVid recipe on that folder; with --config, that recipe
+             CamVid recipe on that folder; with --config, that recipe; the time of every operation
+             of its last step, by CUDA events, goes into "profile"
   kernels    time by kernel of a few training steps, by Nsight Systems (nsys)
              (skipped where nsys is not installed)
 
@@ -275,7 +276,7 @@ train() {
     local start=$SECONDS log=$OUT/train.log verdict=pass detail
     rm -rf "$OUT/train"
     run "$log" "$BIN" train --device "$DEVICE" --precision "$PRECISION" "${recipe[@]}" \
-        --max-iters "$ITERS" --out "$OUT/train" || verdict=fail
+        --max-iters "$ITERS" --profile --out "$OUT/train" || verdict=fail
     # The last run's summary: "u2pl: 200 iterations in 12 s; mIoU ...".
     detail=$(grep -a -E '^[a-z0-9]+: [0-9]+ iterations in ' "$log" | tail -n 1)
     if [ $verdict = pass ]; then
@@ -299,7 +300,7 @@ kernels() {
         simt) record kernels skip 0 "the simt device's times say nothing of a GPU"; return ;;
     esac
     if ! command -v nsys >/dev/null; then
-        record kernels skip 0 "nsys is not installed (it comes with the CUDA toolkit)"
+        record kernels skip 0 "nsys is not installed; train has the time of every operation"
         return
     fi
     rm -rf "$OUT/profiled" "$OUT"/kernels.nsys-rep "$OUT"/kernels.sqlite
@@ -338,6 +339,8 @@ kernels
         "$started" "$(quoted "$DEVICE")" "$(quoted "$gpu")" "$([ $failed = 0 ] && echo pass || echo fail)"
     printf '  "steps": [\n%s\n  ],\n  "info": ' "$steps"
     embedded "$OUT/info.json"
+    printf ',\n  "profile": '
+    embedded "$(find "$OUT/train" -path '*profile.json' 2>/dev/null | sort | tail -n 1)"
     printf ',\n  "selftest": '
     embedded "$OUT/selftest.json"
     printf '}\n'

@@ -624,6 +624,7 @@ fn train(device: GpuDevice) -> Vec<String> {
         init: None,
         resume: false,
         max_iters: Some(5),
+        profile: false,
     };
     let mut log = Log::default();
     train::run(cfg, &options, &mut log).expect("run");

@@ -41,6 +41,7 @@ fn run(
         init: None,
         resume,
         max_iters,
+        profile: false,
     };
     train::run(cfg.clone(), &options, &mut Silent).unwrap()
 }

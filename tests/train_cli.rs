@@ -208,3 +208,35 @@ fn keys_and_devices_that_do_not_exist_are_named() {
     assert!(line.contains("config.yaml"), "{line}");
     assert!(!out.exists());
 }
+
+#[test]
+fn a_profile_lists_every_operation_of_the_last_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let config = write_config(&dir, "");
+    let done = train(
+        &out,
+        &["--config", &config, "--max-iters", "2", "--profile"],
+    )
+    .output()
+    .unwrap();
+    assert!(done.status.success());
+    let text = std::fs::read_to_string(out.join("profile.json")).unwrap();
+    let profile: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(profile["iter"], 2);
+    let calls = profile["calls"].as_array().unwrap();
+    let operations = profile["operations"].as_array().unwrap();
+    let counted: u64 = operations
+        .iter()
+        .map(|o| o["calls"].as_u64().unwrap())
+        .sum();
+    assert_eq!(counted, calls.len() as u64);
+    for op in ["conv", "conv_wgrad", "batch_norm_backward", "sgd_ema"] {
+        assert!(operations.iter().any(|o| o["op"] == op), "no {op}");
+    }
+    assert!(
+        calls
+            .iter()
+            .all(|c| c["layer"].is_string() && c["ms"].is_f64())
+    );
+}

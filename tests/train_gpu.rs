@@ -41,6 +41,7 @@ fn run(device: Arc<dyn Device>, sets: &[&str]) -> Log {
         init: None,
         resume: false,
         max_iters: None,
+        profile: false,
     };
     let mut log = Log::default();
     train::run(cfg, &options, &mut log).expect("run");

@@ -32,6 +32,9 @@ pub struct Args {
     /// Stop after this many iterations in all
     #[arg(long, value_name = "N")]
     max_iters: Option<usize>,
+    /// Time every operation of the last step, by the device's clock, into profile.json of the run
+    #[arg(long)]
+    profile: bool,
 }
 
 /// Runs the subcommand.
@@ -59,6 +62,7 @@ pub fn run(mut args: Args) -> Result<()> {
         init: args.init,
         resume: args.resume,
         max_iters: args.max_iters,
+        profile: args.profile,
     };
     let mut display = Display::new();
     if demo {

@@ -14,6 +14,8 @@ pub mod philox;
 
 pub use op::{Cost, Op};
 
+use std::time::{Duration, Instant};
+
 use crate::error::Result;
 
 /// Element type of a view.
@@ -250,12 +252,14 @@ pub trait Device: Send + Sync {
     /// Drops a recording.
     fn forget(&self, _recording: Recording) {}
 
-    /// Waits for everything that was queued.
+    /// Time that the device spends on what `work` queues, by its own clock; waits for it.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] when some of it failed.
-    fn synchronize(&self) -> Result<()> {
-        Ok(())
+    /// That of `work`; [`crate::Error::Device`] when the hardware fails.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed())
     }
 
     /// Scratch bytes that a call of this operation needs, known before any run.

@@ -1,7 +1,7 @@
 //! The executor: a planned graph as a list of calls, and the arenas it runs in.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::plan::Plan;
 use super::{Graph, TensorId};
@@ -212,14 +212,11 @@ impl Program {
     pub fn run_timed(&self) -> Result<Vec<Timing>> {
         let mut timings = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
-            self.device.synchronize()?;
-            let start = Instant::now();
-            self.device.run(&step.call).map_err(|e| locate(e, step))?;
-            self.device.synchronize()?;
+            let time = self.device.time(&mut || self.device.run(&step.call));
             timings.push(Timing {
                 op: step.call.op.name(),
                 name: step.name.clone(),
-                time: start.elapsed(),
+                time: time.map_err(|e| locate(e, step))?,
                 cost: step.cost,
             });
         }

@@ -46,6 +46,7 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
             init: None,
             resume: false,
             max_iters: options.max_iters,
+            profile: options.profile,
         };
         run(cfg, &options, observer)
     };

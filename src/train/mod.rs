@@ -43,6 +43,8 @@ pub struct Options {
     pub resume: bool,
     /// Stop after this many iterations in all.
     pub max_iters: Option<usize>,
+    /// Time every operation of the last step into `profile.json` of the run folder.
+    pub profile: bool,
 }
 
 /// Name under `samples/` of the picture that a run ends (or pauses) with.
@@ -94,7 +96,7 @@ impl Observer for Silent {}
 pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
     cfg.validate()?;
     let mut trainer = Trainer::new(cfg, options)?;
-    trainer.train(options.max_iters, observer)
+    trainer.train(options, observer)
 }
 
 /// A line of `metrics.jsonl` about a step.
@@ -221,10 +223,10 @@ impl Trainer {
         self.session.stage(which, &staged)
     }
 
-    fn train(&mut self, max_iters: Option<usize>, observer: &mut dyn Observer) -> Result<Summary> {
+    fn train(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
         let clock = Instant::now();
         let total = self.session.schedule().total();
-        let end = max_iters.map_or(total, |n| n.min(total));
+        let end = options.max_iters.map_or(total, |n| n.min(total));
         let start = self.progress.iteration;
         let warmup = (0..total)
             .take_while(|&i| self.session.schedule().is_warmup(i))
@@ -244,7 +246,12 @@ impl Trainer {
             if let Some(loader) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
                 self.stage("unlabeled", loader, bu)?;
             }
-            self.session.step(iteration)?;
+            if options.profile && iteration + 1 == end {
+                let timings = self.session.step_timed(iteration)?;
+                self.dir.profile(iteration + 1, &timings)?;
+            } else {
+                self.session.step(iteration)?;
+            }
             self.progress.iteration = iteration + 1;
             // The device has its next step: now there is time to wait for the last one's numbers.
             self.log(queued.take(), &mut watch, observer)?;

@@ -1,13 +1,17 @@
-//! The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `samples/`.
+//! The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `samples/`, `profile.json`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::device::Cost;
 use crate::files::write_atomic;
+use crate::graph::exec::Timing;
 use crate::{Error, Result};
 
 /// An open run folder.
@@ -90,6 +94,57 @@ impl RunDir {
     /// `samples/<name>.png`.
     pub fn sample(&self, name: &str) -> PathBuf {
         sample_path(&self.path, name)
+    }
+
+    /// Writes `profile.json`: every operation of one step with its time and work, in order, and
+    /// the sums by kind of operation, slowest first.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is full or gone.
+    pub fn profile(&self, iteration: usize, timings: &[Timing]) -> Result<()> {
+        let line = |op: &str, calls: usize, time: Duration, cost: Cost| {
+            json!({
+                "op": op,
+                "calls": calls,
+                "ms": 1e3 * time.as_secs_f64(),
+                "flops": cost.flops,
+                "least_bytes": cost.bytes,
+            })
+        };
+        let mut kinds: Vec<(&str, usize, Duration, Cost)> = Vec::new();
+        for t in timings {
+            let at = kinds.iter().position(|(op, ..)| *op == t.op);
+            let at = at.unwrap_or_else(|| {
+                kinds.push((t.op, 0, Duration::ZERO, Cost::default()));
+                kinds.len() - 1
+            });
+            let (_, calls, time, cost) = &mut kinds[at];
+            *calls += 1;
+            *time += t.time;
+            cost.flops += t.cost.flops;
+            cost.bytes += t.cost.bytes;
+        }
+        kinds.sort_by_key(|(_, _, time, _)| std::cmp::Reverse(*time));
+        let operations: Vec<Value> = kinds.iter().map(|k| line(k.0, k.1, k.2, k.3)).collect();
+        let calls: Vec<Value> = timings
+            .iter()
+            .map(|t| {
+                let mut call = line(t.op, 1, t.time, t.cost);
+                call["layer"] = json!(t.name);
+                call
+            })
+            .collect();
+        let total: Duration = timings.iter().map(|t| t.time).sum();
+        let profile = json!({
+            "iter": iteration,
+            "ms": 1e3 * total.as_secs_f64(),
+            "operations": operations,
+            "calls": calls,
+        });
+        write_atomic(
+            &self.path.join("profile.json"),
+            format!("{profile:#}\n").as_bytes(),
+        )
     }
 
     /// Appends one object to `metrics.jsonl`.

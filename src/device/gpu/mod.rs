@@ -32,6 +32,7 @@ mod upsample;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::{ArenaId, Call, DType, Device, Op, Readback, Recording, View};
 use crate::error::{Error, Result};
@@ -235,8 +236,9 @@ impl Device for GpuDevice {
         self.driver.forget(GraphId(recording.0));
     }
 
-    fn synchronize(&self) -> Result<()> {
-        self.driver.synchronize()
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let ms = self.driver.time(work)?;
+        Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
