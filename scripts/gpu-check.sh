@@ -238,14 +238,14 @@ train:
   algorithm: u2pl
   epochs: 40
   epoch_iters: 75
-  warmup_epochs: 10
+  warmup_epochs: 20
   batch_labeled: 4
   batch_unlabeled: 4
-  lr: 0.02
+  lr: 0.05
   head_lr_mult: 1.0
   weight_decay: 0.0001
   val_every: 5
-method: { ema: 0.99, contrast_weight: 0.1, anchors: 64, negatives: 50, bank_background: 3000, bank_size: 3000 }
+method: { alpha0: 60, unsup_weight: 0.5, ema: 0.99, contrast_weight: 0.1, anchors: 64, negatives: 50, bank_background: 3000, bank_size: 3000 }
 eval: { protocol: whole }
 YAML
 }

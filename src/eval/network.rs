@@ -132,7 +132,14 @@ impl Networks {
                 while self.held() > KEPT_BYTES {
                     self.kept.pop();
                 }
-                let net = self.build(weights.arena, weights.set, size, tail)?;
+                let net = match self.build(weights.arena, weights.set, size, tail) {
+                    // What is kept is a cache: its memory may be what is missing.
+                    Err(crate::Error::Device { .. }) if !self.kept.is_empty() => {
+                        self.kept.clear();
+                        self.build(weights.arena, weights.set, size, tail)?
+                    }
+                    built => built?,
+                };
                 self.kept.insert(0, (key, net));
             }
         }

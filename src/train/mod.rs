@@ -265,8 +265,10 @@ impl Trainer {
             let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
             if due || iteration + 1 == total {
                 self.log(queued.take(), &mut watch, observer)?;
-                self.validate(epoch, iteration < warmup, observer)?;
-                self.save()?;
+                let validated = self.validate(epoch, iteration < warmup, observer);
+                // An epoch is not lost for a validation that finds no memory, say.
+                let saved = self.save();
+                validated.and(saved)?;
             }
         }
         self.log(queued.take(), &mut watch, observer)?;

@@ -18,6 +18,7 @@ pub(super) mod code {
     pub const INVALID_PTX: u32 = 218;
     pub const JIT_COMPILER_NOT_FOUND: u32 = 221;
     pub const UNSUPPORTED_PTX_VERSION: u32 = 222;
+    pub const SYSTEM_NOT_READY: u32 = 802;
     pub const SYSTEM_DRIVER_MISMATCH: u32 = 803;
     pub const COMPAT_NOT_SUPPORTED: u32 = 804;
 }
@@ -124,9 +125,16 @@ pub(super) fn init_failed(code: u32, text: &str, visible: Option<&str>) -> Strin
                                take its directory out of LD_LIBRARY_PATH"
                 .into()
         }
-        code::SYSTEM_DRIVER_MISMATCH | code::COMPAT_NOT_SUPPORTED => format!(
+        code::SYSTEM_NOT_READY => format!(
+            "the system is not ready ({text}); on a machine with NVSwitch start nvidia-fabricmanager"
+        ),
+        code::SYSTEM_DRIVER_MISMATCH => format!(
             "the driver's library and its kernel module are of different versions ({text}); reboot, \
              or match them"
+        ),
+        code::COMPAT_NOT_SUPPORTED => format!(
+            "a cuda-compat library does not suit this GPU or driver ({text}); take its directory \
+             out of LD_LIBRARY_PATH, or update the driver"
         ),
         _ => format!("the driver does not start: {text}"),
     }
@@ -168,7 +176,13 @@ pub(super) fn load_failed(
             | code::INVALID_PTX
             | code::UNSUPPORTED_PTX_VERSION
     );
-    if refused && newer(toolkit) {
+    // What code a driver gives for the kernels of a newer major version is not documented.
+    let major = toolkit
+        .split('.')
+        .next()
+        .and_then(|m| m.parse::<i32>().ok());
+    let other_major = major.is_some_and(|major| driver / 1000 < major);
+    if other_major || (refused && newer(toolkit)) {
         let major_minor: Vec<&str> = toolkit.split('.').take(2).collect();
         return format!(
             "the driver cannot load {image} kernels made by nvcc {}: it is for CUDA {} ({text}); \
@@ -255,7 +269,9 @@ mod tests {
             (no_such_device(3, 2), "cuda:1"),
             (init_failed(100, "x", None), "no CUDA device"),
             (init_failed(34, "x", None), "stub"),
+            (init_failed(802, "x", None), "fabricmanager"),
             (init_failed(803, "x", None), "versions"),
+            (init_failed(804, "x", None), "cuda-compat"),
             (init_failed(999, "unknown error", None), "unknown error"),
             (no_image("T4", 75, &["sm_80"]), "7.5"),
             (
@@ -269,6 +285,10 @@ mod tests {
             (
                 load_failed(200, "broken", "conv", "sm_80", 13_000, "13.0.88"),
                 "broken",
+            ),
+            (
+                load_failed(999, "unknown error", "conv", "sm_80", 12_080, "13.0.88"),
+                "update the driver",
             ),
             (
                 load_failed(221, "x", "conv", "compute_80", 13_000, "13.0.88"),
