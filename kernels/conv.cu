@@ -22,7 +22,7 @@
 //
 // Bytes: src + weights + dst once (src and weights again per tile from L2). FLOPs: 2*pixels(y)*K*
 // R*S*C. Largest at the VOC shape: layer4's 3x3, [8,65,65,512] -> 512: 159 GFLOP, 74 MB in bf16;
-// floor 0.20 ms at 790 TFLOP/s, bound by the products. Measured: not measured on a GPU.
+// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma that mma.sync does not reach. Measured: not measured on a GPU.
 // Grid: tiles of the rows * tiles of the columns, columns fastest. Block: 256 or 128 threads.
 // Dynamic shared: 100352 or 50176 bytes (tile.cuh).
 // Order: every element is one accumulator over taps in row-major order, then channels ascending

@@ -62,7 +62,8 @@ template <uint32_t Threads> __device__ Part block_sum(Part mine) {
 // Bytes: logits once, 1 per output pixel (6.7 MB at 4x513^2); 22 M exponentials. Floor: those.
 // Measured: not measured on a GPU. Grid: ceil(width/run) * height * batch; shared: columns.
 // Order: fixed by the shapes alone (shuffles, then warps, then blocks). With cross_entropy_stats
-// equals cpu/loss.rs::cross_entropy within 1e-5 relative; counts exactly.
+// equals cpu/loss.rs::cross_entropy within 1e-5 relative; counts exactly, but for a pixel whose p
+// is within rounding of the OHEM threshold.
 KERNEL(cross_entropy_parts, LossArgs, 192) {
   static_assert(kRunThreads == 192, "one thread per pixel of a run");
   DYNAMIC_SHARED(smem);

@@ -1,5 +1,6 @@
 //! Configuration files: what loads, and what each mistake is answered with.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use u2pl_engine::config::Config;
@@ -7,7 +8,7 @@ use u2pl_engine::config::schema::{Algorithm, Encoder, Mix};
 
 fn recipes() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
@@ -247,4 +248,17 @@ fn datasets_on_disk_need_their_paths() {
             .to_string()
             .contains("data.unlabeled")
     );
+}
+
+/// `scripts/gpu-check.sh` carries the recipe, for machines that have nothing but the script.
+#[test]
+fn the_gpu_check_s_recipe_is_the_camvid_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = fs::read_to_string(root.join("scripts/gpu-check.sh")).unwrap();
+    let after = script.split("<<'YAML'\n").nth(1).unwrap();
+    let recipe = after.split("\nYAML\n").next().unwrap();
+    let root_of_both = ["data.root=camvid".to_string()];
+    let carried = Config::parse("gpu-check.sh", recipe, &root_of_both).unwrap();
+    let ours = Config::load(Some(&root.join("configs/camvid_cpu.yaml")), &root_of_both).unwrap();
+    assert_eq!(carried, ours);
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::golden::conforms;
+use support::golden::{conforms, test_families};
 use u2pl_engine::device::gpu::simt::{Options, Schedule, SimtDriver};
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 
@@ -20,27 +20,9 @@ fn device() -> GpuDevice {
     )
 }
 
-/// One test per fixture file: the reference, in both layouts.
-macro_rules! families {
-    ($($name:ident),+ $(,)?) => {$(
-        #[test]
-        fn $name() {
-            conforms(&device(), stringify!($name));
-        }
-    )+};
+/// The reference, in both layouts.
+fn agrees(family: &str) {
+    conforms(&device(), family);
 }
 
-families!(
-    conv,
-    norm,
-    pool_resize,
-    elementwise,
-    pseudo_label,
-    loss,
-    optimizer,
-    evaluation,
-    partition,
-    contrast,
-    augment,
-    mix,
-);
+test_families!(agrees);

@@ -2,35 +2,15 @@
 
 mod support;
 
-use support::golden::{conforms, same_bits};
+use support::golden::{conforms, same_bits, test_families};
 use u2pl_engine::device::cpu::CpuDevice;
 
-/// One test per fixture file: the reference, in both layouts, and the same bits on any number of
-/// threads.
-macro_rules! families {
-    ($($name:ident),+ $(,)?) => {$(
-        #[test]
-        fn $name() {
-            let one = CpuDevice::new(1).expect("cpu");
-            let three = CpuDevice::new(3).expect("cpu");
-            let family = stringify!($name);
-            conforms(&three, family);
-            same_bits(&one, &three, family);
-        }
-    )+};
+/// The reference, in both layouts, and the same bits on any number of threads.
+fn agrees(family: &str) {
+    let one = CpuDevice::new(1).expect("cpu");
+    let three = CpuDevice::new(3).expect("cpu");
+    conforms(&three, family);
+    same_bits(&one, &three, family);
 }
 
-families!(
-    conv,
-    norm,
-    pool_resize,
-    elementwise,
-    pseudo_label,
-    loss,
-    optimizer,
-    evaluation,
-    partition,
-    contrast,
-    augment,
-    mix,
-);
+test_families!(agrees);

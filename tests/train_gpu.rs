@@ -8,8 +8,9 @@ use u2pl_engine::config::Config;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt};
-use u2pl_engine::eval::Metrics;
+use u2pl_engine::eval::{LoadedWeights, Metrics, Predictor, Rgb};
 use u2pl_engine::method::diagnostics::Report;
+use u2pl_engine::model;
 use u2pl_engine::train::{self, Observer, Options};
 
 /// Every report and validation of a run.
@@ -30,21 +31,34 @@ impl Observer for Log {
     }
 }
 
-fn run(device: Arc<dyn Device>, sets: &[&str]) -> Log {
+fn recipe(sets: &[&str]) -> Config {
     let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/tiny.yaml");
-    let cfg = Config::load(Some(&recipe), &sets).expect("recipe");
+    Config::load(Some(&recipe), &sets).expect("recipe")
+}
+
+fn run(device: Arc<dyn Device>, sets: &[&str]) -> Log {
     let dir = tempfile::tempdir().expect("folder");
+    run_in(dir.path(), device, sets, false, None)
+}
+
+fn run_in(
+    out: &Path,
+    device: Arc<dyn Device>,
+    sets: &[&str],
+    resume: bool,
+    max_iters: Option<usize>,
+) -> Log {
     let options = Options {
         device,
-        out: dir.path().join("run"),
+        out: out.to_path_buf(),
         init: None,
-        resume: false,
-        max_iters: None,
+        resume,
+        max_iters,
         profile: false,
     };
     let mut log = Log::default();
-    train::run(cfg, &options, &mut log).expect("run");
+    train::run(recipe(sets), &options, &mut log).expect("run");
     log
 }
 
@@ -125,5 +139,54 @@ fn a_run_does_not_depend_on_the_schedule() {
     assert_eq!(a.mious, b.mious);
     for (a, b) in a.steps.iter().zip(&b.steps) {
         assert_eq!(losses(a).map(f32::to_bits), losses(b).map(f32::to_bits));
+    }
+}
+
+/// The bf16 copies of the weights come back with the weights.
+#[test]
+fn a_resumed_bf16_run_goes_on_bit_for_bit() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (straight, paused) = (dir.path().join("a"), dir.path().join("b"));
+    let sets = ["train.epochs=2", "train.val_every=2"];
+    let go = |out: &Path, resume, max_iters| {
+        run_in(out, gpu(MathMode::Bf16), &sets, resume, max_iters);
+    };
+    go(&straight, false, None);
+    go(&paused, false, Some(6));
+    go(&paused, true, None);
+    let last = |out: &Path| std::fs::read(out.join("checkpoints/last.safetensors")).expect("last");
+    assert!(last(&straight) == last(&paused), "the checkpoints differ");
+}
+
+/// Inference from loaded weights, in every precision.
+#[test]
+fn a_prediction_follows_the_cpu() {
+    let cfg = recipe(&[]);
+    let layout = model::layout(&cfg.model, cfg.data.classes).expect("layout");
+    let (weights, buffers) = model::init(&layout, 5);
+    let pixels = (0..3 * 40 * 37).map(|i| (i * 7919 % 256) as u8).collect();
+    let image = Rgb::new(40, 37, pixels).expect("image");
+    let predict = |device: Arc<dyn Device>| {
+        let loaded = LoadedWeights::new(&device, &layout, &weights, &buffers).expect("weights");
+        let mut predictor = Predictor::new(device, &cfg, layout.clone());
+        let scores = predictor.scores(loaded.weights(), &image).expect("scores");
+        scores.values
+    };
+    let want = predict(cpu());
+    let scale = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    assert!(scale > 0.0);
+    for (math, tolerance) in [
+        (MathMode::Fp32, 1e-5),
+        (MathMode::Tf32, 5e-3),
+        (MathMode::Bf16, 5e-2),
+    ] {
+        let got = predict(gpu(math));
+        assert_eq!(got.len(), want.len());
+        let worst = want
+            .iter()
+            .zip(&got)
+            .fold(0f32, |m, (w, g)| m.max((w - g).abs()));
+        println!("{math:?}: {:.1e} of the largest logit", worst / scale);
+        assert!(worst <= tolerance * scale, "{math:?}: {worst} of {scale}");
     }
 }

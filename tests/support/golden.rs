@@ -204,3 +204,22 @@ pub fn same_bits(a: &dyn Device, b: &dyn Device, family: &str) {
         assert!(first == second, "{}: the bits differ", case["name"]);
     }
 }
+
+/// A test per fixture file of `tests/golden`, each calling `$check` with the file's name.
+#[allow(unused_macros)] // each test binary uses a part
+macro_rules! test_families {
+    ($check:path) => {
+        $crate::support::golden::test_families!(
+            $check: conv norm pool_resize elementwise pseudo_label loss optimizer evaluation
+            partition contrast augment mix
+        );
+    };
+    ($check:path: $($name:ident)+) => {$(
+        #[test]
+        fn $name() {
+            $check(stringify!($name));
+        }
+    )+};
+}
+#[allow(unused_imports)]
+pub(crate) use test_families;

@@ -2,41 +2,27 @@
 
 use super::Launcher;
 use super::kernels::{self, AugmentArgs};
+use crate::device::DType;
 use crate::device::op::Augment;
-use crate::device::{DType, Op, View};
 use crate::error::Result;
 
 /// Crop pixels of a block.
 const PIXELS_PER_BLOCK: usize = 1024;
 
-/// Scratch bytes of a call.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    _op: &Op,
-    _ins: &[View],
-    _outs: &[View],
-) -> usize {
-    0
-}
-
-/// [`Op::Augment`].
+/// [`crate::device::Op::Augment`].
 pub(super) fn augment(cx: &Launcher, a: &Augment) -> Result<()> {
     let (images, labels, sizes, rng) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.input(3)?);
     let (x, label) = (cx.output(0)?, cx.output(1)?);
     let [n, height, width, _] = x.shape;
     let capacity = labels.channels();
-    for (view, shape) in [
+    cx.want_shapes(&[
         (x, [n, height, width, 3]),
         (label, [n, height, width, 1]),
         (images, [n, 1, 1, 3 * capacity]),
         (labels, [n, 1, 1, capacity]),
         (sizes, [n, 1, 1, 2]),
         (rng, [1, 1, 1, 4]),
-    ] {
-        if view.shape != shape {
-            return Err(cx.wrong(&format!("expected {shape:?}, got {view:?}")));
-        }
-    }
+    ])?;
     let area = height * width;
     if area > 1 << 30 || capacity > 1 << 31 {
         return Err(cx.wrong("an image of more than 2^30 pixels"));

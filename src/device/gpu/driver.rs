@@ -39,8 +39,6 @@ pub struct Limits {
     pub multiprocessors: u32,
     /// Dynamic shared memory that a block may ask for, bytes.
     pub shared_bytes: u32,
-    /// Compute capability, major * 10 + minor.
-    pub arch: u32,
 }
 
 /// A recorded sequence of launches.

@@ -4,7 +4,7 @@ use super::Launcher;
 use super::driver::Ptr;
 use super::kernels::{self, DropoutArgs, FillArgs, LerpArgs, MapArgs, ReluBackwardArgs};
 use super::planes::{
-    Stand, lanes, optional, plane, refuse_accumulate, runs, same_dtype, same_shape, size,
+    Stand, lanes, optional, plane, refuse_accumulate, runs, same_dtype, same_shape,
 };
 use crate::device::{DType, View};
 use crate::error::Result;
@@ -165,7 +165,7 @@ pub(super) fn dropout2d(cx: &Launcher, p: f32, stream: u32) -> Result<()> {
         y: plane(cx, y)?,
         rng: cx.dense(rng, DType::U32)?,
         area: (h * w) as u64,
-        channels: size(cx, channels)?,
+        channels: cx.size(channels)?,
         lanes_log2: stand.lanes_log2,
         vector: u32::from(stand.vector),
         accumulate: u32::from(cx.call.accumulates(0)),

@@ -1,27 +1,14 @@
 //! Launchers of `kernels/entropy.cu`.
 
 use super::Launcher;
+use super::driver::Ptr;
 use super::kernels::{self, AddScoresArgs, FinishScoresArgs, KeepReliableArgs, SoftmaxEntropyArgs};
 use super::upsample::{Upsampling, aligned, dense_map, vector};
-use super::{driver::Ptr, select};
-use crate::device::{DType, Op, View};
+use crate::device::{DType, View};
 use crate::error::Result;
 
 /// Shared memory for staged scores, bytes.
 const STAGE_BYTES: usize = 32 * 1024;
-
-/// Scratch bytes of a call.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    op: &Op,
-    ins: &[View],
-    _outs: &[View],
-) -> usize {
-    match op {
-        Op::Percentile { .. } => select::percentile_workspace(ins.get(2).map_or(0, View::elements)),
-        _ => 0,
-    }
-}
 
 /// The entropy, argmax and confidence maps of a call, of one size.
 fn prediction_maps(cx: &Launcher, like: &View) -> Result<[Ptr; 3]> {
@@ -32,7 +19,7 @@ fn prediction_maps(cx: &Launcher, like: &View) -> Result<[Ptr; 3]> {
     ])
 }
 
-/// [`Op::SoftmaxEntropy`].
+/// [`crate::device::Op::SoftmaxEntropy`].
 pub(super) fn softmax_entropy(cx: &Launcher, log_eps: f32) -> Result<()> {
     let (logits, map) = (cx.input(0)?, cx.output(0)?);
     let [batch, height, width, _] = map.shape;
@@ -57,12 +44,7 @@ pub(super) fn softmax_entropy(cx: &Launcher, log_eps: f32) -> Result<()> {
     )
 }
 
-/// [`Op::Percentile`].
-pub(super) fn percentile(cx: &Launcher, ignore: u8) -> Result<()> {
-    select::percentile(cx, ignore)
-}
-
-/// [`Op::KeepReliable`].
+/// [`crate::device::Op::KeepReliable`].
 pub(super) fn keep_reliable(cx: &Launcher, ignore: u8) -> Result<()> {
     let map = cx.input(0)?;
     let label = dense_map(cx, map, map, DType::U8)?;
@@ -82,7 +64,7 @@ pub(super) fn keep_reliable(cx: &Launcher, ignore: u8) -> Result<()> {
     cx.launch(kernel, grid, 0, &args)
 }
 
-/// [`Op::AddScores`]. The window is known to the device alone.
+/// [`crate::device::Op::AddScores`]. The window is known to the device alone.
 pub(super) fn add_scores(cx: &Launcher, flip: bool, softmax: bool) -> Result<()> {
     let (logits, window) = (cx.input(0)?, cx.input(1)?);
     let (scores, counts) = (cx.output(0)?, cx.output(1)?);
@@ -106,7 +88,7 @@ pub(super) fn add_scores(cx: &Launcher, flip: bool, softmax: bool) -> Result<()>
     cx.launch(kernels::ADD_SCORES, [up.runs, 1, 1], up.shared_bytes, &args)
 }
 
-/// [`Op::FinishScores`].
+/// [`crate::device::Op::FinishScores`].
 pub(super) fn finish_scores(cx: &Launcher, softmax: bool) -> Result<()> {
     let (scores, counts) = (cx.input(0)?, cx.input(1)?);
     let classes = scores.channels();

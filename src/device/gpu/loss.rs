@@ -3,7 +3,6 @@
 use super::Launcher;
 use super::driver::Ptr;
 use super::kernels::{self, GatherArgs, LossArgs, LossStatsArgs};
-use super::select;
 use super::upsample::{SCRATCH_ALIGN, Upsampling, dense_map, runs, scratch, vector};
 use crate::device::op::CeNorm;
 use crate::device::{DType, Op, View};
@@ -16,17 +15,11 @@ const PART_BYTES: usize = 16;
 const PIXEL_BYTES: usize = 16;
 
 /// Scratch bytes of a call.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    op: &Op,
-    ins: &[View],
-    _outs: &[View],
-) -> usize {
+pub(super) fn workspace(op: &Op, ins: &[View]) -> usize {
     let Some(label) = ins.get(1) else { return 0 };
     match op {
         Op::CrossEntropy { .. } => runs(label.shape) * PART_BYTES + SCRATCH_ALIGN,
         Op::CrossEntropyBackward { .. } => label.pixels() * PIXEL_BYTES + SCRATCH_ALIGN,
-        Op::OhemThreshold { .. } => select::ohem_workspace(),
         _ => 0,
     }
 }
@@ -147,14 +140,4 @@ pub(super) fn target_probability(cx: &Launcher, ignore: u8) -> Result<()> {
         up.shared_bytes,
         &args,
     )
-}
-
-/// [`Op::OhemThreshold`].
-pub(super) fn ohem_threshold(
-    cx: &Launcher,
-    ignore: u8,
-    thresh: f32,
-    min_kept: usize,
-) -> Result<()> {
-    select::ohem_threshold(cx, ignore, thresh, min_kept)
 }

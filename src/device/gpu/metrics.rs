@@ -3,21 +3,11 @@
 use super::Launcher;
 use super::kernels::{self, ConfusionArgs, LabelConfusionArgs, MatrixArgs};
 use super::upsample::{Upsampling, aligned, dense_map};
-use crate::device::{DType, Op, View};
+use crate::device::DType;
 use crate::error::Result;
 
 /// Counts that a block may keep in shared memory, bytes; larger matrices are counted in place.
 const SHARED_COUNTS: usize = 16 * 1024;
-
-/// Scratch bytes of a call.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    _op: &Op,
-    _ins: &[View],
-    _outs: &[View],
-) -> usize {
-    0
-}
 
 /// The matrix that output 0 is, zeroed unless the counts accumulate, and a block's counts in bytes.
 fn matrix(cx: &Launcher) -> Result<(MatrixArgs, usize)> {
@@ -46,7 +36,7 @@ fn blocks(cx: &Launcher, work: usize) -> usize {
     work.min(8 * cx.limits().multiprocessors as usize)
 }
 
-/// [`Op::Confusion`].
+/// [`crate::device::Op::Confusion`].
 pub(super) fn confusion(cx: &Launcher, ignore: u8) -> Result<()> {
     let (logits, label) = (cx.input(0)?, cx.input(1)?);
     let (matrix, counts) = matrix(cx)?;
@@ -66,7 +56,7 @@ pub(super) fn confusion(cx: &Launcher, ignore: u8) -> Result<()> {
     cx.launch(kernels::CONFUSION, grid, up.shared_bytes + counts, &args)
 }
 
-/// [`Op::LabelConfusion`].
+/// [`crate::device::Op::LabelConfusion`].
 pub(super) fn label_confusion(cx: &Launcher, ignore: u8) -> Result<()> {
     let map = cx.input(0)?;
     let (matrix, counts) = matrix(cx)?;

@@ -22,12 +22,7 @@ fn chunks(area: usize) -> usize {
 }
 
 /// Scratch bytes of a call: for classmix the classes present per chunk and those chosen per image.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    op: &Op,
-    ins: &[View],
-    _outs: &[View],
-) -> usize {
+pub(super) fn workspace(op: &Op, ins: &[View]) -> usize {
     match (op, ins.first()) {
         (Op::Mix { kind, .. }, Some(x)) if *kind == MixKind::ClassMix => {
             let [batch, height, width, _] = x.shape;
@@ -43,7 +38,7 @@ pub(super) fn mix(cx: &Launcher, kind: MixKind, prob: f32, ignore: u8, stream: u
     let (x_out, label_out, extra_out) = (cx.output(0)?, cx.output(1)?, cx.output(2)?);
     let [batch, height, width, _] = x.shape;
     let map = [batch, height, width, 1];
-    for (view, shape) in [
+    cx.want_shapes(&[
         (x, [batch, height, width, 3]),
         (label, map),
         (extra, map),
@@ -51,11 +46,7 @@ pub(super) fn mix(cx: &Launcher, kind: MixKind, prob: f32, ignore: u8, stream: u
         (x_out, x.shape),
         (label_out, map),
         (extra_out, map),
-    ] {
-        if view.shape != shape {
-            return Err(cx.wrong(&format!("expected {shape:?}, got {view:?}")));
-        }
-    }
+    ])?;
     let area = height * width;
     if area > 1 << 30 {
         return Err(cx.wrong("an image of more than 2^30 pixels"));

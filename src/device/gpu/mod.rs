@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{ArenaId, Call, DType, Device, Op, Readback, Recording, View};
+use super::{ArenaId, Call, DType, Device, Op, Readback, Recording, Shape, View};
 use crate::error::{Error, Result};
 use driver::{Driver, GraphId, Limits, Ptr};
 use kernels::{Kernel, Map};
@@ -242,46 +242,17 @@ impl Device for GpuDevice {
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
-        let limits = &self.driver.limits();
         match op {
-            Op::Conv(_) | Op::ConvDgrad(_) | Op::ConvWgrad(_) => {
-                conv::workspace(limits, op, ins, outs)
+            Op::ConvWgrad(_) => conv::workspace(op, ins, outs),
+            Op::BatchNorm { .. } | Op::BatchNormBackward { .. } => norm::workspace(op, ins),
+            Op::Mix { .. } => mix::workspace(op, ins),
+            Op::Percentile { .. } => select::percentile_workspace(ins),
+            Op::OhemThreshold { .. } => select::ohem_workspace(),
+            Op::CrossEntropy { .. } | Op::CrossEntropyBackward { .. } => loss::workspace(op, ins),
+            Op::Compact { .. } | Op::Prototype | Op::InfoNce(_) | Op::InfoNceBackward(..) => {
+                contrast::workspace(op, ins, outs)
             }
-            Op::BatchNorm { .. } | Op::BatchNormEval { .. } | Op::BatchNormBackward { .. } => {
-                norm::workspace(limits, op, ins, outs)
-            }
-            Op::MaxPool { .. }
-            | Op::MaxPoolBackward { .. }
-            | Op::GlobalAvgPool
-            | Op::GlobalAvgPoolBackward => pool::workspace(limits, op, ins, outs),
-            Op::Resize | Op::ResizeBackward => resize::workspace(limits, op, ins, outs),
-            Op::SgdEma { .. } => optimizer::workspace(limits, op, ins, outs),
-            Op::Augment(_) => augment::workspace(limits, op, ins, outs),
-            Op::Mix { .. } => mix::workspace(limits, op, ins, outs),
-            Op::SoftmaxEntropy { .. }
-            | Op::Percentile { .. }
-            | Op::KeepReliable { .. }
-            | Op::AddScores { .. }
-            | Op::FinishScores { .. } => entropy::workspace(limits, op, ins, outs),
-            Op::CrossEntropy { .. }
-            | Op::CrossEntropyBackward { .. }
-            | Op::TargetProbability { .. }
-            | Op::OhemThreshold { .. } => loss::workspace(limits, op, ins, outs),
-            Op::Confusion { .. } | Op::LabelConfusion { .. } => {
-                metrics::workspace(limits, op, ins, outs)
-            }
-            Op::Partition(_)
-            | Op::Compact { .. }
-            | Op::BankPush { .. }
-            | Op::Prototype
-            | Op::InfoNce(_)
-            | Op::InfoNceBackward(..) => contrast::workspace(limits, op, ins, outs),
-            Op::Fill { .. }
-            | Op::Copy
-            | Op::Lerp
-            | Op::Relu
-            | Op::ReluBackward
-            | Op::Dropout2d { .. } => 0,
+            _ => 0,
         }
     }
 
@@ -319,7 +290,7 @@ impl Device for GpuDevice {
             Op::Resize => resize::resize(&cx),
             Op::ResizeBackward => resize::resize_backward(&cx),
             Op::SoftmaxEntropy { log_eps } => entropy::softmax_entropy(&cx, *log_eps),
-            Op::Percentile { ignore } => entropy::percentile(&cx, *ignore),
+            Op::Percentile { ignore } => select::percentile(&cx, *ignore),
             Op::KeepReliable { ignore } => entropy::keep_reliable(&cx, *ignore),
             Op::AddScores { flip, softmax } => entropy::add_scores(&cx, *flip, *softmax),
             Op::FinishScores { softmax } => entropy::finish_scores(&cx, *softmax),
@@ -332,7 +303,7 @@ impl Device for GpuDevice {
                 ignore,
                 thresh,
                 min_kept,
-            } => loss::ohem_threshold(&cx, *ignore, *thresh, *min_kept),
+            } => select::ohem_threshold(&cx, *ignore, *thresh, *min_kept),
             Op::Partition(p) => contrast::partition(&cx, p),
             Op::Compact { labeled_pixels } => contrast::compact(&cx, *labeled_pixels),
             Op::BankPush { capacities } => contrast::bank_push(&cx, capacities),
@@ -410,17 +381,29 @@ impl Launcher<'_> {
         self.ptr(view, dtype)
     }
 
+    /// Fails unless every view has the shape beside it.
+    fn want_shapes(&self, wanted: &[(&View, Shape)]) -> Result<()> {
+        match wanted.iter().find(|(view, shape)| view.shape != *shape) {
+            None => Ok(()),
+            Some((view, shape)) => Err(self.wrong(&format!("expected {shape:?}, got {view:?}"))),
+        }
+    }
+
+    /// A size as the kernels take it.
+    fn size(&self, n: usize) -> Result<u32> {
+        u32::try_from(n).map_err(|_| self.wrong("a dimension over 2^32"))
+    }
+
     /// A view as the kernels' `Map`.
     fn map(&self, view: &View) -> Result<Map> {
         let [n, h, w, c] = view.shape;
-        let size = |v: usize| u32::try_from(v).map_err(|_| self.wrong("a dimension over 2^32"));
         Ok(Map {
             data: self.device.address(view)?,
             ld: view.ld as u64,
-            n: size(n)?,
-            h: size(h)?,
-            w: size(w)?,
-            c: size(c)?,
+            n: self.size(n)?,
+            h: self.size(h)?,
+            w: self.size(w)?,
+            c: self.size(c)?,
         })
     }
 

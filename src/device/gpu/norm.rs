@@ -1,12 +1,12 @@
 //! Launchers of `kernels/norm.cu`.
 
 use super::Launcher;
-use super::driver::{Limits, Ptr};
+use super::driver::Ptr;
 use super::kernels::{
     self, Kernel, NormApplyArgs, NormDxArgs, NormFinishArgs, NormGradientsArgs, NormMomentsArgs,
     NormSumsArgs, NormTiles,
 };
-use super::planes::{Stand, optional, plane, refuse_accumulate, same_dtype, same_shape, size};
+use super::planes::{Stand, optional, plane, refuse_accumulate, same_dtype, same_shape};
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 
@@ -45,7 +45,7 @@ fn reduced<'a>(op: &Op, ins: &'a [View]) -> Vec<&'a View> {
 }
 
 /// Scratch bytes of a call.
-pub(super) fn workspace(_limits: &Limits, op: &Op, ins: &[View], _outs: &[View]) -> usize {
+pub(super) fn workspace(op: &Op, ins: &[View]) -> usize {
     match reduced(op, ins).first() {
         Some(map) if map.elements() > 0 => scratch(map),
         _ => 0,
@@ -81,9 +81,9 @@ impl Reduction {
             tiles: NormTiles {
                 pixels: pixels as u64,
                 chunk: chunk as u64,
-                channels: size(cx, channels)?,
+                channels: cx.size(channels)?,
                 lanes_log2: stand.lanes_log2,
-                splits: size(cx, splits)?,
+                splits: cx.size(splits)?,
                 vector: u32::from(stand.vector),
             },
             partials,
@@ -113,7 +113,7 @@ fn pixelwise(cx: &Launcher, maps: &[&View]) -> Result<(NormTiles, [usize; 3])> {
     let tiles = NormTiles {
         pixels: pixels as u64,
         chunk: chunk as u64,
-        channels: size(cx, maps[0].channels())?,
+        channels: cx.size(maps[0].channels())?,
         lanes_log2: stand.lanes_log2,
         splits: 0,
         vector: u32::from(stand.vector),

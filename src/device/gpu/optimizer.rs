@@ -5,21 +5,11 @@ use super::driver::Ptr;
 use super::elementwise::scalar;
 use super::kernels::{self, SgdEmaArgs, SgdTile};
 use crate::device::op::SgdGroup;
-use crate::device::{DType, Op, View};
+use crate::device::{DType, View};
 use crate::error::Result;
 
 /// Parameters of a block.
 const TILE: usize = 16_384;
-
-/// Scratch bytes of a call: none.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    _op: &Op,
-    _ins: &[View],
-    _outs: &[View],
-) -> usize {
-    0
-}
 
 /// The groups cut into blocks' shares.
 fn tiles(groups: &[SgdGroup]) -> Vec<SgdTile> {
@@ -41,7 +31,7 @@ fn tiles(groups: &[SgdGroup]) -> Vec<SgdTile> {
     groups.iter().flat_map(cut).collect()
 }
 
-/// [`Op::SgdEma`]: dense flat vectors.
+/// [`crate::device::Op::SgdEma`]: dense flat vectors.
 pub(super) fn sgd_ema(cx: &Launcher, momentum: f32, groups: &[SgdGroup]) -> Result<()> {
     let (gradient, lr, m) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
     let n = gradient.elements();

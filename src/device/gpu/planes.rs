@@ -172,8 +172,3 @@ pub(super) fn image_grid(cx: &Launcher, items: usize, images: usize) -> Result<[
     let share = (full / images.max(1)).max(1);
     Ok([items.div_ceil(THREADS).min(share), 1, images])
 }
-
-/// A size as the kernels take it.
-pub(super) fn size(cx: &Launcher, n: usize) -> Result<u32> {
-    u32::try_from(n).map_err(|_| cx.wrong("a dimension over 2^32"))
-}

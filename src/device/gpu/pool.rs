@@ -5,23 +5,13 @@ use super::kernels::{
     self, AveragePoolArgs, AveragePoolBackwardArgs, Kernel, MaxPoolArgs, MaxPoolBackwardArgs,
     PoolGeometry,
 };
-use super::planes::{Stand, image_grid, lanes, plane, same_dtype, size, vectorised};
+use super::planes::{Stand, image_grid, lanes, plane, same_dtype, vectorised};
 use crate::device::op::Window;
-use crate::device::{DType, Op, View};
+use crate::device::{DType, View};
 use crate::error::Result;
 
 /// Threads along the channels of the average, at most: 128 bytes, and blocks enough.
 const AVERAGE_LANES: usize = 8;
-
-/// Scratch bytes of a call: none.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    _op: &Op,
-    _ins: &[View],
-    _outs: &[View],
-) -> usize {
-    0
-}
 
 /// The f32 or the bf16 kernel, by a map's type.
 fn of_type<A>(cx: &Launcher, map: &View, f32s: Kernel<A>, bf16s: Kernel<A>) -> Result<Kernel<A>> {
@@ -58,13 +48,13 @@ fn geometry(
         return Err(cx.wrong(&format!("window {side} {window:?} from {x:?} to {y:?}")));
     }
     Ok(PoolGeometry {
-        in_h: size(cx, h)?,
-        in_w: size(cx, w)?,
-        out_h: size(cx, oh)?,
-        out_w: size(cx, ow)?,
-        channels: size(cx, c)?,
+        in_h: cx.size(h)?,
+        in_w: cx.size(w)?,
+        out_h: cx.size(oh)?,
+        out_w: cx.size(ow)?,
+        channels: cx.size(c)?,
         size: side as u32,
-        stride: size(cx, stride)?,
+        stride: cx.size(stride)?,
         padding: padding as u32,
         items: 0,
     })
@@ -76,10 +66,10 @@ fn spread(cx: &Launcher, map: &View, maps: &[&View]) -> Result<(u32, [usize; 3],
     let vector = vectorised(maps, width);
     let [n, h, w, c] = map.shape;
     let items = h * w * (c / if vector { width } else { 1 });
-    Ok((size(cx, items)?, image_grid(cx, items, n)?, vector))
+    Ok((cx.size(items)?, image_grid(cx, items, n)?, vector))
 }
 
-/// [`Op::MaxPool`]: f32 or bf16 maps, u8 taps.
+/// [`crate::device::Op::MaxPool`]: f32 or bf16 maps, u8 taps.
 pub(super) fn max_pool(cx: &Launcher, side: usize, window: Window) -> Result<()> {
     let (x, y, tap) = (cx.input(0)?, cx.output(0)?, cx.output(1)?);
     same_dtype(cx, &[x, y])?;
@@ -96,7 +86,7 @@ pub(super) fn max_pool(cx: &Launcher, side: usize, window: Window) -> Result<()>
     cx.launch(kernel, grid, 0, &args)
 }
 
-/// [`Op::MaxPoolBackward`]: f32 or bf16 maps, u8 taps.
+/// [`crate::device::Op::MaxPoolBackward`]: f32 or bf16 maps, u8 taps.
 pub(super) fn max_pool_backward(cx: &Launcher, side: usize, window: Window) -> Result<()> {
     let (dy, tap, dx) = (cx.input(0)?, cx.input(1)?, cx.output(0)?);
     same_dtype(cx, &[dy, dx])?;
@@ -130,7 +120,7 @@ fn check_mean(cx: &Launcher, map: &View, mean: &View) -> Result<()> {
     Ok(())
 }
 
-/// [`Op::GlobalAvgPool`]: f32 or bf16 maps.
+/// [`crate::device::Op::GlobalAvgPool`]: f32 or bf16 maps.
 pub(super) fn global_avg_pool(cx: &Launcher) -> Result<()> {
     let (x, y) = (cx.input(0)?, cx.output(0)?);
     check_mean(cx, x, y)?;
@@ -140,7 +130,7 @@ pub(super) fn global_avg_pool(cx: &Launcher) -> Result<()> {
         x: plane(cx, x)?,
         y: plane(cx, y)?,
         area: (h * w) as u64,
-        channels: size(cx, c)?,
+        channels: cx.size(c)?,
         lanes_log2: stand.lanes_log2,
         vector: u32::from(stand.vector),
         pad: 0,
@@ -154,7 +144,7 @@ pub(super) fn global_avg_pool(cx: &Launcher) -> Result<()> {
     cx.launch(kernel, [1, stand.channel_blocks, n], 0, &args)
 }
 
-/// [`Op::GlobalAvgPoolBackward`]: f32 or bf16 maps.
+/// [`crate::device::Op::GlobalAvgPoolBackward`]: f32 or bf16 maps.
 pub(super) fn global_avg_pool_backward(cx: &Launcher) -> Result<()> {
     let (dy, dx) = (cx.input(0)?, cx.output(0)?);
     check_mean(cx, dx, dy)?;
@@ -164,7 +154,7 @@ pub(super) fn global_avg_pool_backward(cx: &Launcher) -> Result<()> {
         dy: plane(cx, dy)?,
         dx: plane(cx, dx)?,
         area: (h * w) as u64,
-        channels: size(cx, c)?,
+        channels: cx.size(c)?,
         lanes_log2: stand.lanes_log2,
         share: 1.0 / (h * w) as f32,
         vector: u32::from(stand.vector),

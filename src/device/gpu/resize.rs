@@ -2,24 +2,14 @@
 
 use super::Launcher;
 use super::kernels::{self, ResizeArgs, ResizeAxis};
-use super::planes::{image_grid, lanes, plane, same_dtype, size, vectorised};
-use crate::device::{DType, Op, View};
+use super::planes::{image_grid, lanes, plane, same_dtype, vectorised};
+use crate::device::{DType, View};
 use crate::error::Result;
 
 /// Outputs of a row that a thread of the forward computes, `kRun` of the kernel.
 const RUN: usize = 8;
 /// Longest axis that the backward's search for readers is exact for.
 const MAX_SIDE: usize = 1 << 20;
-
-/// Scratch bytes of a call: none.
-pub(super) fn workspace(
-    _limits: &super::driver::Limits,
-    _op: &Op,
-    _ins: &[View],
-    _outs: &[View],
-) -> usize {
-    0
-}
 
 /// An axis resized from `input` to `output` pixels; the scale in f32, as PyTorch has it.
 fn axis(cx: &Launcher, input: usize, output: usize) -> Result<ResizeAxis> {
@@ -56,7 +46,7 @@ fn arguments(
         to: plane(cx, to)?,
         rows: axis(cx, h, oh)?,
         columns: axis(cx, w, ow)?,
-        channels: size(cx, c)?,
+        channels: cx.size(c)?,
         vector: u32::from(vector),
         accumulate: u32::from(cx.call.accumulates(0)),
         items: 0,
@@ -64,13 +54,13 @@ fn arguments(
     Ok((args, c / if vector { lanes(x) } else { 1 }))
 }
 
-/// [`Op::Resize`]: f32 or bf16 maps.
+/// [`crate::device::Op::Resize`]: f32 or bf16 maps.
 pub(super) fn resize(cx: &Launcher) -> Result<()> {
     let (x, y) = (cx.input(0)?, cx.output(0)?);
     let (mut args, groups) = arguments(cx, [x, y], [x, y])?;
     let [n, oh, ow, _] = y.shape;
     let items = oh * ow.div_ceil(RUN) * groups;
-    args.items = size(cx, items)?;
+    args.items = cx.size(items)?;
     let kernel = match x.dtype {
         DType::F32 => kernels::RESIZE_F32,
         DType::BF16 => kernels::RESIZE_BF16,
@@ -79,13 +69,13 @@ pub(super) fn resize(cx: &Launcher) -> Result<()> {
     cx.launch(kernel, image_grid(cx, items, n)?, 0, &args)
 }
 
-/// [`Op::ResizeBackward`]: f32 or bf16 maps.
+/// [`crate::device::Op::ResizeBackward`]: f32 or bf16 maps.
 pub(super) fn resize_backward(cx: &Launcher) -> Result<()> {
     let (dy, dx) = (cx.input(0)?, cx.output(0)?);
     let (mut args, groups) = arguments(cx, [dy, dx], [dx, dy])?;
     let [n, h, w, _] = dx.shape;
     let items = h * w * groups;
-    args.items = size(cx, items)?;
+    args.items = cx.size(items)?;
     let kernel = match dx.dtype {
         DType::F32 => kernels::RESIZE_BACKWARD_F32,
         DType::BF16 => kernels::RESIZE_BACKWARD_BF16,

@@ -18,12 +18,13 @@ const fn words(targets: usize) -> usize {
     4 * targets * BINS + 1 + 4 * targets * 2
 }
 
-/// Scratch bytes of `k` percentiles.
-pub(super) fn percentile_workspace(k: usize) -> usize {
+/// Scratch bytes of [`percentile`].
+pub(super) fn percentile_workspace(ins: &[View]) -> usize {
+    let k = ins.get(2).map_or(0, View::elements);
     4 * words(2 * k.min(GROUP)) + SCRATCH_ALIGN
 }
 
-/// Scratch bytes of OHEM's threshold.
+/// Scratch bytes of [`ohem_threshold`].
 pub(super) fn ohem_workspace() -> usize {
     4 * words(1) + SCRATCH_ALIGN
 }

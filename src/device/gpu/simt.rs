@@ -149,7 +149,6 @@ impl Driver for SimtDriver {
         Limits {
             multiprocessors: 4,
             shared_bytes: 227 * 1024,
-            arch: 90,
         }
     }
 

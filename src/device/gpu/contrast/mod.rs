@@ -11,12 +11,12 @@ pub(super) use info_nce::{info_nce, info_nce_backward};
 pub(super) use partition::{compact, partition};
 
 use super::Launcher;
-use super::driver::{Limits, Ptr};
+use super::driver::Ptr;
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 
 /// Scratch bytes of a call.
-pub(super) fn workspace(_limits: &Limits, op: &Op, ins: &[View], outs: &[View]) -> usize {
+pub(super) fn workspace(op: &Op, ins: &[View], outs: &[View]) -> usize {
     match op {
         Op::Compact { .. } => partition::compact_workspace(ins, outs),
         Op::Prototype => bank::prototype_workspace(ins),

@@ -4,7 +4,7 @@ mod axis;
 mod plan;
 
 use super::Launcher;
-use super::driver::{Limits, Ptr};
+use super::driver::Ptr;
 use super::kernels::{
     self, ConvArgs, ConvAxis, ConvBiasArgs, ConvReduceArgs, ConvWgradArgs, Kernel,
 };
@@ -75,7 +75,7 @@ const WGRAD: Table<ConvWgradArgs> = [
 const MOST: usize = 1 << 30;
 
 /// Scratch bytes of a call.
-pub(super) fn workspace(_limits: &Limits, op: &Op, ins: &[View], outs: &[View]) -> usize {
+pub(super) fn workspace(op: &Op, ins: &[View], outs: &[View]) -> usize {
     match (op, ins, outs) {
         (Op::ConvWgrad(_), [_, dy], [dw, rest @ ..]) => {
             WgradPlan::new(dy, dw, !rest.is_empty()).workspace_bytes()

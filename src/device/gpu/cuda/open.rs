@@ -208,7 +208,6 @@ impl Opened {
         Limits {
             multiprocessors: self.info.multiprocessors,
             shared_bytes: self.info.shared_bytes,
-            arch: self.info.arch,
         }
     }
 }
