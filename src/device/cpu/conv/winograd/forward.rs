@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::super::geometry::{Geometry, NONE};
 use super::super::implicit::{Map, STEPS, Target, even};
-use super::super::micro::{self, Block, Isa, MAX_COLUMNS, Run};
+use super::super::micro::{Block, Isa, MAX_COLUMNS, Run};
 use super::super::shared::{Scratch, Shared};
 use super::{Tiles, weights};
 use crate::device::cpu::simd::vectorised;
