@@ -2,8 +2,9 @@
 //!
 //! Comes in: NHWC maps (possibly channel slices of a wider tensor) and weights `[K, R, S, C]`.
 //! Goes out: the map or the gradient. [`implicit`] runs the forward pass and the data gradient,
-//! [`wgrad`] the weight gradient; both feed the micro-kernels of [`micro`], chosen at run time for
-//! the processor (AVX-512, AVX2, or whatever the compiler makes of plain arrays).
+//! [`wgrad`] the weight gradient, both by direct sums; [`winograd`] does 3×3 convolutions with
+//! fewer products where that costs less. All feed the micro-kernels of [`micro`], chosen at run
+//! time for the processor (AVX-512, AVX2, or whatever the compiler makes of plain arrays).
 //!
 //! Bits do not depend on the number of threads: each output has one fixed order of summation.
 
@@ -15,6 +16,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod wgrad;
+mod winograd;
 
 use std::sync::LazyLock;
 
@@ -97,16 +99,46 @@ fn target<'a>(cx: &'a Ctx, call: &Call, i: usize) -> Result<Target<'a>> {
     })
 }
 
-fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> implicit::Plan {
-    let kernel = [w.shape[1], w.shape[2]];
-    let geometry = geometry(window, x, kernel, y, false);
-    implicit::Plan::new(isa, geometry, w.shape[3], w.shape[0])
+/// The way that costs less for the shapes at hand.
+enum Plan {
+    Direct(implicit::Plan),
+    Tiles(winograd::forward::Plan),
 }
 
-fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> implicit::Plan {
+impl Plan {
+    fn new(isa: Isa, geometry: Geometry, channels: usize, outputs: usize) -> Self {
+        match winograd::forward::Plan::new(isa, &geometry, channels, outputs) {
+            Some(plan) => Plan::Tiles(plan),
+            None => Plan::Direct(implicit::Plan::new(isa, geometry, channels, outputs)),
+        }
+    }
+
+    /// Elements of workspace.
+    fn workspace(&self, threads: usize) -> usize {
+        match self {
+            Plan::Direct(plan) => plan.workspace(threads),
+            Plan::Tiles(plan) => plan.workspace(threads),
+        }
+    }
+
+    fn run(&self, src: Map, w: &[f32], bias: Option<&[f32]>, dst: Target, workspace: &mut [f32]) {
+        match self {
+            Plan::Direct(plan) => plan.run(src, w, bias, dst, workspace),
+            Plan::Tiles(plan) => plan.run(src, w, bias, dst, workspace),
+        }
+    }
+}
+
+fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> Plan {
+    let kernel = [w.shape[1], w.shape[2]];
+    let geometry = geometry(window, x, kernel, y, false);
+    Plan::new(isa, geometry, w.shape[3], w.shape[0])
+}
+
+fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> Plan {
     let kernel = [w.shape[1], w.shape[2]];
     let geometry = geometry(window, dx, kernel, dy, true);
-    implicit::Plan::new(isa, geometry, w.shape[0], w.shape[3])
+    Plan::new(isa, geometry, w.shape[0], w.shape[3])
 }
 
 fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad::Plan {
