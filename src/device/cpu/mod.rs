@@ -8,6 +8,7 @@
 mod augment;
 mod contrast;
 mod conv;
+mod element;
 mod elementwise;
 mod entropy;
 mod loss;
