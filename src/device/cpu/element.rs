@@ -172,7 +172,7 @@ mod tests {
         let mut wide = vec![0.0; all.len()];
         widen(&all, &mut wide);
         for (half, wide) in all.iter().zip(&wide) {
-            assert_eq!(half.to_f32().to_bits(), wide.to_bits());
+            assert!(half.to_f32() == *wide || half.is_nan() && wide.is_nan());
         }
         for low in [0u32, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
             let between: Vec<f32> = wide
