@@ -5,10 +5,12 @@
 //! [`wgrad`] the weight gradient, both by direct sums; [`winograd`] does 3×3 convolutions with
 //! fewer products where that costs less. All feed the micro-kernels of [`micro`], chosen at run
 //! time for the processor (AVX-512, AVX2, or whatever the compiler makes of plain arrays).
+//! [`half`] is the same for bf16 operands.
 //!
 //! Bits do not depend on the number of threads: each output has one fixed order of summation.
 
 mod geometry;
+mod half;
 mod implicit;
 mod micro;
 mod pack;
@@ -20,7 +22,7 @@ mod winograd;
 
 use std::sync::LazyLock;
 
-use super::super::{Call, DType, View};
+use super::super::{Call, DType, Op, View};
 use super::memory::Ctx;
 use super::{mismatch, want};
 use crate::device::op::Window;
@@ -149,6 +151,9 @@ fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad
 
 /// [`crate::device::Op::Conv`].
 pub(super) fn forward(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, window);
+    }
     forward_on(*ISA, cx, call, window)
 }
 
@@ -175,6 +180,9 @@ fn forward_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// [`crate::device::Op::ConvDgrad`].
 pub(super) fn dgrad(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, window);
+    }
     dgrad_on(*ISA, cx, call, window)
 }
 
@@ -195,6 +203,9 @@ fn dgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// [`crate::device::Op::ConvWgrad`].
 pub(super) fn wgrad(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, window);
+    }
     wgrad_on(*ISA, cx, call, window)
 }
 
@@ -218,6 +229,9 @@ fn wgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// Bytes of workspace of [`forward`].
 pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    if half::applies(ins) {
+        return half::workspace(&Op::Conv(w), ins, outs, threads);
+    }
     match (ins, outs) {
         ([x, weights, ..], [y]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
         _ => 0,
@@ -226,6 +240,9 @@ pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads:
 
 /// Bytes of workspace of [`dgrad`].
 pub(super) fn dgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    if half::applies(ins) {
+        return half::workspace(&Op::ConvDgrad(w), ins, outs, threads);
+    }
     match (ins, outs) {
         ([dy, weights], [dx]) => 4 * dgrad_plan(*ISA, w, dy, weights, dx).workspace(threads),
         _ => 0,
@@ -234,6 +251,9 @@ pub(super) fn dgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: u
 
 /// Bytes of workspace of [`wgrad`].
 pub(super) fn wgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    if half::applies(ins) {
+        return half::workspace(&Op::ConvWgrad(w), ins, outs, threads);
+    }
     match (ins, outs) {
         ([x, dy], [dw, ..]) => 4 * wgrad_plan(*ISA, w, x, dy, dw).workspace(threads),
         _ => 0,
