@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 
 /// Element type of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
