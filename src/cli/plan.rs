@@ -35,7 +35,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     };
     cfg.validate()?;
     let staged = staged_pixels(&cfg);
-    let blueprint = Blueprint::new(&cfg, staged, device.map_dtype())?;
+    let mut blueprint = Blueprint::new(&cfg, staged, device.map_dtype())?;
+    for (graph, _) in [&mut blueprint.warmup, &mut blueprint.u2pl]
+        .into_iter()
+        .flatten()
+    {
+        graph.fuse(&*device);
+    }
     let graphs = [
         ("warm-up step", &blueprint.warmup),
         ("U2PL step", &blueprint.u2pl),

@@ -86,10 +86,11 @@ impl Blueprint {
     /// Planned bytes: (state arena, transient arena).
     pub fn planned_bytes(&self, device: &dyn Device) -> (usize, usize) {
         let graphs = [&self.warmup, &self.u2pl];
-        let plans = graphs
-            .iter()
-            .filter_map(|g| g.as_ref())
-            .map(|(g, _)| Plan::new(g, device));
+        let plans = graphs.iter().filter_map(|g| g.as_ref()).map(|(g, _)| {
+            let mut graph = g.clone();
+            graph.fuse(device);
+            Plan::new(&graph, device)
+        });
         (
             self.state.bytes(),
             plans.map(|p| p.bytes).max().unwrap_or(0),

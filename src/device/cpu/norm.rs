@@ -13,6 +13,7 @@ use super::rows::{
     for_pixels, ins, outs, pixel, refuse_accumulate, task_pixels, want_shape, want_vector,
 };
 use super::simd::vectorised;
+use crate::device::op::MOMENT_PIXELS;
 use crate::error::{Error, Result};
 
 /// Pixels per statistics chunk: the chunk stays in a core's cache between its two passes, and f32
@@ -147,11 +148,71 @@ pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) 
     if x.elements() == 0 {
         return Err(Error::internal("batch_norm: no pixels"));
     }
-    let (means, squares) = moments(cx.f32(x)?, x);
+    let moments = moments(cx.f32(x)?, x);
+    normalise(cx, call, moments, call.ins.get(3), [eps, momentum], relu)
+}
+
+/// [`crate::device::Op::BatchNormMerge`].
+pub(super) fn merge(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) -> Result<()> {
+    let [x, gamma, beta, tiles] = ins(call)?;
+    let [_, mean, inv_std, running_mean, running_var] = outs(call)?;
+    let c = x.channels();
+    for vector in [gamma, beta, mean, inv_std, running_mean, running_var] {
+        want_vector(call, vector, c)?;
+    }
+    want_shape(
+        call,
+        tiles,
+        [1, 1, x.pixels().div_ceil(MOMENT_PIXELS), 2 * c],
+    )?;
+    if x.elements() == 0 || !tiles.is_dense() {
+        return Err(Error::internal("batch_norm_merge: no pixels"));
+    }
+    let moments = merged(cx.f32(tiles)?, x.pixels(), c);
+    normalise(cx, call, moments, call.ins.get(4), [eps, momentum], relu)
+}
+
+/// Mean and sum of squared deviations per channel from those of tiles of [`MOMENT_PIXELS`].
+fn merged(tiles: &[f32], pixels: usize, channels: usize) -> (Vec<f64>, Vec<f64>) {
+    let tiles = || {
+        let starts = (0..pixels).step_by(MOMENT_PIXELS);
+        let sizes = starts.map(|start| MOMENT_PIXELS.min(pixels - start) as f64);
+        sizes.zip(tiles.chunks(2 * channels))
+    };
+    let mut mean = vec![0.0; channels];
+    for (n, tile) in tiles() {
+        for (sum, &m) in mean.iter_mut().zip(tile) {
+            *sum += n * f64::from(m);
+        }
+    }
+    mean.iter_mut().for_each(|sum| *sum /= pixels as f64);
+    let mut squares = vec![0.0; channels];
+    for (n, tile) in tiles() {
+        let (means, inner) = tile.split_at(channels);
+        for (((sum, &m), &s), mean) in squares.iter_mut().zip(means).zip(inner).zip(&mean) {
+            let off = f64::from(m) - mean;
+            *sum += f64::from(s) + n * off * off;
+        }
+    }
+    (mean, squares)
+}
+
+/// What follows the statistics of a training pass: running buffers, `[eps, momentum]` given, and
+/// the result.
+fn normalise(
+    cx: &Ctx,
+    call: &Call,
+    (means, squares): (Vec<f64>, Vec<f64>),
+    residual: Option<&View>,
+    [eps, momentum]: [f32; 2],
+    relu: bool,
+) -> Result<()> {
+    let [x, gamma, beta] = ins(call)?;
+    let [_, mean, inv_std, running_mean, running_var] = outs(call)?;
     let n = x.pixels() as f64;
     let (mean, inv_std) = (cx.f32_mut(mean)?, cx.f32_mut(inv_std)?);
     let (running_mean, running_var) = (cx.f32_mut(running_mean)?, cx.f32_mut(running_var)?);
-    for i in 0..c {
+    for i in 0..x.channels() {
         let var = squares[i] / n;
         mean[i] = means[i] as f32;
         inv_std[i] = (1.0 / (var + f64::from(eps)).sqrt()) as f32;
@@ -165,7 +226,7 @@ pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) 
         scale: product(cx.f32(gamma)?, inv_std),
         beta: cx.f32(beta)?,
     };
-    affine.write(cx, call, call.ins.get(3), relu)
+    affine.write(cx, call, residual, relu)
 }
 
 pub(super) fn eval(cx: &Ctx, call: &Call, eps: f32, relu: bool) -> Result<()> {

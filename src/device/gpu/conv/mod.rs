@@ -6,9 +6,9 @@ mod plan;
 use super::Launcher;
 use super::driver::Ptr;
 use super::kernels::{
-    self, ConvArgs, ConvAxis, ConvBiasArgs, ConvReduceArgs, ConvWgradArgs, Kernel,
+    self, ConvArgs, ConvAxis, ConvBiasArgs, ConvFinish, ConvReduceArgs, ConvWgradArgs, Kernel,
 };
-use crate::device::op::Window;
+use crate::device::op::{ConvNorm, MOMENT_PIXELS, Window};
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 use plan::{Product, Variant, WgradPlan, in_vectors};
@@ -84,12 +84,72 @@ pub(super) fn workspace(op: &Op, ins: &[View], outs: &[View]) -> usize {
     }
 }
 
+/// A forward pass or data gradient that only adds its bias.
+const UNFINISHED: ConvFinish = ConvFinish {
+    mean: Ptr::NULL,
+    variance: Ptr::NULL,
+    gamma: Ptr::NULL,
+    beta: Ptr::NULL,
+    residual: Ptr::NULL,
+    residual_ld: 0,
+    moments: Ptr::NULL,
+    eps: 0.0,
+    relu: 0,
+};
+
 /// [`Op::Conv`].
 pub(super) fn forward(cx: &Launcher, window: Window) -> Result<()> {
+    forward_of(cx, window, cx.call.ins.get(2), UNFINISHED)
+}
+
+/// [`Op::ConvBatchNormEval`].
+pub(super) fn forward_norm(cx: &Launcher, norm: ConvNorm) -> Result<()> {
+    let y = cx.output(0)?;
+    let channels = y.channels();
+    let mut rest = cx.call.ins.get(6..).unwrap_or_default().iter();
+    let bias = match norm.bias {
+        true => Some(rest.next().ok_or_else(|| cx.wrong("the bias is missing"))?),
+        false => None,
+    };
+    let mut finish = ConvFinish {
+        gamma: vector(cx, cx.input(2)?, channels)?,
+        beta: vector(cx, cx.input(3)?, channels)?,
+        mean: vector(cx, cx.input(4)?, channels)?,
+        variance: vector(cx, cx.input(5)?, channels)?,
+        eps: norm.eps,
+        relu: u32::from(norm.relu),
+        ..UNFINISHED
+    };
+    if let Some(residual) = rest.next() {
+        cx.want_shapes(&[(residual, y.shape)])?;
+        finish.residual = cx.ptr(residual, y.dtype)?;
+        finish.residual_ld = residual.ld as u64;
+    }
+    forward_of(cx, norm.window, bias, finish)
+}
+
+/// [`Op::ConvMoments`].
+pub(super) fn forward_moments(cx: &Launcher, window: Window) -> Result<()> {
+    let (y, moments) = (cx.output(0)?, cx.output(1)?);
+    let tiles = y.pixels().div_ceil(MOMENT_PIXELS);
+    cx.want_shapes(&[(moments, [1, 1, tiles, 2 * y.channels()])])?;
+    let finish = ConvFinish {
+        moments: cx.dense(moments, DType::F32)?,
+        ..UNFINISHED
+    };
+    forward_of(cx, window, cx.call.ins.get(2), finish)
+}
+
+fn forward_of(
+    cx: &Launcher,
+    window: Window,
+    bias: Option<&View>,
+    finish: ConvFinish,
+) -> Result<()> {
     let (x, w, y) = (cx.input(0)?, cx.input(1)?, cx.output(0)?);
     check(cx, window, x, w, y)?;
     let product = product(cx, x, w)?;
-    let bias = match cx.call.ins.get(2) {
+    let bias = match bias {
         Some(bias) => vector(cx, bias, w.shape[0])?,
         None => Ptr::NULL,
     };
@@ -97,7 +157,13 @@ pub(super) fn forward(cx: &Launcher, window: Window) -> Result<()> {
         let taps = w.shape[i] as u32;
         axis::forward(window, y.shape[i] as u32, x.shape[i] as u32, taps)
     });
-    launch_map(cx, FORWARD[product.index()], [x, w, y], bias, axes)
+    launch_map(
+        cx,
+        FORWARD[product.index()],
+        [x, w, y],
+        (bias, finish),
+        axes,
+    )
 }
 
 /// [`Op::ConvDgrad`].
@@ -115,7 +181,13 @@ pub(super) fn dgrad(cx: &Launcher, window: Window) -> Result<()> {
             let axes = [phase(1, py), phase(2, px)];
             let nothing = axes.iter().any(|a| a.taps == 0);
             if !(nothing && cx.call.accumulates(0)) {
-                launch_map(cx, DGRAD[product.index()], [dy, w, dx], Ptr::NULL, axes)?;
+                launch_map(
+                    cx,
+                    DGRAD[product.index()],
+                    [dy, w, dx],
+                    (Ptr::NULL, UNFINISHED),
+                    axes,
+                )?;
             }
         }
     }
@@ -213,7 +285,7 @@ fn launch_map(
     cx: &Launcher,
     table: [Kernel<ConvArgs>; 3],
     [src, w, dst]: [&View; 3],
-    bias: Ptr,
+    (bias, finish): (Ptr, ConvFinish),
     [y, x]: [ConvAxis; 2],
 ) -> Result<()> {
     let (src_map, dst_map) = (cx.map(src)?, cx.map(dst)?);
@@ -237,6 +309,7 @@ fn launch_map(
         kernel_w: w.shape[2] as u32,
         dst_bf16: u32::from(dst.dtype == DType::BF16),
         accumulate: u32::from(cx.call.accumulates(0)),
+        finish,
     };
     let side = variant.side();
     let grid = [rows.div_ceil(side) * columns.div_ceil(side), 1, 1];
