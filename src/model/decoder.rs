@@ -1,5 +1,6 @@
 //! Decoders: DeepLabv3, DeepLabv3+ and the auxiliary head.
 
+use super::Want;
 use super::layers::{Bn, Conv, Net};
 use super::resnet::Features;
 use crate::device::DType;
@@ -69,12 +70,17 @@ fn rest_of_head(net: &mut Net, prefix: &str, x: TensorId, out: usize) -> Result<
 /// Classifier and representation head on one input. Their first convolutions and batch norms run
 /// as one of twice the channels where their parameters lie side by side, which takes a width that
 /// is a multiple of the layout's alignment; every value is the same either way.
-fn both_heads(net: &mut Net, x: TensorId, classes: usize) -> Result<(TensorId, TensorId)> {
+fn both_heads(
+    net: &mut Net,
+    x: TensorId,
+    classes: usize,
+    apart: bool,
+) -> Result<(TensorId, TensorId)> {
     let (width, rep_width) = (net.cfg.head_width, net.cfg.rep_width);
     let conv = Conv::decoder(3, width).bias();
     let channels = net.shape(x)[3];
     let [a, b] = net.declare_side_by_side([CLASSIFIER, REPRESENTATION], 0, channels, conv)?;
-    let Some(both) = a.joined(&b) else {
+    let Some(both) = a.joined(&b).filter(|_| !apart) else {
         let logits = fused_head(net, CLASSIFIER, x, classes)?;
         return Ok((logits, fused_head(net, REPRESENTATION, x, rep_width)?));
     };
@@ -113,7 +119,7 @@ pub(super) fn deeplabv3plus(
     net: &mut Net,
     features: &Features,
     classes: usize,
-    rep: bool,
+    want: Want,
 ) -> Result<(TensorId, Option<TensorId>)> {
     let width = net.cfg.head_width;
     let pyramid = aspp(net, features.layer4)?;
@@ -136,8 +142,8 @@ pub(super) fn deeplabv3plus(
         .graph
         .resize("decoder.upsample", high, h, w, Some(slice))?;
 
-    if rep {
-        let (logits, rep) = both_heads(net, fused, classes)?;
+    if want.rep {
+        let (logits, rep) = both_heads(net, fused, classes, want.apart)?;
         return Ok((logits, Some(rep)));
     }
     Ok((fused_head(net, CLASSIFIER, fused, classes)?, None))
