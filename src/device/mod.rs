@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 
 /// Element type of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
-    /// bfloat16: activations and weight copies where the precision is bf16 (GPU devices only).
+    /// bfloat16: activations and weight copies where the precision is bf16.
     BF16,
     /// Byte: labels, raw images.
     U8,

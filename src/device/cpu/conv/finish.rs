@@ -1,18 +1,14 @@
 //! What happens to a convolution's sums before they are final: batch norm by running statistics,
-//! residual and ReLU ([`crate::device::Op::ConvBatchNormEval`]); and the moments of the finished
-//! map ([`crate::device::Op::ConvMoments`]).
+//! residual and ReLU ([`crate::device::Op::ConvBatchNormEval`]).
 //!
 //! Whatever computes a convolution calls [`Finish::row`] once on every stretch of a pixel's
 //! channels, when the sums in it are whole and still in cache.
-
-use rayon::prelude::*;
 
 use super::super::elementwise::rectify;
 use super::super::memory::Ctx;
 use super::super::rows::want_vector;
 use super::super::simd::vectorised;
 use super::implicit::Map;
-use crate::device::op::MOMENT_PIXELS;
 use crate::device::{Call, View};
 use crate::error::Result;
 
@@ -93,55 +89,6 @@ vectorised! {
         }
         if relu {
             row.iter_mut().for_each(|y| *y = rectify(*y));
-        }
-    }
-}
-
-/// Moments of every tile of a map, `[tile][mean of each channel, squares of each channel]`.
-pub(super) fn moments(y: Map, pixels: usize, channels: usize, out: &mut [f32]) {
-    out.par_chunks_mut(2 * channels)
-        .enumerate()
-        .for_each(|(tile, out)| {
-            let start = tile * MOMENT_PIXELS;
-            let rows: Vec<&[f32]> = (start..pixels.min(start + MOMENT_PIXELS))
-                .map(|p| &y.data[p * y.ld..][..channels])
-                .collect();
-            let (mean, squares) = out.split_at_mut(channels);
-            tile_moments(&rows, mean, squares);
-        });
-}
-
-vectorised! {
-    /// Moments of one tile, its pixels in order; the order of sums is that of the operation's
-    /// documentation.
-    fn tile_moments(rows: &[&[f32]], mean: &mut [f32], squares: &mut [f32]) {
-        let (channels, n) = (mean.len(), rows.len() as f32);
-        let first = &rows[0][..channels];
-        let mut sums = vec![0.0f32; 4 * channels];
-        for (p, row) in rows.iter().enumerate() {
-            let sums = &mut sums[p % 4 * channels..][..channels];
-            for ((sum, v), first) in sums.iter_mut().zip(*row).zip(first) {
-                *sum += v - first;
-            }
-        }
-        for (c, mean) in mean.iter_mut().enumerate() {
-            let at = |i: usize| sums[i * channels + c];
-            *mean = ((at(0) + at(1)) + (at(2) + at(3))) / n;
-        }
-        sums.fill(0.0);
-        for (p, row) in rows.iter().enumerate() {
-            let sums = &mut sums[p % 4 * channels..][..channels];
-            for (((sum, v), first), mean) in sums.iter_mut().zip(*row).zip(first).zip(&*mean) {
-                let off = (v - first) - mean;
-                *sum += off * off;
-            }
-        }
-        for (c, square) in squares.iter_mut().enumerate() {
-            let at = |i: usize| sums[i * channels + c];
-            *square = (at(0) + at(1)) + (at(2) + at(3));
-        }
-        for (mean, first) in mean.iter_mut().zip(first) {
-            *mean += first;
         }
     }
 }
