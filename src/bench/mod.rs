@@ -10,6 +10,7 @@ mod cases;
 mod ceilings;
 pub mod compare;
 mod data;
+pub mod floor;
 mod measure;
 mod names;
 mod prepared;

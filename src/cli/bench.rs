@@ -36,7 +36,12 @@ pub(super) struct Args {
     #[arg(long)]
     list: bool,
     /// Seconds for each case; 0 runs each once
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.5,
+        allow_negative_numbers = true
+    )]
     time: f64,
     /// Ceilings to use instead of measured ones: copy=GB/s,matmul=TFLOP/s, or one of them
     #[arg(long, value_name = "LIST")]
