@@ -160,6 +160,12 @@ fn mistakes_are_one_line() {
         &[bad, "not a profile"],
     );
     refused(&["plan", "--floor", "--recipe", "vok"], &["vok"]);
+    refused(&["bench", "data", "--rate", "0"], &["--rate 0"]);
+    refused(
+        &["bench", "data", "--decoders", "2,0"],
+        &["--decoders 0", "1 to 4096"],
+    );
+    refused(&["bench", "data", "--config", "none.yaml"], &["none.yaml"]);
 }
 
 #[test]
@@ -198,6 +204,31 @@ fn floors_add_up_and_take_a_profile() {
         &["plan", "--recipe", "tiny", "--floor", "--measured", path],
         &[path, "other calls than those of tiny"],
     );
+}
+
+#[test]
+fn images_are_made_decoded_and_counted() {
+    let args = [
+        "bench", "data", "--steps", "1", "--batch", "2", "--rate", "1000",
+    ];
+    let (code, out, err) = run(&[&args[..], &["--decoders", "1,3", "--json", "-"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert!(report["source"].as_str().unwrap().contains("500 x 375"));
+    let decoders = report["decoders"].as_array().unwrap();
+    let threads: Vec<u64> = decoders
+        .iter()
+        .map(|d| d["threads"].as_u64().unwrap())
+        .collect();
+    assert_eq!(threads, [1, 3]);
+    assert!(
+        decoders
+            .iter()
+            .all(|d| d["sustained"].as_f64().unwrap() > 0.0)
+    );
+    let (code, out, _) = run(&[&args[..], &["--decoders", "1"]].concat());
+    assert_eq!(code, 0);
+    assert!(out.contains("takes 2 images every 2.0 ms"), "{out}");
 }
 
 #[cfg(feature = "simt")]

@@ -13,6 +13,7 @@ mod data;
 pub mod floor;
 mod measure;
 mod names;
+pub mod pipeline;
 mod prepared;
 mod recipes;
 pub mod report;

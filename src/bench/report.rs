@@ -145,8 +145,8 @@ pub fn header() -> String {
     )
 }
 
-/// Four significant digits.
-pub(super) fn number(ms: f64) -> String {
+/// Milliseconds with three or four significant digits.
+pub fn number(ms: f64) -> String {
     match ms {
         0.0..0.01 => format!("{ms:.5}"),
         0.01..1.0 => format!("{ms:.4}"),

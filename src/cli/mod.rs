@@ -4,6 +4,7 @@
 //! user can mend, 1 for a failure that is not the user's.
 
 mod bench;
+mod bench_data;
 mod common;
 mod device;
 mod eval;

@@ -139,6 +139,17 @@ pub struct Staged {
     pub sizes: Vec<u32>,
 }
 
+impl Staged {
+    /// Buffers for `batch` images of at most `cap_pixels` pixels, to be filled again and again.
+    pub fn new(batch: usize, cap_pixels: usize) -> Self {
+        Self {
+            images: vec![0; batch * 3 * cap_pixels],
+            labels: vec![0; batch * cap_pixels],
+            sizes: vec![0; batch * 2],
+        }
+    }
+}
+
 impl Session {
     /// Allocates everything a run needs and fills in initial weights: the student's from `seed`,
     /// the teacher's its own, as two networks built one after the other would have.
