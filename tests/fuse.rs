@@ -185,7 +185,7 @@ fn plans_do_not_grow() {
         let before = Plan::new(&graph, &device).bytes;
         for what in [everything, inference] {
             let mut fused = graph.clone();
-            fused.fuse(&cpu(what));
+            fused.fuse(what);
             let after = Plan::new(&fused, &device).bytes;
             assert!(after <= before, "{name}: {after} bytes, {before} before");
         }
@@ -200,13 +200,13 @@ fn every_batch_norm_behind_a_convolution_is_fused_once() {
             count(&graph, "batch_norm_eval"),
             count(&graph, "batch_norm"),
         );
-        graph.fuse(&cpu(everything));
+        graph.fuse(everything);
         assert_eq!(count(&graph, "conv_batch_norm_eval"), eval, "{name}");
         assert_eq!(count(&graph, "batch_norm_eval"), 0, "{name}");
         assert_eq!(count(&graph, "conv_moments"), train, "{name}");
         assert_eq!(count(&graph, "batch_norm_merge"), train, "{name}");
         let nodes = format!("{:?}", graph.nodes());
-        graph.fuse(&cpu(everything));
+        graph.fuse(everything);
         assert_eq!(nodes, format!("{:?}", graph.nodes()), "{name}: fused twice");
     }
 }
@@ -261,7 +261,7 @@ impl Chain {
     }
 
     fn names(mut self) -> Vec<&'static str> {
-        self.graph.fuse(&cpu(everything));
+        self.graph.fuse(everything);
         self.graph.nodes().iter().map(|n| n.op.name()).collect()
     }
 }

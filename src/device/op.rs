@@ -13,7 +13,7 @@
 //! `dbias` and moments stay f32); `Copy` converts between the two; `SgdEma` and `Lerp` write bf16 copies
 //! beside the f32 originals. Arithmetic is f32 throughout, rounded once per element written.
 
-use super::View;
+use super::{DType, View};
 
 /// Geometry of a two-dimensional convolution or pooling window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -463,7 +463,7 @@ pub enum Op {
 pub struct Cost {
     /// Floating-point operations (a multiply-add counts two).
     pub flops: f64,
-    /// Bytes that must move at least: every operand once.
+    /// Bytes that must move at least: every operand once, what is in/out twice.
     pub bytes: f64,
 }
 
@@ -562,7 +562,11 @@ impl Op {
     /// FLOPs and least bytes of a call with these operands.
     pub fn cost(&self, ins: &[View], outs: &[View]) -> Cost {
         let size = |v: &View| (v.elements() * v.dtype.bytes()) as f64;
-        let mut bytes: f64 = ins.iter().map(size).sum::<f64>() + outs.iter().map(size).sum::<f64>();
+        let mut bytes: f64 = ins.iter().chain(outs).map(size).sum();
+        // What is in/out moves both ways; copies in bf16 are only written.
+        let in_out = |&(i, v): &(usize, &View)| self.reads_output(i) && v.dtype != DType::BF16;
+        let read_too = outs.iter().enumerate().filter(in_out);
+        bytes += read_too.map(|(_, v)| size(v)).sum::<f64>();
         let out0 = outs.first().map_or(0.0, |v| v.elements() as f64);
         let in0 = ins.first().map_or(0.0, |v| v.elements() as f64);
         let full_pixels = |labels: &View| (labels.pixels() * ins[0].channels()) as f64;

@@ -105,7 +105,7 @@ impl Program {
     /// # Errors
     /// The device's, when the memory is not there.
     pub fn new(mut graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
-        graph.fuse(&*device);
+        graph.fuse(|op| device.fuses(op));
         let plan = Plan::new(&graph, &*device);
         let arena = Arena::new(device.clone(), plan.bytes)?;
         let id = arena.id();
@@ -122,7 +122,9 @@ impl Program {
         device: &Arc<dyn Device>,
         state: ArenaId,
     ) -> Result<(Arena, Vec<Self>)> {
-        graphs.iter_mut().for_each(|g| g.fuse(&**device));
+        graphs
+            .iter_mut()
+            .for_each(|g| g.fuse(|op| device.fuses(op)));
         let plans: Vec<Plan> = graphs.iter().map(|g| Plan::new(g, &**device)).collect();
         let bytes = plans.iter().map(|p| p.bytes).max().unwrap_or(0);
         let arena = Arena::new(device.clone(), bytes)?;

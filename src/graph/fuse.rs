@@ -17,7 +17,7 @@ use std::collections::HashMap;
 
 use super::{Graph, Node, Storage, TensorId};
 use crate::device::op::{ConvNorm, MOMENT_PIXELS};
-use crate::device::{DType, Device, Op, elements};
+use crate::device::{DType, Op, elements};
 
 /// Who touches a root tensor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +29,9 @@ struct Uses {
 }
 
 impl Graph {
-    /// Fuses what `device` gains from. Fusing twice changes nothing.
-    pub fn fuse(&mut self, device: &dyn Device) {
+    /// Puts those fused operations in place that `gains` says yes to, [`crate::device::Device::fuses`]
+    /// for one. Fusing twice changes nothing.
+    pub fn fuse(&mut self, gains: impl Fn(&Op) -> bool) {
         let uses = self.uses();
         let mut convs: HashMap<TensorId, usize> = HashMap::new();
         let mut gone = vec![false; self.nodes.len()];
@@ -44,7 +45,7 @@ impl Graph {
                     let conv = convs.get(&node.ins[0]).copied();
                     let fused = conv.and_then(|conv| self.norm(conv, i, &uses));
                     if let (Some(conv), Some(fused)) = (conv, fused)
-                        && device.fuses(&fused.op)
+                        && gains(&fused.op)
                     {
                         self.nodes[i] = fused;
                         gone[conv] = true;
@@ -52,7 +53,7 @@ impl Graph {
                 }
                 Op::BatchNorm { .. } => {
                     if let Some(&conv) = convs.get(&node.ins[0]) {
-                        self.moments(conv, i, device);
+                        self.moments(conv, i, &gains);
                     }
                 }
                 _ => {}
@@ -139,7 +140,7 @@ impl Graph {
     }
 
     /// Has convolution `conv` take the statistics of batch norm `at`.
-    fn moments(&mut self, conv: usize, at: usize, device: &dyn Device) {
+    fn moments(&mut self, conv: usize, at: usize, gains: &impl Fn(&Op) -> bool) {
         let (
             Op::Conv(window),
             Op::BatchNorm {
@@ -159,7 +160,7 @@ impl Graph {
                 relu: *relu,
             },
         );
-        if !device.fuses(&with_moments) {
+        if !gains(&with_moments) {
             return;
         }
         let [n, h, w, channels] = self.shape(self.nodes[conv].outs[0]);

@@ -105,6 +105,12 @@ impl CpuDevice {
     }
 }
 
+/// [`Device::fuses`] of every CPU device.
+pub fn fuses(op: &Op) -> bool {
+    // Moments are taken of a finished map, as batch norm itself does: nothing is saved.
+    !matches!(op, Op::ConvMoments(_))
+}
+
 impl Device for CpuDevice {
     fn name(&self) -> String {
         "cpu".into()
@@ -145,8 +151,7 @@ impl Device for CpuDevice {
     }
 
     fn fuses(&self, op: &Op) -> bool {
-        // Moments are taken of a finished map, as batch norm itself does: nothing is saved.
-        !matches!(op, Op::ConvMoments(_))
+        fuses(op)
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
