@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::bench_data;
 use super::common::{DeviceArgs, Progress, emit, emit_json};
 use super::device::Kind;
 use crate::bench::compare::{self, Comparison};
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    data: Option<Sub>,
     /// Only these cases: an operation (`conv`), or part of a name (`3x3 d2`). Default: all
     #[arg(value_name = "OP")]
     ops: Vec<String>,
@@ -36,7 +39,12 @@ pub(super) struct Args {
     #[arg(long)]
     list: bool,
     /// Seconds for each case; 0 runs each once
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.5,
+        allow_negative_numbers = true
+    )]
     time: f64,
     /// Ceilings to use instead of measured ones: copy=GB/s,matmul=TFLOP/s, or one of them
     #[arg(long, value_name = "LIST")]
@@ -52,8 +60,17 @@ pub(super) struct Args {
     fail_above: Option<f64>,
 }
 
+/// What else can be measured.
+#[derive(Debug, clap::Subcommand)]
+enum Sub {
+    Data(bench_data::Args),
+}
+
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    if let Some(Sub::Data(args)) = &args.data {
+        return bench_data::run(args);
+    }
     check_seconds(args.time)?;
     let limit = args.fail_above.map(check_ratio).transpose()?;
     // Before minutes of measuring.

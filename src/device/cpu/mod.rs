@@ -15,6 +15,7 @@ mod loss;
 mod memory;
 mod metrics;
 mod mix;
+mod moments;
 mod norm;
 pub mod peak;
 mod pool;
@@ -117,6 +118,12 @@ impl CpuDevice {
     }
 }
 
+/// [`Device::fuses`] of every CPU device.
+pub fn fuses(op: &Op) -> bool {
+    // Moments are taken of a finished map, as batch norm itself does: nothing is saved.
+    !matches!(op, Op::ConvMoments(_))
+}
+
 impl Device for CpuDevice {
     fn name(&self) -> String {
         "cpu".into()
@@ -156,9 +163,16 @@ impl Device for CpuDevice {
         self.context()?.read(view, bytes)
     }
 
+    fn fuses(&self, op: &Op) -> bool {
+        fuses(op)
+    }
+
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
         match op {
-            Op::Conv(w) => conv::forward_workspace(*w, ins, outs, self.threads),
+            Op::Conv(w) | Op::ConvMoments(w) => {
+                conv::forward_workspace(*w, ins, outs, self.threads)
+            }
+            Op::ConvBatchNormEval(n) => conv::forward_workspace(n.window, ins, outs, self.threads),
             Op::ConvDgrad(w) => conv::dgrad_workspace(*w, ins, outs, self.threads),
             Op::ConvWgrad(w) => conv::wgrad_workspace(*w, ins, outs, self.threads),
             _ => 0,
@@ -183,6 +197,8 @@ impl Device for CpuDevice {
                 stream,
             } => mix::mix(&cx, call, *kind, *prob, *ignore, *stream),
             Op::Conv(w) => conv::forward(&cx, call, *w),
+            Op::ConvBatchNormEval(n) => conv::forward_norm(&cx, call, *n),
+            Op::ConvMoments(w) => conv::forward_moments(&cx, call, *w),
             Op::ConvDgrad(w) => conv::dgrad(&cx, call, *w),
             Op::ConvWgrad(w) => conv::wgrad(&cx, call, *w),
             Op::BatchNorm {
@@ -190,6 +206,11 @@ impl Device for CpuDevice {
                 momentum,
                 relu,
             } => norm::train(&cx, call, *eps, *momentum, *relu),
+            Op::BatchNormMerge {
+                eps,
+                momentum,
+                relu,
+            } => norm::merge(&cx, call, *eps, *momentum, *relu),
             Op::BatchNormEval { eps, relu } => norm::eval(&cx, call, *eps, *relu),
             Op::BatchNormBackward { relu } => norm::backward(&cx, call, *relu),
             Op::MaxPool { size, window } => pool::max_pool(&cx, call, *size, *window),
