@@ -100,27 +100,31 @@ pub struct Timing {
 }
 
 impl Program {
-    /// Plans `graph` and allocates its transient arena.
+    /// Fuses and plans `graph` and allocates its transient arena.
     ///
     /// # Errors
     /// The device's, when the memory is not there.
-    pub fn new(graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
+    pub fn new(mut graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
+        graph.fuse(|op| device.fuses(op));
         let plan = Plan::new(&graph, &*device);
         let arena = Arena::new(device.clone(), plan.bytes)?;
         let id = arena.id();
         Ok(Self::bind(graph, plan, device, state, Some(arena), id))
     }
 
-    /// Several programs that never run at the same time, in one transient arena of the largest
+    /// Several programs that never run at the same time, each fused, in one transient arena of the largest
     /// one's size.
     ///
     /// # Errors
     /// The device's, when the memory is not there.
     pub fn sharing(
-        graphs: Vec<Graph>,
+        mut graphs: Vec<Graph>,
         device: &Arc<dyn Device>,
         state: ArenaId,
     ) -> Result<(Arena, Vec<Self>)> {
+        graphs
+            .iter_mut()
+            .for_each(|g| g.fuse(|op| device.fuses(op)));
         let plans: Vec<Plan> = graphs.iter().map(|g| Plan::new(g, &**device)).collect();
         let bytes = plans.iter().map(|p| p.bytes).max().unwrap_or(0);
         let arena = Arena::new(device.clone(), bytes)?;
@@ -210,17 +214,18 @@ impl Program {
     /// # Errors
     /// As [`Program::run`].
     pub fn run_timed(&self) -> Result<Vec<Timing>> {
-        let mut timings = Vec::with_capacity(self.steps.len());
-        for step in &self.steps {
-            let time = self.device.time(&mut || self.device.run(&step.call));
-            timings.push(Timing {
-                op: step.call.op.name(),
-                name: step.name.clone(),
-                time: time.map_err(|e| locate(e, step))?,
-                cost: step.cost,
-            });
-        }
-        Ok(timings)
+        let run = |i: usize| {
+            let step = &self.steps[i];
+            self.device.run(&step.call).map_err(|e| locate(e, step))
+        };
+        let times = self.device.time_each(self.steps.len(), &mut { run })?;
+        let timing = |(step, time): (&Step, Duration)| Timing {
+            op: step.call.op.name(),
+            name: step.name.clone(),
+            time,
+            cost: step.cost,
+        };
+        Ok(self.steps.iter().zip(times).map(timing).collect())
     }
 
     /// The calls, for plans and conformance checks.

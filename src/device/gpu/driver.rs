@@ -37,9 +37,19 @@ impl Ptr {
 pub struct Limits {
     /// Streaming multiprocessors: blocks that can run at once are a small multiple.
     pub multiprocessors: u32,
+    /// Multiprocessors that work is cut up for where the cut decides the order of a sum: the same
+    /// on every GPU, so that results do not depend on the one at hand.
+    pub planned_multiprocessors: u32,
     /// Dynamic shared memory that a block may ask for, bytes.
     pub shared_bytes: u32,
 }
+
+/// [`Limits::planned_multiprocessors`] of a GPU: an H100's or H200's.
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "no such driver here")
+)]
+pub(super) const PLANNED_MULTIPROCESSORS: u32 = 132;
 
 /// A recorded sequence of launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +78,7 @@ pub(super) enum Pending {
 }
 
 /// Memory and launches on one device. All work is on one stream, in order; only `download`,
-/// `collect`, `time` and `synchronize` wait for it.
+/// `collect`, `time_each` and `synchronize` wait for it.
 pub trait Driver: Send + Sync {
     /// Short name (`cuda:0`, `simt`).
     fn name(&self) -> String;
@@ -93,6 +103,13 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
     fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()>;
+
+    /// Makes room for `bytes` of uploads between two steps, so that the host need not wait for
+    /// the device; a hint, never a limit.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn expect_uploads(&self, bytes: usize) -> Result<()>;
 
     /// Copies device bytes to the host; waits for all work before it.
     ///
@@ -147,10 +164,14 @@ pub trait Driver: Send + Sync {
     /// Drops a recorded sequence.
     fn forget(&self, graph: GraphId);
 
-    /// Milliseconds that the device spends on what `work` queues, waiting for it; the host's clock
-    /// where the host is the device.
+    /// Milliseconds that the device spends on what each of `work(0)`, …, `work(count - 1)` queues;
+    /// waits once, after the last. The host's clock where the host is the device.
     ///
     /// # Errors
-    /// That of `work`, or [`crate::Error::Device`] when the device fails.
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32>;
+    /// The first of `work`, or [`crate::Error::Device`] when the device fails.
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f32>>;
 }

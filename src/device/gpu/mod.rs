@@ -70,6 +70,7 @@ impl MathMode {
 pub struct GpuDevice {
     driver: Box<dyn Driver>,
     math: MathMode,
+    planned_multiprocessors: u32,
     arenas: Mutex<Arenas>,
     constants: Mutex<HashMap<Vec<u8>, Ptr>>,
 }
@@ -84,6 +85,7 @@ impl GpuDevice {
     /// A device over `driver`.
     pub fn new(driver: Box<dyn Driver>, math: MathMode) -> Self {
         Self {
+            planned_multiprocessors: driver.limits().planned_multiprocessors,
             driver,
             math,
             arenas: Mutex::default(),
@@ -107,6 +109,19 @@ impl GpuDevice {
     #[cfg(feature = "simt")]
     pub fn simt(options: simt::Options, math: MathMode) -> Result<Self> {
         Ok(Self::new(Box::new(simt::SimtDriver::new(options)?), math))
+    }
+
+    /// The same device, whose work is cut up for a machine of another size: small enough, and small
+    /// shapes reach every way of cutting. Changes the last bits of convolutions.
+    #[must_use]
+    pub fn planned_for(mut self, multiprocessors: u32) -> Self {
+        self.planned_multiprocessors = multiprocessors.max(1);
+        self
+    }
+
+    /// Multiprocessors that work is cut up for where the cut decides the order of a sum.
+    fn planned_multiprocessors(&self) -> usize {
+        self.planned_multiprocessors as usize
     }
 
     /// The driver.
@@ -200,6 +215,10 @@ impl Device for GpuDevice {
         }
     }
 
+    fn expect_uploads(&self, bytes: usize) -> Result<()> {
+        self.driver.expect_uploads(bytes)
+    }
+
     fn read_later(&self, views: &[View]) -> Result<Readback> {
         let mut readback = Readback::default();
         for view in views {
@@ -236,15 +255,26 @@ impl Device for GpuDevice {
         self.driver.forget(GraphId(recording.0));
     }
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
-        let ms = self.driver.time(work)?;
-        Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<Duration>> {
+        let times = self.driver.time_each(count, work)?;
+        let duration = |ms: f32| Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3);
+        Ok(times.into_iter().map(duration).collect())
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
         match op {
-            Op::ConvWgrad(_) => conv::workspace(op, ins, outs),
-            Op::BatchNorm { .. } | Op::BatchNormBackward { .. } => norm::workspace(op, ins),
+            Op::Conv(_)
+            | Op::ConvBatchNormEval(_)
+            | Op::ConvMoments(_)
+            | Op::ConvDgrad(_)
+            | Op::ConvWgrad(_) => conv::workspace(self, op, ins, outs),
+            Op::BatchNorm { .. } | Op::BatchNormMerge { .. } | Op::BatchNormBackward { .. } => {
+                norm::workspace(op, ins)
+            }
             Op::Mix { .. } => mix::workspace(op, ins),
             Op::Percentile { .. } => select::percentile_workspace(ins),
             Op::OhemThreshold { .. } => select::ohem_workspace(),
@@ -274,6 +304,8 @@ impl Device for GpuDevice {
                 stream,
             } => mix::mix(&cx, *kind, *prob, *ignore, *stream),
             Op::Conv(w) => conv::forward(&cx, *w),
+            Op::ConvBatchNormEval(n) => conv::forward_norm(&cx, *n),
+            Op::ConvMoments(w) => conv::forward_moments(&cx, *w),
             Op::ConvDgrad(w) => conv::dgrad(&cx, *w),
             Op::ConvWgrad(w) => conv::wgrad(&cx, *w),
             Op::BatchNorm {
@@ -281,6 +313,11 @@ impl Device for GpuDevice {
                 momentum,
                 relu,
             } => norm::train(&cx, *eps, *momentum, *relu),
+            Op::BatchNormMerge {
+                eps,
+                momentum,
+                relu,
+            } => norm::merge(&cx, *eps, *momentum, *relu),
             Op::BatchNormEval { eps, relu } => norm::eval(&cx, *eps, *relu),
             Op::BatchNormBackward { relu } => norm::backward(&cx, *relu),
             Op::MaxPool { size, window } => pool::max_pool(&cx, *size, *window),

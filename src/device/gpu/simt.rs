@@ -148,6 +148,8 @@ impl Driver for SimtDriver {
     fn limits(&self) -> Limits {
         Limits {
             multiprocessors: 4,
+            // So that the small shapes of the tests reach every way of cutting work up.
+            planned_multiprocessors: 4,
             shared_bytes: 227 * 1024,
         }
     }
@@ -171,6 +173,10 @@ impl Driver for SimtDriver {
 
     fn free_bytes(&self) -> Option<usize> {
         None
+    }
+
+    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
+        Ok(())
     }
 
     fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()> {
@@ -263,9 +269,16 @@ impl Driver for SimtDriver {
 
     fn forget(&self, _graph: GraphId) {}
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
-        let start = std::time::Instant::now();
-        work()?;
-        Ok(start.elapsed().as_secs_f32() * 1e3)
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let one = |i| {
+            let start = std::time::Instant::now();
+            work(i)?;
+            Ok(start.elapsed().as_secs_f32() * 1e3)
+        };
+        (0..count).map(one).collect()
     }
 }
