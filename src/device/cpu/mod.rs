@@ -48,9 +48,14 @@ pub struct CpuDevice {
 impl CpuDevice {
     /// A device for f32 on `threads` threads; 0 takes every core the process may use.
     ///
+    /// The environment variable `U2PL_CPU_ISA` picks the instructions of the convolutions: `amx`,
+    /// `avx512bf16`, `avx512`, `avx2` or `portable`; unset, the best that the processor has.
+    ///
     /// # Errors
-    /// [`Error::Device`] when the threads cannot be started.
+    /// [`Error::Device`] when the threads cannot be started, [`Error::Input`] when the variable
+    /// names instructions that the processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
+        conv::instructions()?;
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -89,6 +94,14 @@ impl CpuDevice {
         let mut device = Self::new(threads)?;
         device.map = map;
         Ok(device)
+    }
+
+    /// Names of the instructions that convolutions of f32 and of bf16 use.
+    ///
+    /// # Errors
+    /// As [`CpuDevice::new`].
+    pub fn instructions() -> Result<[&'static str; 2]> {
+        conv::instructions()
     }
 
     /// Threads in use.

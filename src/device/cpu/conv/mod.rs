@@ -13,6 +13,7 @@ mod finish;
 mod geometry;
 mod half;
 mod implicit;
+mod isa;
 mod micro;
 mod pack;
 mod shared;
@@ -37,7 +38,16 @@ use geometry::Geometry;
 use implicit::{Map, Target};
 use micro::Isa;
 
-static ISA: LazyLock<Isa> = LazyLock::new(Isa::detect);
+static ISA: LazyLock<Isa> =
+    LazyLock::new(|| isa::choice().map_or_else(|_| Isa::detect(), |choice| choice.float));
+
+/// Names of the instructions that f32 and bf16 convolutions use.
+///
+/// # Errors
+/// [`Error::Input`] when `U2PL_CPU_ISA` names none of this processor's.
+pub(super) fn instructions() -> Result<[&'static str; 2]> {
+    isa::choice().map(|choice| [choice.float.name, choice.half.name()])
+}
 
 /// The geometry of a convolution from its map `x`, kernel `w` and result `y`.
 fn geometry(window: Window, x: &View, kernel: [usize; 2], y: &View, transposed: bool) -> Geometry {
@@ -52,11 +62,16 @@ fn geometry(window: Window, x: &View, kernel: [usize; 2], y: &View, transposed: 
     }
 }
 
-/// Fails unless `x`, `w`, `y` are the operands of one convolution.
+/// Fails unless `x`, `w`, `y` are the operands of one convolution in f32.
 fn check(op: &str, window: Window, x: &View, w: &View, y: &View) -> Result<()> {
     for view in [x, w, y] {
         want(op, view, DType::F32)?;
     }
+    check_shapes(op, window, x, w, y)
+}
+
+/// Fails unless `x`, `w`, `y` are the operands of one convolution, of whatever type.
+fn check_shapes(op: &str, window: Window, x: &View, w: &View, y: &View) -> Result<()> {
     let size = |axis: usize| {
         let reach = window.dilation * w.shape[axis].saturating_sub(1) + 1;
         (x.shape[axis] + 2 * window.padding)
