@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::device::Device;
-use crate::device::cpu::CpuDevice;
+use crate::device::cpu::{self, CpuDevice};
 #[cfg(any(feature = "cuda", feature = "simt"))]
 use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
+use crate::device::{DType, Device, Op};
 use crate::{Error, Result};
 
 /// A device by name.
@@ -84,12 +84,15 @@ impl Place {
     /// Opens the device for one precision.
     pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
         match self.kind()? {
-            Kind::Cpu if precision != MathMode::Fp32 => Err(Error::input(
-                format!("--precision {}", precision.name()),
-                "the cpu device computes in fp32 only",
-                "use --precision fp32, or --device cuda",
+            Kind::Cpu if precision == MathMode::Tf32 => Err(Error::input(
+                "--precision tf32",
+                "tf32 is an arithmetic of GPUs, the cpu device has fp32 and bf16",
+                "use --precision fp32 or bf16, or --device cuda",
             )),
-            Kind::Cpu => Ok(Arc::new(CpuDevice::new(self.threads)?)),
+            Kind::Cpu => Ok(Arc::new(CpuDevice::with_precision(
+                self.threads,
+                precision,
+            )?)),
             Kind::Cuda(index) => self.cuda(index, precision),
             Kind::Simt => self.simt(precision),
         }
@@ -139,7 +142,7 @@ fn precision(name: &str) -> std::result::Result<MathMode, String> {
 pub(super) struct DeviceArgs {
     #[command(flatten)]
     place: Place,
-    /// Arithmetic: fp32, or on a GPU tf32 or bf16
+    /// Arithmetic: fp32, bf16, or on a GPU tf32
     #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision)]
     precision: MathMode,
 }
@@ -148,5 +151,40 @@ impl DeviceArgs {
     /// Opens the device.
     pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
         self.place.open(self.precision)
+    }
+
+    /// Which device was asked for.
+    pub(super) fn kind(&self) -> Result<Kind> {
+        self.place.kind()
+    }
+
+    /// Threads that the cpu and simt devices use; 0 on a GPU.
+    pub(super) fn threads(&self) -> Result<usize> {
+        Ok(match (self.kind()?, self.place.threads) {
+            (Kind::Cuda(_), _) => 0,
+            (_, 0) => std::thread::available_parallelism().map_or(1, usize::from),
+            (_, n) => n,
+        })
+    }
+
+    /// Name of the arithmetic.
+    pub(super) fn precision(&self) -> &'static str {
+        self.precision.name()
+    }
+
+    /// What the device would fuse; opens none.
+    pub(super) fn gains(&self) -> Result<fn(&Op) -> bool> {
+        Ok(match self.kind()? {
+            Kind::Cpu => cpu::fuses,
+            Kind::Cuda(_) | Kind::Simt => |_| true,
+        })
+    }
+
+    /// Type of the maps that the device would have; opens none.
+    pub(super) fn map_dtype(&self) -> DType {
+        match self.precision {
+            MathMode::Bf16 => DType::BF16,
+            MathMode::Fp32 | MathMode::Tf32 => DType::F32,
+        }
     }
 }

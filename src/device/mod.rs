@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 
 /// Element type of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
-    /// bfloat16: activations and weight copies where the precision is bf16 (GPU devices only).
+    /// bfloat16: activations and weight copies where the precision is bf16.
     BF16,
     /// Byte: labels, raw images.
     U8,
@@ -286,6 +286,12 @@ pub trait Device: Send + Sync {
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
         let times = self.time_each(1, &mut |_| work())?;
         Ok(times.into_iter().sum())
+    }
+
+    /// Whether the device gains from `op`, a fused operation that [`crate::graph::fuse`] may put in
+    /// the place of two.
+    fn fuses(&self, _op: &Op) -> bool {
+        true
     }
 
     /// Scratch bytes that a call of this operation needs, known before any run.

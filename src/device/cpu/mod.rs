@@ -1,4 +1,4 @@
-//! The CPU device: every operation in f32, on all the cores it is given.
+//! The CPU device: every operation in f32, on all the cores it is given; maps may be bf16.
 //!
 //! It is the oracle that every other device is compared with, so it is clear before it is clever;
 //! only convolution and batch norm are tuned. Reductions run in an order that depends on the
@@ -8,13 +8,16 @@
 mod augment;
 mod contrast;
 mod conv;
+mod element;
 mod elementwise;
 mod entropy;
 mod loss;
 mod memory;
 mod metrics;
 mod mix;
+mod moments;
 mod norm;
+pub mod peak;
 mod pool;
 mod resize;
 #[cfg(test)]
@@ -28,6 +31,7 @@ mod vmath;
 
 use std::sync::Mutex;
 
+use super::gpu::MathMode;
 use super::{ArenaId, Call, DType, Device, Op, View};
 use crate::error::{Error, Result};
 use memory::{Arenas, Ctx};
@@ -37,14 +41,21 @@ pub struct CpuDevice {
     arenas: Mutex<Arenas>,
     pool: rayon::ThreadPool,
     threads: usize,
+    /// Type of activations.
+    map: DType,
 }
 
 impl CpuDevice {
-    /// A device on `threads` threads; 0 takes every core the process may use.
+    /// A device for f32 on `threads` threads; 0 takes every core the process may use.
+    ///
+    /// The environment variable `U2PL_CPU_ISA` picks the instructions of the convolutions: `amx`,
+    /// `avx512bf16`, `avx512`, `avx2` or `portable`; unset, the best that the processor has.
     ///
     /// # Errors
-    /// [`Error::Device`] when the threads cannot be started.
+    /// [`Error::Device`] when the threads cannot be started, [`Error::Input`] when the variable
+    /// names instructions that the processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
+        conv::instructions()?;
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -61,7 +72,36 @@ impl CpuDevice {
             arenas: Mutex::new(Arenas::default()),
             pool,
             threads,
+            map: DType::F32,
         })
+    }
+
+    /// As [`CpuDevice::new`], for one precision: activations are bf16 in `Bf16`.
+    ///
+    /// # Errors
+    /// As [`CpuDevice::new`]; [`Error::Device`] for tf32, which is an arithmetic of GPUs.
+    pub fn with_precision(threads: usize, precision: MathMode) -> Result<Self> {
+        let map = match precision {
+            MathMode::Fp32 => DType::F32,
+            MathMode::Bf16 => DType::BF16,
+            MathMode::Tf32 => {
+                return Err(Error::Device {
+                    device: "cpu".into(),
+                    problem: "tf32 is an arithmetic of GPUs".into(),
+                });
+            }
+        };
+        let mut device = Self::new(threads)?;
+        device.map = map;
+        Ok(device)
+    }
+
+    /// Names of the instructions that convolutions of f32 and of bf16 use.
+    ///
+    /// # Errors
+    /// As [`CpuDevice::new`].
+    pub fn instructions() -> Result<[&'static str; 2]> {
+        conv::instructions()
     }
 
     /// Threads in use.
@@ -78,9 +118,19 @@ impl CpuDevice {
     }
 }
 
+/// [`Device::fuses`] of every CPU device.
+pub fn fuses(op: &Op) -> bool {
+    // Moments are taken of a finished map, as batch norm itself does: nothing is saved.
+    !matches!(op, Op::ConvMoments(_))
+}
+
 impl Device for CpuDevice {
     fn name(&self) -> String {
         "cpu".into()
+    }
+
+    fn map_dtype(&self) -> DType {
+        self.map
     }
 
     fn alloc(&self, bytes: usize) -> Result<ArenaId> {
@@ -113,9 +163,16 @@ impl Device for CpuDevice {
         self.context()?.read(view, bytes)
     }
 
+    fn fuses(&self, op: &Op) -> bool {
+        fuses(op)
+    }
+
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
         match op {
-            Op::Conv(w) => conv::forward_workspace(*w, ins, outs, self.threads),
+            Op::Conv(w) | Op::ConvMoments(w) => {
+                conv::forward_workspace(*w, ins, outs, self.threads)
+            }
+            Op::ConvBatchNormEval(n) => conv::forward_workspace(n.window, ins, outs, self.threads),
             Op::ConvDgrad(w) => conv::dgrad_workspace(*w, ins, outs, self.threads),
             Op::ConvWgrad(w) => conv::wgrad_workspace(*w, ins, outs, self.threads),
             _ => 0,
@@ -140,6 +197,8 @@ impl Device for CpuDevice {
                 stream,
             } => mix::mix(&cx, call, *kind, *prob, *ignore, *stream),
             Op::Conv(w) => conv::forward(&cx, call, *w),
+            Op::ConvBatchNormEval(n) => conv::forward_norm(&cx, call, *n),
+            Op::ConvMoments(w) => conv::forward_moments(&cx, call, *w),
             Op::ConvDgrad(w) => conv::dgrad(&cx, call, *w),
             Op::ConvWgrad(w) => conv::wgrad(&cx, call, *w),
             Op::BatchNorm {
@@ -147,6 +206,11 @@ impl Device for CpuDevice {
                 momentum,
                 relu,
             } => norm::train(&cx, call, *eps, *momentum, *relu),
+            Op::BatchNormMerge {
+                eps,
+                momentum,
+                relu,
+            } => norm::merge(&cx, call, *eps, *momentum, *relu),
             Op::BatchNormEval { eps, relu } => norm::eval(&cx, call, *eps, *relu),
             Op::BatchNormBackward { relu } => norm::backward(&cx, call, *relu),
             Op::MaxPool { size, window } => pool::max_pool(&cx, call, *size, *window),

@@ -112,7 +112,8 @@ impl Geometry {
         (image * self.src[0] + sy) * self.src[1] + sx
     }
 
-    /// Destination coordinates on one axis whose tap hits a source (convolution only): a range.
+    /// Destination coordinates on one axis whose tap hits a source (of stride 1 only, if
+    /// transposed): a range.
     pub(super) fn hits(&self, axis: usize, tap: usize) -> std::ops::Range<usize> {
         let hit = |&at: &usize| self.source(axis, at, tap).is_some();
         let first = (0..self.dst[axis]).find(hit).unwrap_or(0);
@@ -120,14 +121,39 @@ impl Geometry {
         first..end.max(first)
     }
 
+    /// Row blocks of `rows` destination pixels times their live taps, times `rows`: the work of the
+    /// direct sum for each pair of a channel and an output. For stride 1.
+    pub(super) fn live(&self, rows: usize) -> usize {
+        let mut live = 0;
+        for r in 0..self.kernel[0] {
+            let lines = self.hits(0, r);
+            for s in 0..self.kernel[1] {
+                let columns = self.hits(1, s);
+                if columns.is_empty() {
+                    continue;
+                }
+                // Blocks may span lines: none is counted twice.
+                let mut counted = 0;
+                for line in 0..self.images * lines.len() {
+                    let y = line / lines.len() * self.dst[0] + lines.start + line % lines.len();
+                    let first = (y * self.dst[1] + columns.start) / rows;
+                    let end = (y * self.dst[1] + columns.end).div_ceil(rows);
+                    live += end - first.max(counted).min(end);
+                    counted = end;
+                }
+            }
+        }
+        live * rows
+    }
+
     /// Copies the patch of a destination pixel, `[taps][channels]`, zeros in the padding.
-    pub(super) fn gather(
+    pub(super) fn gather<T: Copy + Default>(
         &self,
         pixel: [usize; 3],
-        src: &[f32],
+        src: &[T],
         ld: usize,
         channels: usize,
-        patch: &mut [f32],
+        patch: &mut [T],
     ) {
         let [image, y, x] = pixel;
         let Window {
@@ -143,7 +169,7 @@ impl Geometry {
         });
         for (r, line) in patch.chunks_exact_mut(width).enumerate() {
             let Some(sy) = self.source(0, y, r) else {
-                line.fill(0.0);
+                line.fill(T::default());
                 continue;
             };
             let base = (image * self.src[0] + sy) * self.src[1];
@@ -155,7 +181,7 @@ impl Geometry {
             for (s, tap) in line.chunks_exact_mut(channels).enumerate() {
                 match self.source(1, x, s) {
                     Some(sx) => tap.copy_from_slice(&src[(base + sx) * ld..][..channels]),
-                    None => tap.fill(0.0),
+                    None => tap.fill(T::default()),
                 }
             }
         }

@@ -14,13 +14,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::finish::Finish;
 use super::geometry::{Geometry, NONE};
 use super::micro::{self, Block, Isa, MAX_COLUMNS, MIN_ROWS, Run};
 use super::pack;
 use super::shared::{Scratch, Shared};
 
 /// Reduction steps between stores of a block: the panel's stretch stays in the first-level cache.
-const STEPS: usize = 384;
+pub(super) const STEPS: usize = 384;
 /// Most taps in such a stretch.
 const MAX_TAPS: usize = 16;
 /// Most pixels of a task; their stretch of the source stays in the second-level cache.
@@ -61,6 +62,14 @@ pub(super) struct Target<'a> {
     pub ld: usize,
     /// Add to the map instead of overwriting it.
     pub accumulate: bool,
+    /// What is done to a pixel's sums once they are whole; not where they are added to.
+    pub finish: Option<Finish<'a>>,
+}
+
+/// Length of the fewest parts of at most `most` that make up `n`, all alike: a short last one
+/// would cost as many loads and stores as a long one.
+pub(super) fn even(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1)).max(1)
 }
 
 /// What the tasks of a call share.
@@ -75,6 +84,7 @@ struct Job<'a> {
     /// Padded to whole panels.
     bias: &'a [f32],
     zeros: &'a [f32],
+    finish: Option<Finish<'a>>,
 }
 
 impl Plan {
@@ -172,6 +182,7 @@ impl Plan {
             weights: packed,
             bias: padded,
             zeros,
+            finish: dst.finish,
         };
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.geometry.pixels().div_ceil(self.pixels);
@@ -210,8 +221,6 @@ impl Job<'_> {
         let panels = plan.outputs.div_ceil(plan.isa.nr());
         let panels = stretch * plan.panels..panels.min((stretch + 1) * plan.panels);
         let (taps, channels) = plan.reduction();
-        // Even parts: a short last one would cost as many loads and stores as a long one.
-        let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most));
         let step_channels = even(channels, STEPS);
         let step_taps = even(taps, (STEPS / step_channels).clamp(1, MAX_TAPS));
         let mut runs = [[Run::EMPTY; MAX_TAPS]; MAX_BLOCKS];
@@ -230,6 +239,17 @@ impl Job<'_> {
                     let runs = runs.iter().zip(&live).map(|(runs, &live)| &runs[..live]);
                     self.panel(panel, &part, runs, &destinations[..count]);
                 }
+            }
+        }
+        if let Some(finish) = &self.finish {
+            let first = panels.start * plan.isa.nr();
+            let columns = plan.outputs.min(panels.end * plan.isa.nr()) - first;
+            for &pixel in &destinations[..count] {
+                let pixel = pixel as usize;
+                // SAFETY: these channels of this pixel belong to this task alone, which has no
+                // other reference to them.
+                let row = unsafe { self.dst.slice(pixel * self.dst_ld + first, columns) };
+                finish.row(pixel, first, row);
             }
         }
     }
