@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::cases::programs;
 use super::*;
+use crate::device::Device;
 use crate::device::cpu::CpuDevice;
-use crate::device::{DType, Device};
 
 fn device() -> Arc<dyn Device> {
     Arc::new(CpuDevice::new(1).unwrap())
@@ -17,7 +17,7 @@ fn the_table_covers_every_call_of_every_recipe() {
     for name in Recipe::names() {
         let recipe = Recipe::named(name, &[]).unwrap();
         let cases = table(&recipe, &*device()).unwrap();
-        for (program, graph) in programs(&recipe, DType::F32).unwrap() {
+        for (program, graph) in programs(&recipe, &*device()).unwrap() {
             let kinds = |names: Vec<&'static str>| names.into_iter().collect::<BTreeSet<_>>();
             let of_graph = kinds(graph.nodes().iter().map(|n| n.op.name()).collect());
             let used = cases.iter().filter(|c| c.count(program) > 0);

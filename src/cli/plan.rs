@@ -52,6 +52,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let staged = recipe.staged_pixels;
     let blueprint = Blueprint::new(&recipe.cfg, staged, device.map_dtype())?;
+    let blueprint = blueprint.fused(|op| device.fuses(op));
     let steps: Vec<StepPlan> = graphs(&blueprint)
         .map(|(name, graph)| StepPlan::new(name, graph, &*device))
         .collect();
@@ -108,6 +109,7 @@ fn floors(args: &Args, recipe: &Recipe) -> anyhow::Result<()> {
     let ceilings = args.ceilings()?;
     let map = args.device.map_dtype();
     let blueprint = Blueprint::new(&recipe.cfg, recipe.staged_pixels, map)?;
+    let blueprint = blueprint.fused(args.device.gains()?);
     let profile = args.measured.as_deref().map(Profile::read).transpose()?;
     if let (Some(path), Some(profile)) = (&args.measured, &profile)
         && !graphs(&blueprint).any(|(_, graph)| profile.is_of(graph))
