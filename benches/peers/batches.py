@@ -22,12 +22,11 @@ class Weak:
     """Normalise, random resize, flip, pad, random crop."""
 
     def __init__(self, crop, device):
-        self.crop = crop
+        self.crop = crop  # (height, width)
         self.mean = torch.tensor([123.675, 116.28, 103.53], device=device).view(3, 1, 1)
         self.std = torch.tensor([58.395, 57.12, 57.375], device=device).view(3, 1, 1)
 
     def one(self, image, label):
-        crop = self.crop
         scale = random.uniform(0.5, 1.0) if random.random() < 0.5 else random.uniform(1.0, 2.0)
         size = [int(scale * side) for side in image.shape[1:]]
         x = ((image.float() - self.mean) / self.std)[None]
@@ -35,11 +34,11 @@ class Weak:
         y = F.interpolate(label[None].float(), size, mode="nearest")
         if random.random() < 0.5:
             x, y = x.flip(3), y.flip(3)
-        short = [max(crop - side, 0) for side in size]
+        short = [max(crop - side, 0) for crop, side in zip(self.crop, size)]
         pad = (short[1] // 2, short[1] - short[1] // 2, short[0] // 2, short[0] - short[0] // 2)
         x, y = F.pad(x, pad), F.pad(y, pad, value=IGNORE)
-        top, left = (random.randint(0, side - crop) for side in x.shape[2:])
-        window = (slice(None), slice(None), slice(top, top + crop), slice(left, left + crop))
+        top, left = (random.randint(0, side - crop) for crop, side in zip(self.crop, x.shape[2:]))
+        window = (slice(None), slice(None), slice(top, top + self.crop[0]), slice(left, left + self.crop[1]))
         return x[window], y[window]
 
     def batch(self, images, labels, layout):
@@ -48,9 +47,9 @@ class Weak:
         return torch.cat(xs).contiguous(memory_format=layout), torch.cat(ys)[:, 0].long()
 
 
-def cutmix(x, label):
-    """With probability 0.5, a box of half the area of each image from the next one."""
-    if random.random() >= 0.5:
+def cutmix(x, label, probability=0.5):
+    """With this probability, a box of half the area of each image from the next one."""
+    if random.random() >= probability:
         return x, label
     h, w = x.shape[2:]
     mixed_x, mixed_label = x.clone(), label.clone()

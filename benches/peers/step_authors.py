@@ -26,7 +26,7 @@ class AuthorsStep:
             p.requires_grad = False
         self.sgd = torch.optim.SGD(s.groups(self.student), lr=s.LR, momentum=s.MOMENTUM, weight_decay=s.DECAY)
         self.bank = [torch.zeros(0, s.REP) for _ in range(args.classes)]
-        weak = Weak(args.crop, "cpu")
+        weak = Weak((args.crop, args.crop), "cpu")
         halves = [dataset(args.batch, args.crop, args.classes, "cpu") for _ in range(2)]
         (self.x_l, self.label), (self.x_u, _) = (weak.batch(*half, torch.contiguous_format) for half in halves)
         self.done = 0

@@ -70,18 +70,50 @@ def masks(logits, label, label_u, entropy, gamma, delta_p):
     return rows(anchors), rows(torch.cat([other, unreliable]))
 
 
-def contrast_chunk(z, prototypes, negatives, inv_norm, share):
-    """Loss and gradient to the anchors z [c, M, D], by hand: autograd would keep a copy of every
-    drawn negative [c, M, N, D], and cosine_similarity would write three more."""
-    norm = z.norm(dim=2, keepdim=True).clamp(min=1e-8)
-    unit = z / norm
+def similarities(z, prototypes, negatives, inv_norm):
+    """log softmax [c, M, 1 + N] of the cosine similarities of anchors z [c, M, D] to their
+    prototypes [c, D] and drawn negatives [c, M, N, D]."""
+    unit = z / z.norm(dim=2, keepdim=True).clamp(min=1e-8)
     unlike = (negatives @ unit[..., None])[..., 0] * inv_norm
     like = unit @ prototypes[..., None]
-    log_p = (torch.cat([like, unlike], 2) / s.TEMPERATURE).log_softmax(2)
+    return (torch.cat([like, unlike], 2) / s.TEMPERATURE).log_softmax(2)
+
+
+def anchor_gradient(log_p, z, prototypes, negatives, inv_norm, share):
+    """Gradient of −share · Σ log_p[..., 0] to the anchors, by hand: autograd would keep a copy of
+    every drawn negative, and cosine_similarity would write three more."""
+    norm = z.norm(dim=2, keepdim=True).clamp(min=1e-8)
+    unit = z / norm
     d = log_p.exp() * (share / s.TEMPERATURE)
     d_like = d[..., :1] - share / s.TEMPERATURE
     d_unit = ((d[..., 1:] * inv_norm)[:, :, None] @ negatives)[:, :, 0] + d_like * prototypes[:, None]
-    return -log_p[..., 0].sum() * share, (d_unit - (d_unit * unit).sum(2, keepdim=True) * unit) / norm
+    return (d_unit - (d_unit * unit).sum(2, keepdim=True) * unit) / norm
+
+
+class Draw:
+    """Anchors and negatives of the classes c, drawn with replacement."""
+
+    def __init__(self, features, anchors, counts, bank, c):
+        # The k-th anchor of a class is where its running count reaches k.
+        running = anchors.T[c].cumsum(1, dtype=torch.int32)
+        count, held = counts[c, None].to(torch.int32), bank.held[c, None]
+        k = (torch.rand(len(c), s.ANCHORS, device=c.device) * count).to(torch.int32) + 1
+        self.pixel = torch.searchsorted(running, torch.minimum(k, count)).view(-1)
+        slot = (torch.rand(len(c), s.ANCHORS * s.NEGATIVES, device=c.device) * held).long()
+        self.slot = (c[:, None] * bank.size + torch.minimum(slot, held - 1)).view(-1)
+        self.bank, self.features = bank, features
+        self.shape = (len(c), s.ANCHORS, s.NEGATIVES)
+
+    def gather(self):
+        """z [c, M, D], negatives [c, M, N, D] and their inverse norms [c, M, N]."""
+        z = self.features.index_select(0, self.pixel).view(*self.shape[:2], -1)
+        negatives = self.bank.rows.index_select(0, self.slot).view(*self.shape, -1)
+        return z, negatives, self.bank.inv_norm.index_select(0, self.slot).view(self.shape)
+
+
+def prototype(features, anchors, counts):
+    """Mean representation of each class's anchors [C, D]."""
+    return (anchors.float().T @ features) / counts.clamp(min=1)[:, None]
 
 
 class GoodStep:
@@ -95,10 +127,10 @@ class GoodStep:
         )
         self.bank = Bank(args.classes, args.bank, device)
         self.labeled, self.unlabeled = (dataset(args.batch, args.crop, args.classes, device) for _ in range(2))
-        self.weak = Weak(args.crop, device)
+        self.weak = Weak((args.crop, args.crop), device)
         self.run_student, self.run_teacher = (common.compiled(net, args) for net in (self.student, self.teacher))
-        self.uncertainty, self.cross_entropies, self.masks, self.contrast_chunk = (
-            common.compiled(f, args) for f in (uncertainty, cross_entropies, masks, contrast_chunk)
+        self.uncertainty, self.cross_entropies, self.masks, self.similarities, self.anchor_gradient = (
+            common.compiled(f, args) for f in (uncertainty, cross_entropies, masks, similarities, anchor_gradient)
         )
         # On a GPU all classes at once; on a CPU one at a time stays in the cache.
         self.chunk = args.classes if device == "cuda" else 1
@@ -129,25 +161,17 @@ class GoodStep:
         """The contrastive loss and its gradient to `rep`."""
         bank, features = self.bank, rows(rep.float())
         counts = anchors.sum(0)
-        prototypes = F.normalize((anchors.float().T @ features) / counts.clamp(min=1)[:, None], dim=1)
+        prototypes = F.normalize(prototype(features, anchors, counts), dim=1)
         valid = ((counts > 0) & (bank.held > 0)).nonzero()[:, 0]
         loss, gradient = features.new_zeros(()), torch.zeros_like(features)
+        share = 1 / (s.ANCHORS * max(len(valid), 1))
         for c in valid.split(self.chunk):
-            share = 1 / (s.ANCHORS * len(valid))
-            # The k-th anchor of a class is where its running count reaches k.
-            running = anchors.T[c].to(torch.int32).cumsum(1, dtype=torch.int32)
-            k = (torch.rand(len(c), s.ANCHORS, device=rep.device) * counts[c, None]).to(torch.int32) + 1
-            pixel = torch.searchsorted(running, torch.minimum(k, counts[c, None].to(torch.int32))).view(-1)
-            z = features.index_select(0, pixel).view(len(c), s.ANCHORS, s.REP)
-            held = bank.held[c, None]
-            drawn = (torch.rand(len(c), s.ANCHORS * s.NEGATIVES, device=rep.device) * held).long()
-            drawn = (c[:, None] * bank.size + torch.minimum(drawn, held - 1)).view(-1)
-            shape = (len(c), s.ANCHORS, s.NEGATIVES)
-            negatives = bank.rows.index_select(0, drawn).view(*shape, s.REP)
-            inv_norm = bank.inv_norm.index_select(0, drawn).view(shape)
-            term, d = self.contrast_chunk(z, prototypes[c], negatives, inv_norm, share)
-            loss += term
-            gradient.index_add_(0, pixel, d.view(-1, s.REP), alpha=s.CONTRAST_WEIGHT)
+            draw = Draw(features, anchors, counts, bank, c)
+            z, negatives, inv_norm = draw.gather()
+            log_p = self.similarities(z, prototypes[c], negatives, inv_norm)
+            loss -= log_p[..., 0].sum() * share
+            d = self.anchor_gradient(log_p, z, prototypes[c], negatives, inv_norm, share)
+            gradient.index_add_(0, draw.pixel, d.view(-1, s.REP), alpha=s.CONTRAST_WEIGHT)
         b, d, h, w = rep.shape
         return loss, gradient.view(b, h, w, d).permute(0, 3, 1, 2).to(rep.dtype)
 
