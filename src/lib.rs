@@ -8,6 +8,7 @@
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -360,6 +360,20 @@ fn memory() {
             assert!(got == pattern(round + size, size), "{size} bytes at {at}");
         }
     }
+    // A larger ring, while uploads are under way in the old one; more than it holds again.
+    let mut mark = pattern(1, 3 << 20);
+    driver.upload(big, &mark).expect("an upload");
+    driver.expect_uploads(40 << 20).expect("a larger ring");
+    driver.expect_uploads(1 << 20).expect("no smaller one");
+    let whole = pattern(2, 45 << 20);
+    driver
+        .upload(big.byte_add(3 << 20), &whole)
+        .expect("an upload");
+    mark.extend(whole);
+    assert!(
+        read(&driver, big, 48 << 20) == mark,
+        "across a change of ring"
+    );
     // Many small ones and large ones to the same place, read back in between: each reader sees
     // the upload before it.
     let mut tickets = Vec::new();
@@ -469,12 +483,13 @@ fn launches() {
         Err(Error::internal("the work's own"))
     });
     assert!(failed.is_err_and(|e| e.to_string().contains("the work's own")));
-    let ms = driver.time(&mut || {
-        expected.extend((70..80).map(|i| launch(&driver, i)));
+    let ms = driver.time_each(3, &mut |piece| {
+        let seeds = [70..80, 80..80, 80..85].into_iter().nth(piece);
+        expected.extend(seeds.into_iter().flatten().map(|i| launch(&driver, i)));
         Ok(())
     });
-    // The fake's clock counts operations: ten launches and the event itself.
-    assert_eq!(ms.expect("a time"), 11.0);
+    // The fake's clock counts operations: the launches of each piece and the event behind it.
+    assert_eq!(ms.expect("times"), [11.0, 1.0, 6.0]);
     driver.synchronize().expect("all work");
     assert!(*LAUNCHED.lock().expect("the list") == expected, "launches");
     driver.forget(graph);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 
 /// Element type of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
@@ -206,6 +206,15 @@ pub trait Device: Send + Sync {
     /// [`crate::Error::Internal`] on a size mismatch.
     fn read(&self, view: &View, bytes: &mut [u8]) -> Result<()>;
 
+    /// Tells that about `bytes` will be written between two steps; a device that stages them may
+    /// make room, so that [`Device::write`] need not wait.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Copies dense views to the host without waiting: what they hold now, whatever runs next.
     ///
     /// # Errors
@@ -252,14 +261,31 @@ pub trait Device: Send + Sync {
     /// Drops a recording.
     fn forget(&self, _recording: Recording) {}
 
-    /// Time that the device spends on what `work` queues, by its own clock; waits for it.
+    /// Time that the device spends on what each of `work(0)`, …, `work(count - 1)` queues, by its
+    /// own clock; waits once, after the last.
     ///
     /// # Errors
-    /// That of `work`; [`crate::Error::Device`] when the hardware fails.
+    /// The first of `work`; [`crate::Error::Device`] when the hardware fails.
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<Duration>> {
+        let one = |i| {
+            let start = Instant::now();
+            work(i)?;
+            Ok(start.elapsed())
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// Time that the device spends on what `work` queues; waits for it.
+    ///
+    /// # Errors
+    /// As [`Device::time_each`].
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
-        let start = Instant::now();
-        work()?;
-        Ok(start.elapsed())
+        let times = self.time_each(1, &mut |_| work())?;
+        Ok(times.into_iter().sum())
     }
 
     /// Scratch bytes that a call of this operation needs, known before any run.

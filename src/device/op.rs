@@ -16,7 +16,7 @@
 use super::View;
 
 /// Geometry of a two-dimensional convolution or pooling window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Window {
     /// Step between output pixels, both axes.
     pub stride: usize,
@@ -27,7 +27,7 @@ pub struct Window {
 }
 
 /// Random resize, flip, pad, crop and normalise (method §3).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Augment {
     /// Random resize range; half the time U(min, 1), else U(1, max). `(1, 1)` keeps the size.
     pub scale: (f32, f32),
@@ -46,7 +46,7 @@ pub struct Augment {
 }
 
 /// Strong augmentation within the unlabelled batch (method §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum MixKind {
     /// Identity.
     None,
@@ -59,7 +59,7 @@ pub enum MixKind {
 }
 
 /// What the mean of a cross-entropy is taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum CeNorm {
     /// Mean over valid pixels.
     Valid,
@@ -68,7 +68,7 @@ pub enum CeNorm {
 }
 
 /// Which text the U2PL operations follow (method §1 or §4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Variant {
     /// The paper.
     Paper,
@@ -77,7 +77,7 @@ pub enum Variant {
 }
 
 /// Attributes of [`Op::Partition`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Partition {
     /// Which masks (method §1 or §4 rows 1–3, 5, 6).
     pub variant: Variant,
@@ -94,7 +94,7 @@ pub struct Partition {
 }
 
 /// Attributes of [`Op::InfoNce`] and its backward.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct InfoNce {
     /// `Released` reproduces method §4 rows 4 and 13.
     pub variant: Variant,
@@ -111,7 +111,7 @@ pub struct InfoNce {
 }
 
 /// A contiguous run of parameters with one learning-rate factor.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct SgdGroup {
     /// First element in the flat parameter vector.
     pub start: usize,
@@ -124,7 +124,7 @@ pub struct SgdGroup {
 }
 
 /// One fused operation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub enum Op {
     /// Sets every element. outs: `[y]` (any dtype; the value is converted).

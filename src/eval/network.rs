@@ -154,95 +154,143 @@ impl Networks {
         &mut self,
         arena: ArenaId,
         set: ParamSet,
-        [h, w]: [usize; 2],
+        size: [usize; 2],
         tail: Tail,
     ) -> Result<Net> {
-        let cfg = &self.cfg;
-        let mut g = Graph::new();
-        let images = g.input("images", [1, 1, 1, 3 * h * w], DType::U8);
-        let labels = g.input("labels", [1, 1, 1, h * w], DType::U8);
-        let sizes = g.input("sizes", [1, 1, 1, 2], DType::U32);
-        // Nothing is drawn: no scale, no flip, no dropout.
-        let rng = g.input("rng", [1, 1, 1, 4], DType::U32);
-        let x = g.transient("image", [1, h, w, 3], DType::F32);
-        let label = g.transient("label", [1, h, w, 1], DType::U8);
-        let normalise = Op::Augment(Augment {
-            scale: (1.0, 1.0),
-            flip: 0.0,
-            random_crop: false,
-            mean: cfg.data.mean,
-            std: cfg.data.std,
-            pad_label: match cfg.method.mode {
-                Mode::Paper => cfg.data.ignore_index,
-                Mode::Released => 0, // method §4 row 10
-            },
-            stream: 0,
-        });
-        g.push(
-            "normalise",
-            normalise,
-            vec![images, labels, sizes, rng],
-            vec![x, label],
-        );
-        let mut ctx = model::Ctx {
-            graph: &mut g,
-            layout: &mut self.layout,
-            set: ParamSet {
-                trainable: false,
-                ..set
-            },
-            train: false,
-            rng,
-            stream: 0,
-        };
-        let (classes, want) = (cfg.data.classes, Want::default());
-        let logits = model::network(&mut ctx, &cfg.model, classes, x, want)?.logits;
-        g.keep(logits);
-        let results = self.tail(&mut g, tail, logits, label);
-        if let Some(twin) = set.twin(&self.layout) {
-            g.lower_to_bf16(&[twin])?;
-        }
-        let program = Program::new(g, self.device.clone(), arena)?;
-        program.write(rng, &[0u32; 4])?;
+        let made = graph(&self.cfg, &mut self.layout, set, size, tail)?;
+        let program = Program::new(made.graph, self.device.clone(), arena)?;
+        program.write(made.rng, &[0u32; 4])?;
         Ok(Net {
             program,
-            images,
-            labels,
-            sizes,
-            logits,
-            results,
-            capacity: h * w,
+            images: made.images,
+            labels: made.labels,
+            sizes: made.sizes,
+            logits: made.logits,
+            results: made.results,
+            capacity: size[0] * size[1],
         })
     }
+}
 
-    fn tail(&self, g: &mut Graph, tail: Tail, logits: TensorId, label: TensorId) -> Vec<TensorId> {
-        let [_, h, w, _] = g.shape(label);
-        let results = match tail {
-            Tail::Logits => Vec::new(),
-            Tail::Maps => {
-                let map = |g: &mut Graph, name, dtype| g.transient(name, [1, h, w, 1], dtype);
-                let outs = vec![
-                    map(g, "entropy", DType::F32),
-                    map(g, "argmax", DType::U8),
-                    map(g, "confidence", DType::F32),
-                ];
-                let op = Op::SoftmaxEntropy { log_eps: 0.0 };
-                g.push("maps", op, vec![logits], outs.clone());
-                outs
-            }
-            Tail::Confusion => {
-                let classes = self.cfg.data.classes;
-                let matrix = g.transient("confusion", [1, 1, classes, classes], DType::U32);
-                let op = Op::Confusion {
-                    ignore: self.cfg.data.ignore_index,
-                };
-                g.push("confusion", op, vec![logits, label], vec![matrix]);
-                vec![matrix]
-            }
-        };
-        for &t in &results {
-            g.keep(t);
-        }
-        results
+/// A program before it has memory.
+struct NetGraph {
+    graph: Graph,
+    images: TensorId,
+    labels: TensorId,
+    sizes: TensorId,
+    rng: TensorId,
+    logits: TensorId,
+    results: Vec<TensorId>,
+}
+
+/// The graph that `infer` runs on an image of `size` (height, width): normalise, network, maps.
+///
+/// # Errors
+/// [`crate::Error::Input`] when the image is too small for the network.
+pub fn inference_graph(
+    cfg: &Config,
+    layout: &mut Layout,
+    set: ParamSet,
+    size: [usize; 2],
+) -> Result<Graph> {
+    Ok(graph(cfg, layout, set, size, Tail::Maps)?.graph)
+}
+
+fn graph(
+    cfg: &Config,
+    layout: &mut Layout,
+    set: ParamSet,
+    [h, w]: [usize; 2],
+    tail: Tail,
+) -> Result<NetGraph> {
+    let mut g = Graph::new();
+    let images = g.input("images", [1, 1, 1, 3 * h * w], DType::U8);
+    let labels = g.input("labels", [1, 1, 1, h * w], DType::U8);
+    let sizes = g.input("sizes", [1, 1, 1, 2], DType::U32);
+    // Nothing is drawn: no scale, no flip, no dropout.
+    let rng = g.input("rng", [1, 1, 1, 4], DType::U32);
+    let x = g.transient("image", [1, h, w, 3], DType::F32);
+    let label = g.transient("label", [1, h, w, 1], DType::U8);
+    let normalise = Op::Augment(Augment {
+        scale: (1.0, 1.0),
+        flip: 0.0,
+        random_crop: false,
+        mean: cfg.data.mean,
+        std: cfg.data.std,
+        pad_label: match cfg.method.mode {
+            Mode::Paper => cfg.data.ignore_index,
+            Mode::Released => 0, // method §4 row 10
+        },
+        stream: 0,
+    });
+    g.push(
+        "normalise",
+        normalise,
+        vec![images, labels, sizes, rng],
+        vec![x, label],
+    );
+    let mut ctx = model::Ctx {
+        graph: &mut g,
+        layout,
+        set: ParamSet {
+            trainable: false,
+            ..set
+        },
+        train: false,
+        rng,
+        stream: 0,
+    };
+    let (classes, want) = (cfg.data.classes, Want::default());
+    let logits = model::network(&mut ctx, &cfg.model, classes, x, want)?.logits;
+    g.keep(logits);
+    let results = add_tail(cfg, &mut g, tail, logits, label);
+    if let Some(twin) = set.twin(layout) {
+        g.lower_to_bf16(&[twin])?;
     }
+    Ok(NetGraph {
+        graph: g,
+        images,
+        labels,
+        sizes,
+        rng,
+        logits,
+        results,
+    })
+}
+
+fn add_tail(
+    cfg: &Config,
+    g: &mut Graph,
+    tail: Tail,
+    logits: TensorId,
+    label: TensorId,
+) -> Vec<TensorId> {
+    let [_, h, w, _] = g.shape(label);
+    let results = match tail {
+        Tail::Logits => Vec::new(),
+        Tail::Maps => {
+            let map = |g: &mut Graph, name, dtype| g.transient(name, [1, h, w, 1], dtype);
+            let outs = vec![
+                map(g, "entropy", DType::F32),
+                map(g, "argmax", DType::U8),
+                map(g, "confidence", DType::F32),
+            ];
+            let op = Op::SoftmaxEntropy { log_eps: 0.0 };
+            g.push("maps", op, vec![logits], outs.clone());
+            outs
+        }
+        Tail::Confusion => {
+            let classes = cfg.data.classes;
+            let matrix = g.transient("confusion", [1, 1, classes, classes], DType::U32);
+            let op = Op::Confusion {
+                ignore: cfg.data.ignore_index,
+            };
+            g.push("confusion", op, vec![logits, label], vec![matrix]);
+            vec![matrix]
+        }
+    };
+    for &t in &results {
+        g.keep(t);
+    }
+    results
 }

@@ -210,17 +210,18 @@ impl Program {
     /// # Errors
     /// As [`Program::run`].
     pub fn run_timed(&self) -> Result<Vec<Timing>> {
-        let mut timings = Vec::with_capacity(self.steps.len());
-        for step in &self.steps {
-            let time = self.device.time(&mut || self.device.run(&step.call));
-            timings.push(Timing {
-                op: step.call.op.name(),
-                name: step.name.clone(),
-                time: time.map_err(|e| locate(e, step))?,
-                cost: step.cost,
-            });
-        }
-        Ok(timings)
+        let run = |i: usize| {
+            let step = &self.steps[i];
+            self.device.run(&step.call).map_err(|e| locate(e, step))
+        };
+        let times = self.device.time_each(self.steps.len(), &mut { run })?;
+        let timing = |(step, time): (&Step, Duration)| Timing {
+            op: step.call.op.name(),
+            name: step.name.clone(),
+            time,
+            cost: step.cost,
+        };
+        Ok(self.steps.iter().zip(times).map(timing).collect())
     }
 
     /// The calls, for plans and conformance checks.

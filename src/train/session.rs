@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::schema::{Algorithm, Config};
-use crate::device::{ArenaId, DType, Device, bf16_bytes};
+use crate::device::{ArenaId, DType, Device, bf16_bytes, elements};
 use crate::graph::exec::{Arena, Program, Timing, read_view};
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::plan::Plan;
@@ -209,7 +209,19 @@ impl Session {
             forgotten: None,
         };
         session.initialise()?;
+        session.expect_uploads()?;
         Ok(session)
+    }
+
+    /// Two steps' images: the next step's are staged while this one's are on their way.
+    fn expect_uploads(&self) -> Result<()> {
+        let staged =
+            |(name, _): &(&str, _)| name.starts_with("labeled.") || name.starts_with("unlabeled.");
+        let entries = self.state.iter().filter(staged);
+        let bytes: usize = entries
+            .map(|(_, e)| elements(e.shape) * e.dtype.bytes())
+            .sum();
+        self.device.expect_uploads(2 * bytes)
     }
 
     fn initialise(&self) -> Result<()> {

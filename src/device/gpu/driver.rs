@@ -68,7 +68,7 @@ pub(super) enum Pending {
 }
 
 /// Memory and launches on one device. All work is on one stream, in order; only `download`,
-/// `collect`, `time` and `synchronize` wait for it.
+/// `collect`, `time_each` and `synchronize` wait for it.
 pub trait Driver: Send + Sync {
     /// Short name (`cuda:0`, `simt`).
     fn name(&self) -> String;
@@ -93,6 +93,13 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
     fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()>;
+
+    /// Makes room for `bytes` of uploads between two steps, so that the host need not wait for
+    /// the device; a hint, never a limit.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn expect_uploads(&self, bytes: usize) -> Result<()>;
 
     /// Copies device bytes to the host; waits for all work before it.
     ///
@@ -147,10 +154,14 @@ pub trait Driver: Send + Sync {
     /// Drops a recorded sequence.
     fn forget(&self, graph: GraphId);
 
-    /// Milliseconds that the device spends on what `work` queues, waiting for it; the host's clock
-    /// where the host is the device.
+    /// Milliseconds that the device spends on what each of `work(0)`, …, `work(count - 1)` queues;
+    /// waits once, after the last. The host's clock where the host is the device.
     ///
     /// # Errors
-    /// That of `work`, or [`crate::Error::Device`] when the device fails.
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32>;
+    /// The first of `work`, or [`crate::Error::Device`] when the device fails.
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f32>>;
 }

@@ -200,6 +200,10 @@ impl Device for GpuDevice {
         }
     }
 
+    fn expect_uploads(&self, bytes: usize) -> Result<()> {
+        self.driver.expect_uploads(bytes)
+    }
+
     fn read_later(&self, views: &[View]) -> Result<Readback> {
         let mut readback = Readback::default();
         for view in views {
@@ -236,9 +240,14 @@ impl Device for GpuDevice {
         self.driver.forget(GraphId(recording.0));
     }
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
-        let ms = self.driver.time(work)?;
-        Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<Duration>> {
+        let times = self.driver.time_each(count, work)?;
+        let duration = |ms: f32| Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3);
+        Ok(times.into_iter().map(duration).collect())
     }
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {

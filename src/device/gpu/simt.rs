@@ -173,6 +173,10 @@ impl Driver for SimtDriver {
         None
     }
 
+    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()> {
         // SAFETY: the caller checked that the range lies in an allocation; launches are
         // synchronous, so nobody else writes.
@@ -263,9 +267,16 @@ impl Driver for SimtDriver {
 
     fn forget(&self, _graph: GraphId) {}
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
-        let start = std::time::Instant::now();
-        work()?;
-        Ok(start.elapsed().as_secs_f32() * 1e3)
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let one = |i| {
+            let start = std::time::Instant::now();
+            work(i)?;
+            Ok(start.elapsed().as_secs_f32() * 1e3)
+        };
+        (0..count).map(one).collect()
     }
 }

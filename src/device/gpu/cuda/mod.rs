@@ -330,6 +330,15 @@ impl Driver for CudaDriver {
         queued.map_err(|e| self.failure(&mut state, e, "an upload"))
     }
 
+    fn expect_uploads(&self, bytes: usize) -> Result<()> {
+        let mut state = self.outside_recording("an allocation")?;
+        match state.uploads.grow(bytes as u64) {
+            // The old ring works too.
+            Err(e) if number(e) == diagnose::code::OUT_OF_MEMORY => Ok(()),
+            grown => grown.map_err(|e| self.failure(&mut state, e, "making room for uploads")),
+        }
+    }
+
     fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
         let mut pinned = self
             .download
@@ -510,27 +519,30 @@ impl Driver for CudaDriver {
         }
     }
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f32> {
-        let pair = || Ok::<_, DriverError>((Event::timing()?, Event::timing()?));
-        let (start, end) = {
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        // A mark before the first piece of work and one behind each.
+        let mark = || {
             let mut state = self.outside_recording("timing")?;
-            let events = pair().and_then(|(start, end)| {
-                start.record(&self.compute)?;
-                Ok((start, end))
-            });
-            events.map_err(|e| self.failure(&mut state, e, "timing"))?
+            let mark = Event::timing().and_then(|e| e.record(&self.compute).map(|()| e));
+            let mark = mark.map_err(|e| self.failure(&mut state, e, "timing"))?;
+            Ok((mark, state.launches.count))
         };
-        work()?;
-        let launches = {
-            let mut state = self.outside_recording("timing")?;
-            let recorded = end.record(&self.compute);
-            recorded.map_err(|e| self.failure(&mut state, e, "timing"))?;
-            state.launches.count
-        };
-        self.waited(end.synchronize(), launches, "timing")?;
+        let mut marks = vec![mark()?];
+        for i in 0..count {
+            work(i)?;
+            marks.push(mark()?);
+        }
+        if let Some((last, launches)) = marks.last() {
+            self.waited(last.synchronize(), *launches, "timing")?;
+        }
         let mut state = self.ready()?;
-        let elapsed = start.elapsed_ms(&end);
-        elapsed.map_err(|e| self.failure(&mut state, e, "timing"))
+        let between = |pair: &[(Event, u64)]| pair[0].0.elapsed_ms(&pair[1].0);
+        let times: Result<Vec<f32>, _> = marks.windows(2).map(between).collect();
+        times.map_err(|e| self.failure(&mut state, e, "timing"))
     }
 }
 

@@ -26,8 +26,10 @@ use cudarc::driver::{DriverError, result, sys};
 
 use super::open::Handle;
 
-/// Bytes of the ring: more than the images of a training step.
+/// Bytes of the ring at first: more than the images of a small training step.
 const RING_BYTES: u64 = 32 << 20;
+/// Bytes it may grow to: the images of 16 + 16 Cityscapes frames.
+const MOST_RING_BYTES: u64 = 320 << 20;
 /// Larger uploads are cut into pieces of this size, which follow each other through both hops.
 const PIECE_BYTES: usize = 4 << 20;
 /// Up to this size the second hop costs more than it hides.
@@ -201,11 +203,30 @@ fn place(head: u64, bytes: u64, size: u64) -> Place {
     }
 }
 
+/// The memory behind the ring: as much on the host as on the device.
+struct Ring {
+    pinned: Pinned,
+    bounce: Bounce,
+}
+
+impl Ring {
+    fn new(bytes: u64) -> Result<Self, DriverError> {
+        Ok(Self {
+            pinned: Pinned::new(bytes as usize)?,
+            // SAFETY: read only after it was written.
+            bounce: Bounce(unsafe { result::malloc_sync(bytes as usize) }?),
+        })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pinned.len() as u64
+    }
+}
+
 /// The ring of uploads.
 pub(super) struct Uploads {
     copy: Stream,
-    pinned: Pinned,
-    bounce: Bounce,
+    ring: Ring,
     head: u64,
     in_flight: VecDeque<Range>,
     spare: Vec<Event>,
@@ -217,14 +238,27 @@ impl Uploads {
     pub fn new() -> Result<Self, DriverError> {
         Ok(Self {
             copy: Stream::new()?,
-            pinned: Pinned::new(RING_BYTES as usize)?,
-            // SAFETY: read only after it was written.
-            bounce: Bounce(unsafe { result::malloc_sync(RING_BYTES as usize) }?),
+            ring: Ring::new(RING_BYTES)?,
             head: 0,
             in_flight: VecDeque::new(),
             spare: Vec::new(),
             arrived: Event::new()?,
         })
+    }
+
+    /// Makes the ring hold `bytes`, if that is within reason; waits for what is in the old one.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), DriverError> {
+        let bytes = bytes.min(MOST_RING_BYTES).next_multiple_of(ALIGN);
+        if bytes <= self.ring.bytes() {
+            return Ok(());
+        }
+        while let Some(oldest) = self.in_flight.pop_front() {
+            oldest.over.synchronize()?;
+            self.spare.push(oldest.over);
+        }
+        self.ring = Ring::new(bytes)?;
+        self.head = 0;
+        Ok(())
     }
 
     /// Queues `bytes` to device address `to` on `compute`; they may be reused at once.
@@ -238,13 +272,13 @@ impl Uploads {
     }
 
     fn piece(&mut self, to: u64, bytes: &[u8], compute: &Stream) -> Result<(), DriverError> {
-        let place = place(self.head, bytes.len() as u64, RING_BYTES);
+        let place = place(self.head, bytes.len() as u64, self.ring.bytes());
         self.make_room(place)?;
-        let offset = place.start % RING_BYTES;
+        let offset = place.start % self.ring.bytes();
         // SAFETY: `place` keeps the range inside the ring, and `make_room` has waited for
         // whatever used it before.
         let staged = unsafe {
-            let data = self.pinned.data.0.add(offset as usize);
+            let data = self.ring.pinned.data.0.add(offset as usize);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, bytes.len());
             std::slice::from_raw_parts(data, bytes.len())
         };
@@ -257,7 +291,7 @@ impl Uploads {
             // destination is in an allocation.
             unsafe { result::memcpy_htod_async(to, staged, compute.raw()) }?;
         } else {
-            let bounce = self.bounce.0 + offset;
+            let bounce = self.ring.bounce.0 + offset;
             // SAFETY: as above; the same range of the bounce buffer is free with it.
             unsafe { result::memcpy_htod_async(bounce, staged, self.copy.raw()) }?;
             self.arrived.record(&self.copy)?;
@@ -277,7 +311,7 @@ impl Uploads {
     /// Waits for the ranges that lie where `place` will, oldest first.
     fn make_room(&mut self, place: Place) -> Result<(), DriverError> {
         while let Some(oldest) = self.in_flight.front() {
-            let a_lap_behind = oldest.start + RING_BYTES < place.end;
+            let a_lap_behind = oldest.start + self.ring.bytes() < place.end;
             if !a_lap_behind && self.in_flight.len() < MAX_IN_FLIGHT {
                 break;
             }

@@ -1,0 +1,19 @@
+//! Measuring: how long each operation takes on a device, and how far that is from what the
+//! machine could do.
+//!
+//! Comes in: a recipe ([`Recipe`]) and a device. The recipe's own graphs say which operations run,
+//! at which shapes and how often ([`table`]); [`Prepared`] gives a case memory and data on the
+//! device. The same table serves `u2pl-engine bench`, criterion (`cargo bench --bench ops`) and
+//! the comparison with PyTorch.
+
+mod cases;
+mod data;
+mod names;
+mod prepared;
+mod recipes;
+#[cfg(test)]
+mod tests;
+
+pub use cases::{Case, Operand, Use, table};
+pub use prepared::{Prepared, copies_to_exceed};
+pub use recipes::Recipe;
