@@ -13,6 +13,7 @@ mod prepared;
 mod recipes;
 #[cfg(test)]
 mod tests;
+pub mod versus;
 
 pub use cases::{Case, Operand, Use, table};
 pub use prepared::{Prepared, copies_to_exceed};
