@@ -7,14 +7,20 @@
 //! the comparison with PyTorch.
 
 mod cases;
+mod ceilings;
+pub mod compare;
 mod data;
+mod measure;
 mod names;
 mod prepared;
 mod recipes;
+pub mod report;
 #[cfg(test)]
 mod tests;
 pub mod versus;
 
 pub use cases::{Case, Operand, Use, table};
+pub use ceilings::Ceilings;
+pub use measure::{Measured, Spread, Timer, check_seconds};
 pub use prepared::{Prepared, copies_to_exceed};
 pub use recipes::Recipe;

@@ -95,7 +95,6 @@ impl Prepared {
 }
 
 /// Bytes on `device` of one copy of `case`: operands, alignment and scratch.
-#[allow(dead_code)]
 pub(super) fn bytes_on(case: &Case, device: &dyn Device) -> usize {
     layout(case, device).1
 }

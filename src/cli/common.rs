@@ -168,9 +168,14 @@ impl Progress {
 
     /// A line for stderr that does not tear the bar.
     pub(super) fn note(&self, text: &str) {
+        self.suspend(|| eprintln!("{text}"));
+    }
+
+    /// Does `print` without the bar on the screen.
+    pub(super) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 }

@@ -149,4 +149,23 @@ impl DeviceArgs {
     pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
         self.place.open(self.precision)
     }
+
+    /// Which device was asked for.
+    pub(super) fn kind(&self) -> Result<Kind> {
+        self.place.kind()
+    }
+
+    /// Threads that the cpu and simt devices use; 0 on a GPU.
+    pub(super) fn threads(&self) -> Result<usize> {
+        Ok(match (self.kind()?, self.place.threads) {
+            (Kind::Cuda(_), _) => 0,
+            (_, 0) => std::thread::available_parallelism().map_or(1, usize::from),
+            (_, n) => n,
+        })
+    }
+
+    /// Name of the arithmetic.
+    pub(super) fn precision(&self) -> &'static str {
+        self.precision.name()
+    }
 }

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything about the run to stderr. Exit status: 0 done, 2 for what the
 //! user can mend, 1 for a failure that is not the user's.
 
+mod bench;
 mod common;
 mod device;
 mod eval;
@@ -36,6 +37,7 @@ enum Command {
     Infer(infer::Args),
     Split(split::Args),
     Plan(plan::Args),
+    Bench(bench::Args),
     Selftest(selftest::Args),
     Info(info::Args),
 }
@@ -56,6 +58,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Infer(args) => infer::run(args),
         Command::Split(args) => split::run(&args),
         Command::Plan(args) => plan::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Info(args) => info::run(&args),
     }

@@ -15,6 +15,7 @@ mod memory;
 mod metrics;
 mod mix;
 mod norm;
+pub mod peak;
 mod pool;
 mod resize;
 #[cfg(test)]
