@@ -13,6 +13,7 @@ mod plan;
 mod selftest;
 mod split;
 mod train;
+mod versus;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -47,7 +47,7 @@ pub fn serve_work(work: &Work, device: Arc<dyn Device>) -> Result<(Box<dyn Serve
     Ok((side, ready))
 }
 
-/// Makes the side that serves the cases of a recipe one by one; it says which there are.
+/// Makes the side that serves the cases of a recipe one by one.
 ///
 /// # Errors
 /// As [`table`].
@@ -56,9 +56,7 @@ pub fn serve_operations(
     device: Arc<dyn Device>,
 ) -> Result<(Box<dyn Served>, Value)> {
     let cases = table(recipe, &*device)?;
-    let mut ready = about(&*device);
-    let list = serde_json::to_value(&cases);
-    ready["cases"] = list.map_err(|e| Error::internal(e.to_string()))?;
+    let ready = about(&*device);
     let memory = Memory::now(&device);
     let side = Operations {
         device,
@@ -285,6 +283,9 @@ impl Served for Operations {
         let Some(case) = self.cases.iter().find(|c| c.name == name) else {
             return Err(Error::internal(format!("no case `{name}` in this table")));
         };
+        let images = request["case"]["reduced"][0].as_u64();
+        let reduced = images.and_then(|n| case.on_images(n as usize));
+        let case = reduced.as_ref().unwrap_or(case);
         let copies = copies_to_exceed(case.bytes(), CACHE_BYTES, MOST_COPIES);
         match Prepared::new(case, &self.device, copies) {
             Ok(prepared) => self.current = Some(prepared),
