@@ -35,32 +35,29 @@
 #include "include/conv/gather.cuh"
 #include "include/conv/mainloop.cuh"
 #include "include/conv/multiply.cuh"
+#include "include/conv/schedule.cuh"
 
 namespace conv {
-
-template <class T> using Large = Tile<T, 128, 128, 2, 4>;
-template <class T> using Small = Tile<T, 64, 64, 2, 2>;
-static_assert(Large<float>::SHARED_BYTES == 100352 && Large<bf16>::SHARED_BYTES == 100352 &&
-                  Small<float>::SHARED_BYTES == 50176 && Small<bf16>::SHARED_BYTES == 50176,
-              "src/device/gpu/conv asks for this much dynamic shared memory");
 
 template <class Tile, Pass PASS, template <class, Layout, Layout> class Math,
           template <class, Pass> class Loader>
 __device__ __forceinline__ void convolve(const ConvArgs& a) {
   DYNAMIC_SHARED(smem);
   PixelRow* table = reinterpret_cast<PixelRow*>(smem + Tile::PIXELS_AT);
+  float* product = reinterpret_cast<float*>(smem);
+  const Work work = work_of(blockIdx.x, a.schedule.whole, a.schedule.parts);
   const uint32_t across = div_up(a.dst.c, Tile::COLUMNS);
-  const Place place =
-      place_tile<Tile>(a, blockIdx.x / across, blockIdx.x % across, table);
+  const Place place = place_tile<Tile>(a, work.tile / across, work.tile % across, table);
   // Race prevented: loaders read rows of the table that other threads write.
   __syncthreads();
-  Loader<Tile, PASS> loader(a, table, place);
+  Loader<Tile, PASS> loader(a, table, place, work);
   Math<Tile, Layout::ALONG, weights_layout(PASS)> math;
-  main_loop<Tile>(loader, math, smem);
+  main_loop<Tile>(loader, math, smem, place.rows);
+  if (!join<Tile>(work, a.schedule.partials, a.schedule.tickets, place.rows, product)) return;
   const uint32_t column = place.column;
   const Output out{a.dst.data, a.bias == nullptr ? nullptr : a.bias + column, a.dst_bf16 != 0,
                    a.accumulate != 0};
-  store_product<Tile>(reinterpret_cast<const float*>(smem), place.rows, a.dst.c - column, out,
+  store_product<Tile>(product, place.rows, a.dst.c - column, out,
                       [&](uint32_t row) { return table[row].destination * a.dst.ld + column; });
 }
 
@@ -79,22 +76,22 @@ template <class Tile, Pass PASS> __device__ __forceinline__ void tensor_any(cons
 
 }  // namespace conv
 
-KERNEL(conv_forward_fp32_large, ConvArgs, 256) { conv::exact<conv::Large<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_fp32_large, ConvArgs, 256) { conv::exact<conv::LargeExact, conv::Pass::FORWARD>(a); }
 KERNEL(conv_forward_fp32_small, ConvArgs, 128) { conv::exact<conv::Small<float>, conv::Pass::FORWARD>(a); }
 KERNEL(conv_forward_fp32_any, ConvArgs, 128) { conv::exact_any<conv::Small<float>, conv::Pass::FORWARD>(a); }
-KERNEL(conv_forward_tf32_large, ConvArgs, 256) { conv::tensor<conv::Large<float>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_tf32_large, ConvArgs, 128) { conv::tensor<conv::Large<float>, conv::Pass::FORWARD>(a); }
 KERNEL(conv_forward_tf32_small, ConvArgs, 128) { conv::tensor<conv::Small<float>, conv::Pass::FORWARD>(a); }
 KERNEL(conv_forward_tf32_any, ConvArgs, 128) { conv::tensor_any<conv::Small<float>, conv::Pass::FORWARD>(a); }
-KERNEL(conv_forward_bf16_large, ConvArgs, 256) { conv::tensor<conv::Large<bf16>, conv::Pass::FORWARD>(a); }
+KERNEL(conv_forward_bf16_large, ConvArgs, 128) { conv::tensor<conv::Large<bf16>, conv::Pass::FORWARD>(a); }
 KERNEL(conv_forward_bf16_small, ConvArgs, 128) { conv::tensor<conv::Small<bf16>, conv::Pass::FORWARD>(a); }
 KERNEL(conv_forward_bf16_any, ConvArgs, 128) { conv::tensor_any<conv::Small<bf16>, conv::Pass::FORWARD>(a); }
 
-KERNEL(conv_dgrad_fp32_large, ConvArgs, 256) { conv::exact<conv::Large<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_fp32_large, ConvArgs, 256) { conv::exact<conv::LargeExact, conv::Pass::DATA_GRADIENT>(a); }
 KERNEL(conv_dgrad_fp32_small, ConvArgs, 128) { conv::exact<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
 KERNEL(conv_dgrad_fp32_any, ConvArgs, 128) { conv::exact_any<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
-KERNEL(conv_dgrad_tf32_large, ConvArgs, 256) { conv::tensor<conv::Large<float>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_tf32_large, ConvArgs, 128) { conv::tensor<conv::Large<float>, conv::Pass::DATA_GRADIENT>(a); }
 KERNEL(conv_dgrad_tf32_small, ConvArgs, 128) { conv::tensor<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
 KERNEL(conv_dgrad_tf32_any, ConvArgs, 128) { conv::tensor_any<conv::Small<float>, conv::Pass::DATA_GRADIENT>(a); }
-KERNEL(conv_dgrad_bf16_large, ConvArgs, 256) { conv::tensor<conv::Large<bf16>, conv::Pass::DATA_GRADIENT>(a); }
+KERNEL(conv_dgrad_bf16_large, ConvArgs, 128) { conv::tensor<conv::Large<bf16>, conv::Pass::DATA_GRADIENT>(a); }
 KERNEL(conv_dgrad_bf16_small, ConvArgs, 128) { conv::tensor<conv::Small<bf16>, conv::Pass::DATA_GRADIENT>(a); }
 KERNEL(conv_dgrad_bf16_any, ConvArgs, 128) { conv::tensor_any<conv::Small<bf16>, conv::Pass::DATA_GRADIENT>(a); }

@@ -31,9 +31,6 @@
 
 namespace conv {
 
-template <class T> using Large = Tile<T, 128, 128, 2, 4>;
-template <class T> using Small = Tile<T, 64, 64, 2, 2>;
-
 template <class Tile, bool FLAT, template <class, Layout, Layout> class Math,
           template <class> class Loader>
 __device__ __forceinline__ void weight_gradient(const ConvWgradArgs& a) {
@@ -41,7 +38,7 @@ __device__ __forceinline__ void weight_gradient(const ConvWgradArgs& a) {
   const WgradPlace place = place_wgrad<Tile, FLAT>(a);
   Loader<Tile> loader(a, place);
   Math<Tile, Layout::ACROSS, Layout::ACROSS> math;
-  main_loop<Tile>(loader, math, smem);
+  main_loop<Tile>(loader, math, smem, a.dy.c - place.row);
   const uint64_t width = static_cast<uint64_t>(a.rows.taps) * a.columns.taps * a.x.c;
   const uint64_t first = (static_cast<uint64_t>(place.part) * a.dy.c + place.row) * width;
   const Output out{a.out, nullptr, false, a.accumulate != 0};
@@ -88,13 +85,13 @@ template <class T> __device__ __forceinline__ void bias_sums(const ConvBiasArgs&
 
 }  // namespace conv
 
-KERNEL(conv_wgrad_fp32_large, ConvWgradArgs, 256) { conv::exact<conv::Large<float>>(a); }
+KERNEL(conv_wgrad_fp32_large, ConvWgradArgs, 256) { conv::exact<conv::LargeExact>(a); }
 KERNEL(conv_wgrad_fp32_small, ConvWgradArgs, 128) { conv::exact<conv::Small<float>>(a); }
 KERNEL(conv_wgrad_fp32_any, ConvWgradArgs, 128) { conv::exact_any<conv::Small<float>>(a); }
-KERNEL(conv_wgrad_tf32_large, ConvWgradArgs, 256) { conv::tensor<conv::Large<float>>(a); }
+KERNEL(conv_wgrad_tf32_large, ConvWgradArgs, 128) { conv::tensor<conv::Large<float>>(a); }
 KERNEL(conv_wgrad_tf32_small, ConvWgradArgs, 128) { conv::tensor<conv::Small<float>>(a); }
 KERNEL(conv_wgrad_tf32_any, ConvWgradArgs, 128) { conv::tensor_any<conv::Small<float>>(a); }
-KERNEL(conv_wgrad_bf16_large, ConvWgradArgs, 256) { conv::tensor<conv::Large<bf16>>(a); }
+KERNEL(conv_wgrad_bf16_large, ConvWgradArgs, 128) { conv::tensor<conv::Large<bf16>>(a); }
 KERNEL(conv_wgrad_bf16_small, ConvWgradArgs, 128) { conv::tensor<conv::Small<bf16>>(a); }
 KERNEL(conv_wgrad_bf16_any, ConvWgradArgs, 128) { conv::tensor_any<conv::Small<bf16>>(a); }
 

@@ -27,9 +27,12 @@ fn the_cpu_passes_and_the_table_says_so() {
         "{table}"
     );
     for operation in ["relu ", "resize "] {
-        let row = table.lines().find(|line| line.starts_with(operation));
-        let row = row.unwrap_or_else(|| panic!("no {operation} in {table}"));
-        assert!(row.contains("fp32") && row.ends_with("pass"), "{row}");
+        for precision in ["fp32", "bf16"] {
+            let row = |line: &&str| line.starts_with(operation) && line.contains(precision);
+            let row = table.lines().find(row);
+            let row = row.unwrap_or_else(|| panic!("no {operation}{precision} in {table}"));
+            assert!(row.ends_with("pass"), "{row}");
+        }
     }
     assert!(table.contains("0 failed"), "{table}");
 }

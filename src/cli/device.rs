@@ -101,12 +101,15 @@ impl Place {
     /// Opens the device for one precision.
     pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
         match self.kind()? {
-            Kind::Cpu if precision != MathMode::Fp32 => Err(Error::input(
-                format!("--precision {}", precision.name()),
-                "the cpu device computes in fp32 only",
-                "use --precision fp32, or --device cuda",
+            Kind::Cpu if precision == MathMode::Tf32 => Err(Error::input(
+                "--precision tf32",
+                "tf32 is an arithmetic of GPUs, the cpu device has fp32 and bf16",
+                "use --precision fp32 or bf16, or --device cuda",
             )),
-            Kind::Cpu => Ok(Arc::new(CpuDevice::new(self.threads)?)),
+            Kind::Cpu => Ok(Arc::new(CpuDevice::with_precision(
+                self.threads,
+                precision,
+            )?)),
             Kind::Cuda(index) => self.cuda(index, precision),
             Kind::Simt => self.simt(precision),
         }
@@ -156,7 +159,7 @@ pub(super) fn precision(name: &str) -> std::result::Result<MathMode, String> {
 pub(super) struct DeviceArgs {
     #[command(flatten)]
     place: Place,
-    /// Arithmetic: fp32, or on a GPU tf32 or bf16
+    /// Arithmetic: fp32, bf16, or on a GPU tf32
     #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision)]
     precision: MathMode,
 }

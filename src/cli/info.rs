@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             "devices": {"cpu": true, "cuda": cuda::usable(), "simt": cfg!(feature = "simt")},
             "cuda": cuda::json(),
             "precisions": {
-                "cpu": ["fp32"],
+                "cpu": ["fp32", "bf16"],
                 "cuda": MathMode::ALL.map(MathMode::name),
                 "simt": MathMode::ALL.map(MathMode::name),
             },
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
          cpu features  {features}\n\
          threads       {}\n\
          free memory   {memory}\n\
-         device cpu    yes, fp32\n\
+         device cpu    yes, fp32 bf16\n\
          {}\
          device simt   {simt}\n",
         env!("CARGO_PKG_VERSION"),

@@ -14,7 +14,7 @@ use crate::selftest::{self, Case, Math, Outcome, Tolerance, cases};
 use crate::{Error, Result};
 
 /// Runs every operation on the device and on the CPU and compares. The cpu device itself is
-/// compared with itself on one thread, bit by bit.
+/// compared with itself on one thread: bit by bit in fp32, in bf16 with the f32 results.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -38,8 +38,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let kind = args.place.kind()?;
     let mut cases = chosen(args)?;
     if kind == Kind::Cpu {
-        cases.retain(|case| case.math == Math::Fp32);
-        for case in &mut cases {
+        cases.retain(|case| case.math != Math::Tf32);
+        for case in cases.iter_mut().filter(|case| case.math == Math::Fp32) {
             case.tolerance.fill(Tolerance::Exact);
         }
     }
@@ -103,7 +103,9 @@ impl Pair {
                 0 => std::thread::available_parallelism().map_or(2, |n| n.get().max(2)),
                 n => n,
             };
-            devices.insert(Math::Fp32, Arc::new(CpuDevice::new(threads)?));
+            for math in [Math::Fp32, Math::Bf16] {
+                devices.insert(math, Arc::new(CpuDevice::with_precision(threads, math)?));
+            }
             return Ok(Self {
                 oracle: CpuDevice::new(1)?,
                 devices,

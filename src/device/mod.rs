@@ -23,7 +23,7 @@ use crate::error::Result;
 pub enum DType {
     /// 32-bit IEEE float.
     F32,
-    /// bfloat16: activations and weight copies where the precision is bf16 (GPU devices only).
+    /// bfloat16: activations and weight copies where the precision is bf16.
     BF16,
     /// Byte: labels, raw images.
     U8,

@@ -7,7 +7,7 @@
 //! `{seed_lo, seed_hi, step, 0}`; an operation's `stream` tells its draws from another's.
 //! "in/out" names an output whose previous contents are read.
 //!
-//! Where the precision is bf16 (GPU devices) some operands may be bf16 instead of f32: the maps of
+//! Where the precision is bf16 some operands may be bf16 instead of f32: the maps of
 //! batch norm, ReLU, pooling, resize and dropout (all maps of a call alike, vectors stay f32); a
 //! convolution's `x`, `w`, `dy` (all alike), its `y` and `dx` (each f32 or bf16; bias, `dw` and
 //! `dbias` stay f32); `Copy` converts between the two; `SgdEma` and `Lerp` write bf16 copies

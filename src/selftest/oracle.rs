@@ -45,7 +45,7 @@ pub fn expected(oracle: &CpuDevice, case: &Case) -> Result<Expected, String> {
 const PARAMETER: usize = 0;
 const TEACHER: usize = 2;
 
-/// bf16 copies that the operation writes beside its f32 outputs; the CPU device has none.
+/// bf16 copies that the operation writes beside its f32 outputs; in f32 there are none.
 fn copies(case: &Case) -> usize {
     match case.op {
         Op::Lerp | Op::SgdEma { .. } => {

@@ -18,6 +18,14 @@ ARGS(ConvAxis) {
   uint32_t pad;
 };
 
+// How the tiles of a launch go to its blocks (schedule.cuh).
+ARGS(ConvSchedule) {
+  float* partials;    // workspace of the tiles that are cut, [cut tile, part, rows, columns]
+  uint32_t* tickets;  // one a cut tile, zero before and after the launch
+  uint32_t whole;     // tiles that are not cut
+  uint32_t parts;     // blocks of each that is
+};
+
 // Forward and data gradient: dst[row, column] = sum over taps and channels of src * weights.
 ARGS(ConvArgs) {
   Map src;              // x, or dy
@@ -26,6 +34,7 @@ ARGS(ConvArgs) {
   const float* bias;    // [dst.c], or null
   ConvAxis y;
   ConvAxis x;
+  ConvSchedule schedule;
   uint32_t outer;       // K
   uint32_t inner;       // C
   uint32_t kernel_h;    // R

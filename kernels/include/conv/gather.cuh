@@ -9,6 +9,7 @@
 // any alignment: (tap, channel) is one flat index, and elements go one by one.
 #pragma once
 #include "include/conv/args.cuh"
+#include "include/conv/schedule.cuh"
 #include "include/conv/tile.cuh"
 #include "include/ptx/async_copy.cuh"
 
@@ -74,19 +75,26 @@ template <class Tile, Pass PASS> struct VectorLoader {
   const PixelRow* table;
   const Place& place;
   TapWalk walk{0, 0};
+  Steps range;                // of the reduction, that this block takes
   uint32_t channel = 0;       // of this step
   const T* source[PASSES];    // this thread's chunk of channel 0 of each row, at this tap
   uint32_t live = 0;          // bit i: row i's pixel exists
   const T* weights = nullptr; // this thread's first chunk at this tap
 
   __device__ __forceinline__ VectorLoader(const ConvArgs& args, const PixelRow* rows,
-                                          const Place& at)
+                                          const Place& at, const Work& work)
       : a(args), table(rows), place(at) {
+    const uint32_t of_tap = div_up(a.src.c, Tile::STEP);
+    range = steps_of(work, live_taps(a.y, place.y) * live_taps(a.x, place.x) * of_tap);
     walk.settle(a.y, a.x, place.y, place.x);
+    for (uint32_t taps = range.first / of_tap; taps > 0; --taps) next_tap();
+    channel = range.first % of_tap * Tile::STEP;
     enter_tap();
   }
-  __device__ __forceinline__ uint32_t steps() const {
-    return live_taps(a.y, place.y) * live_taps(a.x, place.x) * div_up(a.src.c, Tile::STEP);
+  __device__ __forceinline__ uint32_t steps() const { return range.end - range.first; }
+  __device__ __forceinline__ void next_tap() {
+    ++walk.j;
+    walk.settle(a.y, a.x, place.y, place.x);
   }
   __device__ __forceinline__ void enter_tap() {
     if (walk.i >= a.y.taps) return;
@@ -127,8 +135,7 @@ template <class Tile, Pass PASS> struct VectorLoader {
     channel += Tile::STEP;
     if (channel >= a.src.c) {
       channel = 0;
-      ++walk.j;
-      walk.settle(a.y, a.x, place.y, place.x);
+      next_tap();
       enter_tap();
     }
   }
@@ -165,12 +172,17 @@ template <class Tile, Pass PASS> struct AnyLoader {
   const ConvArgs& a;
   const PixelRow* table;
   const Place& place;
-  uint32_t first = 0;  // of this step, on the flat (tap, channel) axis
+  Steps range;
+  uint32_t first;  // of this step, on the flat (tap, channel) axis
 
-  __device__ __forceinline__ AnyLoader(const ConvArgs& args, const PixelRow* rows, const Place& at)
-      : a(args), table(rows), place(at) {}
+  __device__ __forceinline__ AnyLoader(const ConvArgs& args, const PixelRow* rows, const Place& at,
+                                       const Work& work)
+      : a(args), table(rows), place(at) {
+    range = steps_of(work, div_up(length(), Tile::STEP));
+    first = range.first * Tile::STEP;
+  }
   __device__ __forceinline__ uint32_t length() const { return a.y.taps * a.x.taps * a.src.c; }
-  __device__ __forceinline__ uint32_t steps() const { return div_up(length(), Tile::STEP); }
+  __device__ __forceinline__ uint32_t steps() const { return range.end - range.first; }
 
   struct Term {
     uint32_t i, j, channel;

@@ -6,7 +6,7 @@
 //                ALONG operands with the same ldmatrix.
 //
 // Each has clear(), step(stage) and store(product): the block's product to shared memory, row
-// after row, PITCH floats apart.
+// after row, PITCH floats apart; and first_row(), the first row that this thread's warp owns.
 #pragma once
 #include "include/conv/tile.cuh"
 #include "include/ptx/matrix.cuh"
@@ -24,6 +24,8 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   static constexpr uint32_t DEPTH = LA == Layout::ACROSS && LB == Layout::ACROSS ? 2 : 4;
   float sums[M][N];
 
+  // Every warp owns rows all over the tile.
+  static __device__ __forceinline__ uint32_t first_row() { return 0; }
   // Row or column that a thread's i-th value belongs to.
   template <Layout L> static __device__ __forceinline__ uint32_t place(uint32_t t, uint32_t threads,
                                                                        uint32_t i) {

@@ -74,6 +74,22 @@ __host__ __device__ constexpr uint32_t element_at(uint32_t width, uint32_t line,
   return chunk_at<L, T>(width, line, at / n) + at % n * static_cast<uint32_t>(sizeof(T));
 }
 
+// The tiles of all passes; src/device/gpu/conv/plan.rs knows sides, shared bytes and blocks of a
+// multiprocessor.
+//
+// Large: 128 threads, warp tiles of 64x64. A step moves 96 KB through shared memory (64 KB to the
+// registers, 32 KB from global), 768 clocks at 128 bytes a clock; with twice the warps at 64x32 it
+// would be 128 KB, 1024 clocks, more than the 806 in which mma.sync can multiply what came (about
+// 1300 bf16 products a clock of an H100's multiprocessor). At most 255 registers a thread, so two blocks of
+// a multiprocessor run at once, as many as their shared memory allows.
+// LargeExact: no mma, and its 8x8 sums a thread want 256 threads.
+template <class T> using Large = Tile<T, 128, 128, 2, 2>;
+using LargeExact = Tile<float, 128, 128, 2, 4>;
+template <class T> using Small = Tile<T, 64, 64, 2, 2>;
+static_assert(Large<float>::SHARED_BYTES == 100352 && Large<bf16>::SHARED_BYTES == 100352 &&
+                  Small<float>::SHARED_BYTES == 50176 && Small<bf16>::SHARED_BYTES == 50176,
+              "src/device/gpu/conv asks for this much dynamic shared memory");
+
 #ifdef U2PL_SIMT
 namespace check {
 // Every chunk of an operand has a place of its own, and the readers' chunks lie in other banks.

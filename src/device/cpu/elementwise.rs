@@ -1,15 +1,17 @@
 //! Element-wise operations and the optimiser: memory-bound loops, each element read once.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::super::op::SgdGroup;
 use super::super::philox::{Rng, to_unit};
 use super::super::{Call, DType, View};
+use super::element::{Element, by_element, lift, lift1, lift2, round, rounded, widen};
 use super::memory::Ctx;
+use super::mismatch;
 use super::rows::{
     for_pixels, ins, map, outs, pixel, refuse_accumulate, want_shape, want_vector, zip, zip2,
 };
-use super::{mismatch, want};
 use crate::error::{Error, Result};
 
 /// Parameters that one task of [`sgd_ema`] updates.
@@ -19,40 +21,44 @@ pub(super) fn fill(cx: &Ctx, call: &Call, value: f32) -> Result<()> {
     let [y] = outs(call)?;
     match y.dtype {
         DType::F32 => map(cx.f32_mut(y)?, y, |run| run.fill(value)),
+        DType::BF16 => map(cx.map_mut(y)?, y, |run| run.fill(rounded(value))),
         DType::U8 => map(cx.u8_mut(y)?, y, |run| run.fill(value as u8)),
         DType::U32 => map(cx.u32_mut(y)?, y, |run| run.fill(value as u32)),
-        DType::BF16 => return Err(mismatch("fill", "a type of this device", y)),
     }
     Ok(())
 }
 
 pub(super) fn copy(cx: &Ctx, call: &Call) -> Result<()> {
+    use DType::{BF16, F32, U8, U32};
     let ([x], [y]) = (ins(call)?, outs(call)?);
     want_shape(call, y, x.shape)?;
-    want("copy", y, x.dtype)?;
-    match (x.dtype, call.accumulates(0)) {
-        (DType::F32, true) => zip((cx.f32_mut(y)?, y), (cx.f32(x)?, x), add),
-        (DType::F32, false) => zip(
-            (cx.f32_mut(y)?, y),
-            (cx.f32(x)?, x),
-            <[f32]>::copy_from_slice,
-        ),
-        (_, true) => return Err(mismatch("copy", "f32 to accumulate", x)),
-        (DType::BF16, _) => return Err(mismatch("copy", "a type of this device", x)),
-        (DType::U8, _) => zip((cx.u8_mut(y)?, y), (cx.u8(x)?, x), <[u8]>::copy_from_slice),
-        (DType::U32, _) => zip(
-            (cx.u32_mut(y)?, y),
-            (cx.u32(x)?, x),
-            <[u32]>::copy_from_slice,
-        ),
+    match (x.dtype, y.dtype, call.accumulates(0)) {
+        (F32, F32, true) => zip((cx.f32_mut(y)?, y), (cx.f32(x)?, x), add),
+        (BF16, F32, true) => zip((cx.f32_mut(y)?, y), (cx.map(x)?, x), add_half),
+        (_, _, true) => return Err(mismatch("copy", "f32 to accumulate", y)),
+        (F32, BF16, _) => zip((cx.map_mut(y)?, y), (cx.f32(x)?, x), |y, x| round(x, y)),
+        (BF16, F32, _) => zip((cx.f32_mut(y)?, y), (cx.map(x)?, x), |y, x| widen(x, y)),
+        (F32, F32, _) => same(cx.f32_mut(y)?, cx.f32(x)?, x, y),
+        (BF16, BF16, _) => same::<bf16>(cx.map_mut(y)?, cx.map(x)?, x, y),
+        (U8, U8, _) => same(cx.u8_mut(y)?, cx.u8(x)?, x, y),
+        (U32, U32, _) => same(cx.u32_mut(y)?, cx.u32(x)?, x, y),
+        _ => return Err(mismatch("copy", &format!("{:?}", x.dtype), y)),
     }
     Ok(())
+}
+
+fn same<T: Copy + Send + Sync>(to: &mut [T], from: &[T], x: &View, y: &View) {
+    zip((to, y), (from, x), <[T]>::copy_from_slice);
 }
 
 fn add(y: &mut [f32], x: &[f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y += x;
     }
+}
+
+fn add_half(y: &mut [f32], x: &[bf16]) {
+    lift1(y, x, add);
 }
 
 /// A one-element operand.
@@ -67,7 +73,11 @@ pub(super) fn lerp(cx: &Ctx, call: &Call) -> Result<()> {
     let m = scalar(cx, m)?;
     let (data, from) = (cx.f32_mut(dst)?, cx.f32(src)?);
     if m != 1.0 {
-        zip((data, dst), (from, src), |t, p| move_towards(t, p, m));
+        zip((&mut *data, dst), (from, src), |t, p| move_towards(t, p, m));
+    }
+    if let Some(copy) = call.outs.get(1) {
+        want_shape(call, copy, dst.shape)?;
+        zip((cx.map_mut(copy)?, copy), (&*data, dst), |c, t| round(t, c));
     }
     Ok(())
 }
@@ -91,16 +101,24 @@ pub(super) fn rectify(v: f32) -> f32 {
 }
 
 pub(super) fn relu(cx: &Ctx, call: &Call) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], relu_of(cx, call))
+}
+
+fn relu_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
     let ([x], [y]) = (ins(call)?, outs(call)?);
     want_shape(call, y, x.shape)?;
-    let data = cx.f32_mut(y)?;
+    let data = cx.map_mut::<T>(y)?;
     if cx.same(x, y) {
-        map(data, y, |y| y.iter_mut().for_each(|y| *y = rectify(*y)));
+        map(data, y, |y| {
+            lift(y, |y| y.iter_mut().for_each(|y| *y = rectify(*y)));
+        });
     } else {
-        zip((data, y), (cx.f32(x)?, x), |y, x| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = rectify(x);
-            }
+        zip((data, y), (cx.map::<T>(x)?, x), |y, x| {
+            lift1(y, x, |y, x| {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = rectify(x);
+                }
+            });
         });
     }
     Ok(())
@@ -113,31 +131,45 @@ pub(super) fn masked(dy: f32, y: f32) -> f32 {
 }
 
 pub(super) fn relu_backward(cx: &Ctx, call: &Call) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], relu_backward_of(cx, call))
+}
+
+fn relu_backward_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
     let ([dy, y], [dx]) = (ins(call)?, outs(call)?);
     want_shape(call, y, dy.shape)?;
     want_shape(call, dx, dy.shape)?;
     let in_place = cx.same(dx, dy);
     refuse_accumulate(call, 0, in_place)?;
-    let (out, ys) = (cx.f32_mut(dx)?, cx.f32(y)?);
+    let (out, ys) = (cx.map_mut::<T>(dx)?, cx.map::<T>(y)?);
     if in_place {
         zip((out, dx), (ys, y), |dx, y| {
-            for (dx, &y) in dx.iter_mut().zip(y) {
-                *dx = masked(*dx, y);
-            }
+            lift1(dx, y, |dx, y| {
+                for (dx, &y) in dx.iter_mut().zip(y) {
+                    *dx = masked(*dx, y);
+                }
+            });
         });
         return Ok(());
     }
     let keep = if call.accumulates(0) { 1.0 } else { 0.0 };
-    zip2((out, dx), (cx.f32(dy)?, dy), (ys, y), |dx, dy, y| {
+    let sum = |dx: &mut [f32], dy: &[f32], y: &[f32]| {
         for ((dx, &dy), &y) in dx.iter_mut().zip(dy).zip(y) {
             let old = if keep > 0.0 { *dx } else { 0.0 };
             *dx = old + masked(dy, y);
         }
+    };
+    let dys = cx.map::<T>(dy)?;
+    zip2((out, dx), (dys, dy), (ys, y), |dx, dy, y| {
+        lift2(dx, dy, y, sum);
     });
     Ok(())
 }
 
 pub(super) fn dropout2d(cx: &Ctx, call: &Call, p: f32, stream: u32) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], dropout2d_of(cx, call, p, stream))
+}
+
+fn dropout2d_of<T: Element>(cx: &Ctx, call: &Call, p: f32, stream: u32) -> Result<()> {
     let ([x, state], [y]) = (ins(call)?, outs(call)?);
     want_shape(call, y, x.shape)?;
     let in_place = cx.same(x, y);
@@ -150,22 +182,25 @@ pub(super) fn dropout2d(cx: &Ctx, call: &Call, p: f32, stream: u32) -> Result<()
         .map(|i| if draw(i) < p { 0.0 } else { kept })
         .collect();
     let scale_of = |i: usize| &scales[i / (h * w) * c..][..c];
-    let data = cx.f32_mut(y)?;
+    let data = cx.map_mut::<T>(y)?;
     if in_place {
         for_pixels(data, y, |i, row| {
-            for (y, &s) in row.iter_mut().zip(scale_of(i)) {
-                *y = dropped(*y, s);
-            }
+            lift1(row, scale_of(i), |row, scale| {
+                for (y, &s) in row.iter_mut().zip(scale) {
+                    *y = dropped(*y, s);
+                }
+            });
         });
         return Ok(());
     }
-    let (from, accumulate) = (cx.f32(x)?, call.accumulates(0));
+    let (from, accumulate) = (cx.map::<T>(x)?, call.accumulates(0));
     for_pixels(data, y, |i, row| {
-        let source = pixel(from, x, i).iter().zip(scale_of(i));
-        for (y, (&x, &s)) in row.iter_mut().zip(source) {
-            let old = if accumulate { *y } else { 0.0 };
-            *y = old + dropped(x, s);
-        }
+        lift2(row, pixel(from, x, i), scale_of(i), |row, x, scale| {
+            for (y, (&x, &s)) in row.iter_mut().zip(x.iter().zip(scale)) {
+                let old = if accumulate { *y } else { 0.0 };
+                *y = old + dropped(x, s);
+            }
+        });
     });
     Ok(())
 }
@@ -187,40 +222,87 @@ pub(super) fn sgd_ema(cx: &Ctx, call: &Call, momentum: f32, groups: &[SgdGroup])
             "sgd_ema: {g:?} past {n} parameters"
         )));
     }
-    let (lr, m) = (scalar(cx, lr)?, scalar(cx, m)?);
-    let update = |start: usize, g: &[f32], p: &mut [f32], v: &mut [f32], t: Option<&mut [f32]>| {
-        let mut t = t.filter(|_| m != 1.0);
+    let rates = (scalar(cx, lr)?, momentum, scalar(cx, m)?);
+    let (floats, copies): (Vec<&View>, Vec<&View>) =
+        (call.outs[2..].iter()).partition(|view| view.dtype == DType::F32);
+    for view in floats.iter().chain(&copies) {
+        want_vector(call, view, n)?;
+    }
+    let teacher = floats.first().map(|view| cx.f32_mut(view)).transpose()?;
+    let mut copies = copies.into_iter().map(|view| cx.map_mut::<bf16>(view));
+    let param_copy = copies.next().transpose()?;
+    let teacher_copy = copies.next().transpose()?;
+    (cx.f32_mut(param)?.par_chunks_mut(SGD_TASK))
+        .zip(cx.f32_mut(velocity)?.par_chunks_mut(SGD_TASK))
+        .zip(cx.f32(grad)?.par_chunks(SGD_TASK))
+        .zip(pieces(teacher, n))
+        .zip(
+            pieces(param_copy, n)
+                .into_par_iter()
+                .zip(pieces(teacher_copy, n)),
+        )
+        .enumerate()
+        .for_each(|(i, ((((p, v), g), t), (p_copy, t_copy)))| {
+            let mut piece = Piece {
+                p,
+                v,
+                g,
+                t,
+                p_copy,
+                t_copy,
+            };
+            piece.update(i * SGD_TASK, rates, groups);
+        });
+    Ok(())
+}
+
+/// One piece a task of a vector of `n` elements that may not be there.
+fn pieces<T>(vector: Option<&mut [T]>, n: usize) -> Vec<Option<&mut [T]>> {
+    match vector {
+        Some(vector) => vector.chunks_mut(SGD_TASK).map(Some).collect(),
+        None => (0..n.div_ceil(SGD_TASK)).map(|_| None).collect(),
+    }
+}
+
+/// What one task of [`sgd_ema`] updates: parameters, velocity, gradient, teacher, bf16 copies.
+struct Piece<'a> {
+    p: &'a mut [f32],
+    v: &'a mut [f32],
+    g: &'a [f32],
+    t: Option<&'a mut [f32]>,
+    p_copy: Option<&'a mut [bf16]>,
+    t_copy: Option<&'a mut [bf16]>,
+}
+
+impl Piece<'_> {
+    /// Updates the parts of the piece, which starts at `start`, that groups cover.
+    fn update(&mut self, start: usize, (lr, momentum, m): (f32, f32, f32), groups: &[SgdGroup]) {
+        let end = start + self.p.len();
         for group in groups {
-            // The part of this task that the group covers.
-            let from = group.start.clamp(start, start + p.len()) - start;
-            let to = (group.start + group.len).clamp(start, start + p.len()) - start;
+            let from = group.start.clamp(start, end) - start;
+            let to = (group.start + group.len).clamp(start, end) - start;
             let rate = lr * group.lr_mult;
             let decay = group.weight_decay;
-            let state = v[from..to].iter_mut().zip(&g[from..to]);
-            for (p, (v, &g)) in p[from..to].iter_mut().zip(state) {
+            let p = &mut self.p[from..to];
+            let state = self.v[from..to].iter_mut().zip(&self.g[from..to]);
+            for (p, (v, &g)) in p.iter_mut().zip(state) {
                 *v = momentum * *v + (g + decay * *p);
                 *p -= rate * *v;
             }
-            if let Some(t) = t.as_deref_mut() {
-                move_towards(&mut t[from..to], &p[from..to], m);
+            if let Some(copy) = self.p_copy.as_deref_mut() {
+                round(p, &mut copy[from..to]);
+            }
+            let Some(t) = self.t.as_deref_mut() else {
+                continue;
+            };
+            if m != 1.0 {
+                move_towards(&mut t[from..to], p, m);
+            }
+            if let Some(copy) = self.t_copy.as_deref_mut() {
+                round(&t[from..to], &mut copy[from..to]);
             }
         }
-    };
-    let tasks = (cx.f32_mut(param)?.par_chunks_mut(SGD_TASK))
-        .zip(cx.f32_mut(velocity)?.par_chunks_mut(SGD_TASK))
-        .zip(cx.f32(grad)?.par_chunks(SGD_TASK))
-        .enumerate();
-    match call.outs.get(2) {
-        None => tasks.for_each(|(i, ((p, v), g))| update(i * SGD_TASK, g, p, v, None)),
-        Some(teacher) => {
-            want_vector(call, teacher, n)?;
-            let teacher = cx.f32_mut(teacher)?.par_chunks_mut(SGD_TASK);
-            tasks
-                .zip(teacher)
-                .for_each(|((i, ((p, v), g)), t)| update(i * SGD_TASK, g, p, v, Some(t)));
-        }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use memmap2::MmapMut;
 
 use super::super::{ArenaId, DType, View};
+use super::element::Element;
 use crate::error::{Error, Result};
 
 /// The allocations of one device. Anonymous mappings: zeroed, page-aligned, touched on first use.
@@ -100,6 +101,21 @@ impl Ctx {
     pub(super) fn f32_mut(&self, view: &View) -> Result<&mut [f32]> {
         let ptr = self.resolve(view, DType::F32)?;
         // SAFETY: as in `f32`; each output of a call is resolved once.
+        Ok(unsafe { std::slice::from_raw_parts_mut(ptr.cast(), view.span()) })
+    }
+
+    /// As [`Ctx::f32`], for a map of either type.
+    pub(super) fn map<T: Element>(&self, view: &View) -> Result<&[T]> {
+        let ptr = self.resolve(view, T::DTYPE)?;
+        // SAFETY: as in `f32`.
+        Ok(unsafe { std::slice::from_raw_parts(ptr.cast(), view.span()) })
+    }
+
+    /// As [`Ctx::f32_mut`], for a map of either type.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) fn map_mut<T: Element>(&self, view: &View) -> Result<&mut [T]> {
+        let ptr = self.resolve(view, T::DTYPE)?;
+        // SAFETY: as in `f32_mut`.
         Ok(unsafe { std::slice::from_raw_parts_mut(ptr.cast(), view.span()) })
     }
 

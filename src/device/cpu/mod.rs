@@ -1,4 +1,4 @@
-//! The CPU device: every operation in f32, on all the cores it is given.
+//! The CPU device: every operation in f32, on all the cores it is given; maps may be bf16.
 //!
 //! It is the oracle that every other device is compared with, so it is clear before it is clever;
 //! only convolution and batch norm are tuned. Reductions run in an order that depends on the
@@ -8,6 +8,7 @@
 mod augment;
 mod contrast;
 mod conv;
+mod element;
 mod elementwise;
 mod entropy;
 mod loss;
@@ -29,6 +30,7 @@ mod vmath;
 
 use std::sync::Mutex;
 
+use super::gpu::MathMode;
 use super::{ArenaId, Call, DType, Device, Op, View};
 use crate::error::{Error, Result};
 use memory::{Arenas, Ctx};
@@ -38,10 +40,12 @@ pub struct CpuDevice {
     arenas: Mutex<Arenas>,
     pool: rayon::ThreadPool,
     threads: usize,
+    /// Type of activations.
+    map: DType,
 }
 
 impl CpuDevice {
-    /// A device on `threads` threads; 0 takes every core the process may use.
+    /// A device for f32 on `threads` threads; 0 takes every core the process may use.
     ///
     /// # Errors
     /// [`Error::Device`] when the threads cannot be started.
@@ -62,7 +66,28 @@ impl CpuDevice {
             arenas: Mutex::new(Arenas::default()),
             pool,
             threads,
+            map: DType::F32,
         })
+    }
+
+    /// As [`CpuDevice::new`], for one precision: activations are bf16 in `Bf16`.
+    ///
+    /// # Errors
+    /// As [`CpuDevice::new`]; [`Error::Device`] for tf32, which is an arithmetic of GPUs.
+    pub fn with_precision(threads: usize, precision: MathMode) -> Result<Self> {
+        let map = match precision {
+            MathMode::Fp32 => DType::F32,
+            MathMode::Bf16 => DType::BF16,
+            MathMode::Tf32 => {
+                return Err(Error::Device {
+                    device: "cpu".into(),
+                    problem: "tf32 is an arithmetic of GPUs".into(),
+                });
+            }
+        };
+        let mut device = Self::new(threads)?;
+        device.map = map;
+        Ok(device)
     }
 
     /// Threads in use.
@@ -82,6 +107,10 @@ impl CpuDevice {
 impl Device for CpuDevice {
     fn name(&self) -> String {
         "cpu".into()
+    }
+
+    fn map_dtype(&self) -> DType {
+        self.map
     }
 
     fn alloc(&self, bytes: usize) -> Result<ArenaId> {

@@ -4,13 +4,15 @@
 //! statistics (sum, then squared deviations, chunk by chunk while the chunk is in cache; chunks
 //! merged in f64 in order) and once to write the result.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::super::{Call, View};
+use super::super::{Call, DType, View};
+use super::element::{Element, by_element};
 use super::elementwise::{masked, rectify};
 use super::memory::Ctx;
 use super::rows::{
-    for_pixels, ins, outs, pixel, refuse_accumulate, task_pixels, want_shape, want_vector,
+    for_rows, ins, outs, pixel, refuse_accumulate, scratch, task_pixels, want_shape, want_vector,
 };
 use super::simd::vectorised;
 use crate::error::{Error, Result};
@@ -72,59 +74,83 @@ impl Partials {
     }
 }
 
-/// `sum[c] += Σ_pixels term(values at (pixel, c))`; `row(pixel)` gives the rows the values come
-/// from. Four pixels at a time, which spares traffic on `sum` and shortens the f32 sums.
+/// A map that sums are taken over.
+type Source<'a, T> = (&'a [T], &'a View);
+
+/// `sum[c] += Σ_pixels term(values of the maps at (pixel, c), fixed[c])`. Four pixels at a time,
+/// which spares traffic on `sum` and shortens the f32 sums.
 #[inline(always)]
-fn sum_pixels<'a, const K: usize>(
+fn sum_pixels<T: Element, const K: usize>(
     pixels: std::ops::Range<usize>,
     sum: &mut [f32],
-    row: impl Fn(usize) -> [&'a [f32]; K],
-    term: impl Fn([f32; K]) -> f32,
+    maps: [Source<T>; K],
+    fixed: &[f32],
+    term: impl Fn([f32; K], f32) -> f32,
 ) {
     let n = sum.len();
-    let rows = |p: usize| row(p).map(|r| &r[..n]);
-    let at = |rows: &[&[f32]; K], c: usize| term(std::array::from_fn(|k| rows[k][c]));
+    let fixed = &fixed[..n];
+    let mut scratch: [[Vec<f32>; K]; 4] =
+        std::array::from_fn(|_| std::array::from_fn(|_| T::scratch(n)));
+    let at = |rows: &[&[f32]; K], c: usize| term(std::array::from_fn(|k| rows[k][c]), fixed[c]);
     let mut p = pixels.start;
     while p + 4 <= pixels.end {
-        let quad = [rows(p), rows(p + 1), rows(p + 2), rows(p + 3)];
+        let [s, t, u, v] = &mut scratch;
+        let quad = [
+            rows(maps, p, n, s),
+            rows(maps, p + 1, n, t),
+            rows(maps, p + 2, n, u),
+            rows(maps, p + 3, n, v),
+        ];
         for (c, s) in sum.iter_mut().enumerate() {
             *s += (at(&quad[0], c) + at(&quad[1], c)) + (at(&quad[2], c) + at(&quad[3], c));
         }
         p += 4;
     }
     for p in p..pixels.end {
-        let rows = rows(p);
+        let rows = rows(maps, p, n, &mut scratch[0]);
         for (c, s) in sum.iter_mut().enumerate() {
             *s += at(&rows, c);
         }
     }
 }
 
+/// The rows of pixel `p` in f32.
+#[inline(always)]
+fn rows<'a, T: Element, const K: usize>(
+    maps: [Source<'a, T>; K],
+    p: usize,
+    n: usize,
+    scratch: &'a mut [Vec<f32>; K],
+) -> [&'a [f32]; K] {
+    let mut scratch = scratch.iter_mut();
+    maps.map(|(data, view)| {
+        let scratch: &'a mut [f32] = scratch.next().map_or(&mut [], |s| s);
+        &T::read(pixel(data, view, p), scratch)[..n]
+    })
+}
+
 vectorised! {
     /// Sums and squared deviations of a chunk of pixels.
-    fn chunk_moments(
-        x: &[f32],
-        view: &View,
+    fn chunk_moments<T: Element>(
+        x: Source<T>,
         pixels: std::ops::Range<usize>,
         sum: &mut [f32],
         squares: &mut [f32],
     ) {
-        sum_pixels(pixels.clone(), sum, |p| [pixel(x, view, p)], |[x]| x);
+        let nothing = vec![0.0; sum.len()];
+        sum_pixels(pixels.clone(), sum, [x], &nothing, |[x], _| x);
         let inv_n = 1.0 / pixels.len() as f32;
         let mean: Vec<f32> = sum.iter().map(|s| s * inv_n).collect();
-        sum_pixels(
-            pixels,
-            squares,
-            |p| [pixel(x, view, p), &mean],
-            |[x, mean]| (x - mean) * (x - mean),
-        );
+        let square = |[x]: [f32; 1], mean: f32| (x - mean) * (x - mean);
+        sum_pixels(pixels, squares, [x], &mean, square);
     }
 }
 
 /// Mean and sum of squared deviations per channel.
-fn moments(x: &[f32], view: &View) -> (Vec<f64>, Vec<f64>) {
+fn moments<T: Element>(cx: &Ctx, view: &View) -> Result<(Vec<f64>, Vec<f64>)> {
+    let x = cx.map::<T>(view)?;
     let partials = Partials::collect(view, |pixels, sum, squares| {
-        chunk_moments(x, view, pixels, sum, squares);
+        chunk_moments((x, view), pixels, sum, squares);
     });
     let n = view.pixels() as f64;
     let mean: Vec<f64> = (partials.merge(|_, _, sum, _| sum).iter())
@@ -134,7 +160,7 @@ fn moments(x: &[f32], view: &View) -> (Vec<f64>, Vec<f64>) {
         let off = sum / n - mean[c];
         squares + n * off * off
     });
-    (mean, squares)
+    Ok((mean, squares))
 }
 
 pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) -> Result<()> {
@@ -147,7 +173,7 @@ pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) 
     if x.elements() == 0 {
         return Err(Error::internal("batch_norm: no pixels"));
     }
-    let (means, squares) = moments(cx.f32(x)?, x);
+    let (means, squares) = by_element!(x, moments(cx, x))?;
     let n = x.pixels() as f64;
     let (mean, inv_std) = (cx.f32_mut(mean)?, cx.f32_mut(inv_std)?);
     let (running_mean, running_var) = (cx.f32_mut(running_mean)?, cx.f32_mut(running_var)?);
@@ -165,7 +191,11 @@ pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) 
         scale: product(cx.f32(gamma)?, inv_std),
         beta: cx.f32(beta)?,
     };
-    affine.write(cx, call, call.ins.get(3), relu)
+    let residual = call.ins.get(3);
+    match x.dtype {
+        DType::BF16 => affine.write::<bf16>(cx, call, residual, relu),
+        _ => affine.write::<f32>(cx, call, residual, relu),
+    }
 }
 
 pub(super) fn eval(cx: &Ctx, call: &Call, eps: f32, relu: bool) -> Result<()> {
@@ -181,7 +211,11 @@ pub(super) fn eval(cx: &Ctx, call: &Call, eps: f32, relu: bool) -> Result<()> {
         scale: product(cx.f32(gamma)?, &inv_std),
         beta: cx.f32(beta)?,
     };
-    affine.write(cx, call, call.ins.get(5), relu)
+    let residual = call.ins.get(5);
+    match x.dtype {
+        DType::BF16 => affine.write::<bf16>(cx, call, residual, relu),
+        _ => affine.write::<f32>(cx, call, residual, relu),
+    }
 }
 
 fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
@@ -203,7 +237,13 @@ impl Affine<'_> {
 
     /// `y = relu?(affine(x) + residual?)`, in place on `x` or `residual` where `y` is one.
     /// A row stays in the first-level cache between the small loops.
-    fn write(&self, cx: &Ctx, call: &Call, residual: Option<&View>, relu: bool) -> Result<()> {
+    fn write<T: Element>(
+        &self,
+        cx: &Ctx,
+        call: &Call,
+        residual: Option<&View>,
+        relu: bool,
+    ) -> Result<()> {
         let ([x], [y]) = (ins(call)?, outs(call)?);
         want_shape(call, y, x.shape)?;
         if let Some(residual) = residual {
@@ -211,14 +251,17 @@ impl Affine<'_> {
         }
         let in_place = cx.same(x, y);
         let onto_residual = residual.is_some_and(|r| cx.same(r, y));
-        let data = cx.f32_mut(y)?;
-        let from = if in_place { None } else { Some(cx.f32(x)?) };
+        let data = cx.map_mut::<T>(y)?;
+        let from = match in_place {
+            true => None,
+            false => Some(cx.map::<T>(x)?),
+        };
         let residual = match residual.filter(|_| !onto_residual) {
-            Some(view) => Some((cx.f32(view)?, view)),
+            Some(view) => Some((cx.map::<T>(view)?, view)),
             None => None,
         };
-        for_pixels(data, y, |i, row| {
-            match from.map(|from| pixel(from, x, i)) {
+        for_rows(data, y, |i, row, [s, t]| {
+            match from.map(|from| T::read(pixel(from, x, i), s)) {
                 None => {
                     for (y, (m, (s, b))) in row.iter_mut().zip(self.coefficients()) {
                         *y = (*y - m) * s + b;
@@ -236,7 +279,8 @@ impl Affine<'_> {
                 }
             }
             if let Some((residual, view)) = residual {
-                for (y, &r) in row.iter_mut().zip(pixel(residual, view, i)) {
+                let residual = T::read(pixel(residual, view, i), t);
+                for (y, &r) in row.iter_mut().zip(residual) {
                     *y += r;
                 }
             }
@@ -261,7 +305,7 @@ pub(super) fn backward(cx: &Ctx, call: &Call, relu: bool) -> Result<()> {
         return Err(Error::internal("batch_norm_backward: no pixels"));
     }
     let (gamma, mean, inv_std) = (cx.f32(gamma)?, cx.f32(mean)?, cx.f32(inv_std)?);
-    let sums = gradient_sums(cx, [dy, x, y], mean, relu)?;
+    let sums = by_element!(dy, gradient_sums(cx, [dy, x, y], mean, relu))?;
     let sum_dy = sums.merge(|_, _, sum, _| sum);
     let sum_dy_xhat = sums.merge(|c, _, _, sum| sum * f64::from(inv_std[c]));
     for (i, view, sum) in [(1, dgamma, &sum_dy_xhat), (2, dbeta, &sum_dy)] {
@@ -278,52 +322,56 @@ pub(super) fn backward(cx: &Ctx, call: &Call, relu: bool) -> Result<()> {
         offset: sum_dy.iter().map(|sum| (sum / n) as f32).collect(),
         slope: sum_dy_xhat.iter().zip(inv_std).map(slope).collect(),
     };
-    coefficients.write(cx, call, relu)
+    match dy.dtype {
+        DType::BF16 => coefficients.write::<bf16>(cx, call, relu),
+        _ => coefficients.write::<f32>(cx, call, relu),
+    }
 }
 
 /// Per chunk and channel: Σ dy' and Σ dy'·(x − mean), dy' the gradient behind the ReLU.
-fn gradient_sums(cx: &Ctx, maps: [&View; 3], mean: &[f32], relu: bool) -> Result<Partials> {
-    let data = [cx.f32(maps[0])?, cx.f32(maps[1])?, cx.f32(maps[2])?];
-    Ok(Partials::collect(maps[0], |pixels, sum, sum_x| {
+fn gradient_sums<T: Element>(
+    cx: &Ctx,
+    [dy, x, y]: [&View; 3],
+    mean: &[f32],
+    relu: bool,
+) -> Result<Partials> {
+    let maps = [(cx.map::<T>(dy)?, dy), (cx.map(x)?, x), (cx.map(y)?, y)];
+    Ok(Partials::collect(dy, |pixels, sum, sum_x| {
         if relu {
-            chunk_gradients_relu(data, maps, pixels, mean, sum, sum_x);
+            chunk_gradients_relu(maps, pixels, mean, sum, sum_x);
         } else {
-            chunk_gradients(data, maps, pixels, mean, sum, sum_x);
+            chunk_gradients(maps, pixels, mean, sum, sum_x);
         }
     }))
 }
 
 vectorised! {
     /// Both sums of a chunk of pixels, without a ReLU.
-    fn chunk_gradients(
-        data: [&[f32]; 3],
-        views: [&View; 3],
+    fn chunk_gradients<T: Element>(
+        maps: [Source<T>; 3],
         pixels: std::ops::Range<usize>,
         mean: &[f32],
         sum: &mut [f32],
         sum_x: &mut [f32],
     ) {
-        let row = |i: usize, p| pixel(data[i], views[i], p);
-        sum_pixels(pixels.clone(), sum, |p| [row(0, p)], |[dy]| dy);
-        let term = |[dy, x, mean]: [f32; 3]| dy * (x - mean);
-        sum_pixels(pixels, sum_x, |p| [row(0, p), row(1, p), mean], term);
+        let [dy, x, _] = maps;
+        sum_pixels(pixels.clone(), sum, [dy], mean, |[dy], _| dy);
+        let term = |[dy, x]: [f32; 2], mean: f32| dy * (x - mean);
+        sum_pixels(pixels, sum_x, [dy, x], mean, term);
     }
 
     /// Both sums of a chunk of pixels, behind a ReLU.
-    fn chunk_gradients_relu(
-        data: [&[f32]; 3],
-        views: [&View; 3],
+    fn chunk_gradients_relu<T: Element>(
+        maps: [Source<T>; 3],
         pixels: std::ops::Range<usize>,
         mean: &[f32],
         sum: &mut [f32],
         sum_x: &mut [f32],
     ) {
-        let row = |i: usize, p| pixel(data[i], views[i], p);
-        let both = |p| [row(0, p), row(2, p)];
-        sum_pixels(pixels.clone(), sum, both, |[dy, y]| masked(dy, y));
-        let all = |p| [row(0, p), row(1, p), mean, row(2, p)];
-        let term = |[dy, x, mean, y]: [f32; 4]| masked(dy, y) * (x - mean);
-        sum_pixels(pixels, sum_x, all, term);
+        let [dy, x, y] = maps;
+        sum_pixels(pixels.clone(), sum, [dy, y], mean, |[dy, y], _| masked(dy, y));
+        let term = |[dy, x, y]: [f32; 3], mean: f32| masked(dy, y) * (x - mean);
+        sum_pixels(pixels, sum_x, [dy, x, y], mean, term);
     }
 }
 
@@ -337,27 +385,27 @@ struct Coefficients<'a> {
 
 impl Coefficients<'_> {
     /// Writes or adds to dx and dresidual; either may be dy itself.
-    fn write(&self, cx: &Ctx, call: &Call, relu: bool) -> Result<()> {
+    fn write<T: Element>(&self, cx: &Ctx, call: &Call, relu: bool) -> Result<()> {
         let ([dyv, xv, yv], [dxv]) = (ins(call)?, outs(call)?);
         let residual = call.outs.get(3);
         let dx_is_dy = cx.same(dxv, dyv);
         let residual_is_dy = residual.is_some_and(|r| cx.same(r, dyv));
         refuse_accumulate(call, 0, dx_is_dy)?;
         refuse_accumulate(call, 3, residual_is_dy)?;
-        let (x, y, dx) = (cx.f32(xv)?, cx.f32(yv)?, cx.f32_mut(dxv)?);
+        let (x, y, dx) = (cx.map::<T>(xv)?, cx.map::<T>(yv)?, cx.map_mut::<T>(dxv)?);
         let dy = match dx_is_dy || residual_is_dy {
             true => None,
-            false => Some(cx.f32(dyv)?),
+            false => Some(cx.map::<T>(dyv)?),
         };
         // dy' of pixel p, from dy or from the output row that holds it, into `g`.
-        let load = |g: &mut [f32], p: usize, held: Option<&[f32]>| {
+        let load = |g: &mut [f32], p: usize, held: Option<&[f32]>, scratch: &mut [f32]| {
             match (dy, held) {
-                (Some(dy), _) => g.copy_from_slice(pixel(dy, dyv, p)),
+                (Some(dy), _) => g.copy_from_slice(T::read(pixel(dy, dyv, p), scratch)),
                 (None, Some(held)) => g.copy_from_slice(held),
                 (None, None) => {}
             }
             if relu {
-                for (g, &y) in g.iter_mut().zip(pixel(y, yv, p)) {
+                for (g, &y) in g.iter_mut().zip(T::read(pixel(y, yv, p), scratch)) {
                     *g = masked(*g, y);
                 }
             }
@@ -368,28 +416,36 @@ impl Coefficients<'_> {
         let add = call.accumulates(0);
         match residual {
             None => dx_tasks.for_each(|(task, dx)| {
-                let mut g = vec![0.0; c];
+                let (mut g, [mut own, mut other]) = (vec![0.0; c], scratch::<T, 2>(dxv));
                 for (i, dx) in dx.chunks_mut(dxv.ld).enumerate() {
-                    let (p, dx) = (task * tasks + i, &mut dx[..c]);
-                    load(&mut g, p, dx_is_dy.then_some(&*dx));
-                    self.row(dx, &g, pixel(x, xv, p), add);
+                    let p = task * tasks + i;
+                    T::update(&mut dx[..c], &mut own, |dx| {
+                        load(&mut g, p, dx_is_dy.then_some(&*dx), &mut other);
+                        self.row(dx, &g, T::read(pixel(x, xv, p), &mut other), add);
+                    });
                 }
             }),
             Some(rv) => {
-                let residual = cx.f32_mut(rv)?.par_chunks_mut(tasks * rv.ld);
+                let residual = cx.map_mut::<T>(rv)?.par_chunks_mut(tasks * rv.ld);
                 let add_residual = call.accumulates(3);
                 dx_tasks.zip(residual).for_each(|((task, dx), dr)| {
-                    let mut g = vec![0.0; c];
+                    let (mut g, [mut own, mut others, mut input]) =
+                        (vec![0.0; c], scratch::<T, 3>(dxv));
                     let rows = dx.chunks_mut(dxv.ld).zip(dr.chunks_mut(rv.ld));
                     for (i, (dx, dr)) in rows.enumerate() {
-                        let (p, dx, dr) = (task * tasks + i, &mut dx[..c], &mut dr[..c]);
-                        load(&mut g, p, Some(if dx_is_dy { &*dx } else { &*dr }));
-                        if add_residual {
-                            dr.iter_mut().zip(&g).for_each(|(dr, g)| *dr += g);
-                        } else {
-                            dr.copy_from_slice(&g);
-                        }
-                        self.row(dx, &g, pixel(x, xv, p), add);
+                        let p = task * tasks + i;
+                        T::update(&mut dx[..c], &mut own, |dx| {
+                            T::update(&mut dr[..c], &mut others, |dr| {
+                                let held = if dx_is_dy { &*dx } else { &*dr };
+                                load(&mut g, p, Some(held), &mut input);
+                                if add_residual {
+                                    dr.iter_mut().zip(&g).for_each(|(dr, g)| *dr += g);
+                                } else {
+                                    dr.copy_from_slice(&g);
+                                }
+                            });
+                            self.row(dx, &g, T::read(pixel(x, xv, p), &mut input), add);
+                        });
                     }
                 });
             }

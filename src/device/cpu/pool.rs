@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::super::op::Window;
 use super::super::{Call, View};
+use super::element::{Element, by_element};
 use super::memory::Ctx;
-use super::rows::{for_pixels, ins, outs, pixel, task_pixels, want_shape};
+use super::rows::{for_rows, ins, outs, pixel, task_pixels, want_shape};
 use super::simd::vectorised;
 use crate::error::{Error, Result};
 
@@ -75,28 +76,36 @@ fn axes(size: usize, window: Window, x: &View, y: &View) -> Result<[Axis; 2]> {
 }
 
 pub(super) fn max_pool(cx: &Ctx, call: &Call, size: usize, window: Window) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], max_pool_of(cx, call, size, window))
+}
+
+fn max_pool_of<T: Element>(cx: &Ctx, call: &Call, size: usize, window: Window) -> Result<()> {
     let ([x], [y, tap]) = (ins(call)?, outs(call)?);
     let [n, h, w, c] = x.shape;
     want_shape(call, y, [n, y.shape[1], y.shape[2], c])?;
     want_shape(call, tap, y.shape)?;
     let [rows, columns] = axes(size, window, x, y)?;
-    let from = cx.f32(x)?;
+    let from = cx.map::<T>(x)?;
     let tasks = task_pixels(c);
-    let out = cx.f32_mut(y)?.par_chunks_mut((tasks * y.ld).max(1));
+    let out = cx.map_mut::<T>(y)?.par_chunks_mut((tasks * y.ld).max(1));
     let taps = cx.u8_mut(tap)?.par_chunks_mut((tasks * tap.ld).max(1));
     out.zip(taps).enumerate().for_each(|(task, (out, taps))| {
         let pairs = out.chunks_mut(y.ld).zip(taps.chunks_mut(tap.ld));
+        let (mut own, mut other) = (T::scratch(c), T::scratch(c));
         for (i, (best, taps)) in pairs.enumerate() {
             let (best, taps) = (&mut best[..c], &mut taps[..c]);
             let (image, oy, ox) = place(y, task * tasks + i);
-            let mut first = true;
-            for (ty, iy) in rows.taps(oy) {
-                for (tx, ix) in columns.taps(ox) {
-                    let values = pixel(from, x, (image * h + iy) * w + ix);
-                    keep_larger(best, taps, values, (ty * size + tx) as u8, first);
-                    first = false;
+            T::update(best, &mut own, |best| {
+                let mut first = true;
+                for (ty, iy) in rows.taps(oy) {
+                    for (tx, ix) in columns.taps(ox) {
+                        let values = pixel(from, x, (image * h + iy) * w + ix);
+                        let values = T::read(values, &mut other);
+                        keep_larger(best, taps, values, (ty * size + tx) as u8, first);
+                        first = false;
+                    }
                 }
-            }
+            });
         }
     });
     Ok(())
@@ -120,14 +129,26 @@ vectorised! {
 }
 
 pub(super) fn max_pool_backward(cx: &Ctx, call: &Call, size: usize, window: Window) -> Result<()> {
+    by_element!(
+        ins::<1>(call)?[0],
+        max_pool_backward_of(cx, call, size, window)
+    )
+}
+
+fn max_pool_backward_of<T: Element>(
+    cx: &Ctx,
+    call: &Call,
+    size: usize,
+    window: Window,
+) -> Result<()> {
     let ([dy, tap], [dx]) = (ins(call)?, outs(call)?);
     let [n, oh, ow, c] = dy.shape;
     want_shape(call, tap, dy.shape)?;
     want_shape(call, dx, [n, dx.shape[1], dx.shape[2], c])?;
     let [rows, columns] = axes(size, window, dx, dy)?;
-    let (from, taps) = (cx.f32(dy)?, cx.u8(tap)?);
+    let (from, taps) = (cx.map::<T>(dy)?, cx.u8(tap)?);
     let accumulate = call.accumulates(0);
-    for_pixels(cx.f32_mut(dx)?, dx, |i, row| {
+    for_rows::<T, 1>(cx.map_mut(dx)?, dx, |i, row, [scratch]| {
         if !accumulate {
             row.fill(0.0);
         }
@@ -136,7 +157,8 @@ pub(super) fn max_pool_backward(cx: &Ctx, call: &Call, size: usize, window: Wind
             for (ox, tx) in columns.windows(ix) {
                 let o = (image * oh + oy) * ow + ox;
                 let mine = (ty * size + tx) as u8;
-                let sources = pixel(from, dy, o).iter().zip(pixel(taps, tap, o));
+                let sources = T::read(pixel(from, dy, o), scratch).iter();
+                let sources = sources.zip(pixel(taps, tap, o));
                 for (dx, (&dy, &t)) in row.iter_mut().zip(sources) {
                     *dx += if t == mine { dy } else { 0.0 };
                 }
@@ -148,6 +170,10 @@ pub(super) fn max_pool_backward(cx: &Ctx, call: &Call, size: usize, window: Wind
 
 /// Sums of one image's chunk of pixels in f32, chunks in f64 in order.
 pub(super) fn global_avg_pool(cx: &Ctx, call: &Call) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], global_avg_pool_of(cx, call))
+}
+
+fn global_avg_pool_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
     let ([x], [y]) = (ins(call)?, outs(call)?);
     let [n, h, w, c] = x.shape;
     want_shape(call, y, [n, 1, 1, c])?;
@@ -155,38 +181,48 @@ pub(super) fn global_avg_pool(cx: &Ctx, call: &Call) -> Result<()> {
     if x.elements() == 0 {
         return Err(Error::internal("global_avg_pool: no pixels"));
     }
-    let from = cx.f32(x)?;
+    let from = cx.map::<T>(x)?;
     let chunk = task_pixels(c).min(128);
     let chunks = area.div_ceil(chunk);
     let mut partial = vec![0.0f32; n * chunks * c];
     partial.par_chunks_mut(c).enumerate().for_each(|(i, sum)| {
         let (image, start) = (i / chunks, i % chunks * chunk);
+        let mut scratch = T::scratch(c);
         for p in start..area.min(start + chunk) {
-            for (s, &v) in sum.iter_mut().zip(pixel(from, x, image * area + p)) {
+            let values = T::read(pixel(from, x, image * area + p), &mut scratch);
+            for (s, &v) in sum.iter_mut().zip(values) {
                 *s += v;
             }
         }
     });
-    let out = cx.f32_mut(y)?;
+    let out = cx.map_mut::<T>(y)?;
+    let mut scratch = T::scratch(c);
     for (image, partial) in partial.chunks(chunks * c).enumerate() {
-        for (i, mean) in out[image * y.ld..][..c].iter_mut().enumerate() {
-            let sums = partial.iter().skip(i).step_by(c);
-            let sum: f64 = sums.map(|&s| f64::from(s)).sum();
-            *mean = (sum / area as f64) as f32;
-        }
+        T::update(&mut out[image * y.ld..][..c], &mut scratch, |row| {
+            for (i, mean) in row.iter_mut().enumerate() {
+                let sums = partial.iter().skip(i).step_by(c);
+                let sum: f64 = sums.map(|&s| f64::from(s)).sum();
+                *mean = (sum / area as f64) as f32;
+            }
+        });
     }
     Ok(())
 }
 
 pub(super) fn global_avg_pool_backward(cx: &Ctx, call: &Call) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], global_avg_pool_backward_of(cx, call))
+}
+
+fn global_avg_pool_backward_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
     let ([dy], [dx]) = (ins(call)?, outs(call)?);
     let [n, h, w, c] = dx.shape;
     want_shape(call, dy, [n, 1, 1, c])?;
-    let from = cx.f32(dy)?;
+    let from = cx.map::<T>(dy)?;
     let (area, accumulate) = (h * w, call.accumulates(0));
     let share = 1.0 / area as f32;
-    for_pixels(cx.f32_mut(dx)?, dx, |i, row| {
-        for (dx, &dy) in row.iter_mut().zip(pixel(from, dy, i / area)) {
+    for_rows::<T, 1>(cx.map_mut(dx)?, dx, |i, row, [scratch]| {
+        let dy = T::read(pixel(from, dy, i / area), scratch);
+        for (dx, &dy) in row.iter_mut().zip(dy) {
             let old = if accumulate { *dx } else { 0.0 };
             *dx = old + dy * share;
         }

@@ -5,8 +5,9 @@
 //! `f`, the fraction.
 
 use super::super::{Call, View};
+use super::element::{Element, by_element};
 use super::memory::Ctx;
-use super::rows::{for_pixels, ins, outs, pixel, want_shape};
+use super::rows::{for_rows, ins, outs, pixel, want_shape};
 use crate::error::{Error, Result};
 
 /// Where one output position of an axis reads.
@@ -64,23 +65,29 @@ fn check(call: &Call, from: &View, to: &View) -> Result<()> {
 }
 
 pub(super) fn resize(cx: &Ctx, call: &Call) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], resize_of(cx, call))
+}
+
+fn resize_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
     let ([x], [y]) = (ins(call)?, outs(call)?);
     check(call, x, y)?;
     let [_, h, w, _] = x.shape;
     let [_, oh, ow, _] = y.shape;
     let (rows, columns) = (taps(h, oh), taps(w, ow));
-    let from = cx.f32(x)?;
-    for_pixels(cx.f32_mut(y)?, y, |i, row| {
+    let from = cx.map::<T>(x)?;
+    for_rows::<T, 4>(cx.map_mut(y)?, y, |i, row, [s, t, u, v]| {
         let (top, left) = (rows[i / ow % oh], columns[i % ow]);
         let image = i / (oh * ow);
         let at = |iy: usize, ix: usize| pixel(from, x, (image * h + iy) * w + ix);
         let (fy, fx) = (top.fraction, left.fraction);
         if fy == 0.0 && fx == 0.0 {
-            row.copy_from_slice(at(top.low, left.low));
+            row.copy_from_slice(T::read(at(top.low, left.low), s));
             return;
         }
-        let upper = at(top.low, left.low).iter().zip(at(top.low, left.high));
-        let lower = at(top.high, left.low).iter().zip(at(top.high, left.high));
+        let upper = T::read(at(top.low, left.low), s).iter();
+        let upper = upper.zip(T::read(at(top.low, left.high), t));
+        let lower = T::read(at(top.high, left.low), u).iter();
+        let lower = lower.zip(T::read(at(top.high, left.high), v));
         for (y, ((a, b), (c, d))) in row.iter_mut().zip(upper.zip(lower)) {
             let upper = (1.0 - fx) * a + fx * b;
             let lower = (1.0 - fx) * c + fx * d;
@@ -92,14 +99,18 @@ pub(super) fn resize(cx: &Ctx, call: &Call) -> Result<()> {
 
 /// Each input pixel sums its readers: columns within a row, then rows, both ascending.
 pub(super) fn resize_backward(cx: &Ctx, call: &Call) -> Result<()> {
+    by_element!(ins::<1>(call)?[0], resize_backward_of(cx, call))
+}
+
+fn resize_backward_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
     let ([dy], [dx]) = (ins(call)?, outs(call)?);
     check(call, dx, dy)?;
     let [_, h, w, c] = dx.shape;
     let [_, oh, ow, _] = dy.shape;
     let (rows, columns) = (readers(h, oh), readers(w, ow));
-    let from = cx.f32(dy)?;
+    let from = cx.map::<T>(dy)?;
     let accumulate = call.accumulates(0);
-    for_pixels(cx.f32_mut(dx)?, dx, |i, row| {
+    for_rows::<T, 1>(cx.map_mut(dx)?, dx, |i, row, [scratch]| {
         if !accumulate {
             row.fill(0.0);
         }
@@ -108,7 +119,7 @@ pub(super) fn resize_backward(cx: &Ctx, call: &Call) -> Result<()> {
         for &(oy, wy) in &rows[i / w % h] {
             line.fill(0.0);
             for &(ox, wx) in &columns[i % w] {
-                let dy = pixel(from, dy, (image * oh + oy) * ow + ox);
+                let dy = T::read(pixel(from, dy, (image * oh + oy) * ow + ox), scratch);
                 line.iter_mut().zip(dy).for_each(|(s, &g)| *s += wx * g);
             }
             row.iter_mut().zip(&line).for_each(|(dx, s)| *dx += wy * s);

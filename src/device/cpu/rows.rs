@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::super::{Call, Shape, View};
+use super::element::Element;
 use super::mismatch;
 use crate::error::{Error, Result};
 
@@ -86,6 +87,35 @@ pub(super) fn for_pixels<T: Send>(data: &mut [T], view: &View, f: impl Fn(usize,
         });
 }
 
+/// Scratch rows of one task, for the inputs of a pixel.
+pub(super) type Scratch<const N: usize> = [Vec<f32>; N];
+
+/// `N` scratch rows for maps of `T` as wide as `view`.
+pub(super) fn scratch<T: Element, const N: usize>(view: &View) -> Scratch<N> {
+    std::array::from_fn(|_| T::scratch(view.channels()))
+}
+
+/// Calls `f(i, channels of pixel i in f32, scratch rows)` for every pixel, in parallel.
+pub(super) fn for_rows<T: Element, const N: usize>(
+    data: &mut [T],
+    view: &View,
+    f: impl Fn(usize, &mut [f32], &mut Scratch<N>) + Sync,
+) {
+    let (ld, c) = (view.ld.max(1), view.channels());
+    let n = task_pixels(c);
+    data.par_chunks_mut(n * ld)
+        .enumerate()
+        .for_each(|(task, chunk)| {
+            let mut inputs = scratch::<T, N>(view);
+            let mut own = T::scratch(c);
+            for (i, row) in chunk.chunks_mut(ld).enumerate() {
+                T::update(&mut row[..c], &mut own, |row| {
+                    f(task * n + i, row, &mut inputs)
+                });
+            }
+        });
+}
+
 /// Calls `f` on runs of the map's elements, in parallel: whole tasks when it is dense.
 pub(super) fn map<T: Send>(out: &mut [T], ov: &View, f: impl Fn(&mut [T]) + Sync + Send) {
     if ov.is_dense() {
@@ -96,10 +126,10 @@ pub(super) fn map<T: Send>(out: &mut [T], ov: &View, f: impl Fn(&mut [T]) + Sync
 }
 
 /// Calls `f(out run, a run)` on matching runs of two maps of one shape.
-pub(super) fn zip<T: Send + Sync>(
+pub(super) fn zip<T: Send, A: Sync>(
     (out, ov): (&mut [T], &View),
-    (a, av): (&[T], &View),
-    f: impl Fn(&mut [T], &[T]) + Sync,
+    (a, av): (&[A], &View),
+    f: impl Fn(&mut [T], &[A]) + Sync,
 ) {
     if ov.is_dense() && av.is_dense() {
         out.par_chunks_mut(TASK_ELEMENTS)
@@ -111,11 +141,11 @@ pub(super) fn zip<T: Send + Sync>(
 }
 
 /// Calls `f(out run, a run, b run)` on matching runs of three maps of one shape.
-pub(super) fn zip2<T: Send + Sync>(
+pub(super) fn zip2<T: Send, A: Sync, B: Sync>(
     (out, ov): (&mut [T], &View),
-    (a, av): (&[T], &View),
-    (b, bv): (&[T], &View),
-    f: impl Fn(&mut [T], &[T], &[T]) + Sync,
+    (a, av): (&[A], &View),
+    (b, bv): (&[B], &View),
+    f: impl Fn(&mut [T], &[A], &[B]) + Sync,
 ) {
     if ov.is_dense() && av.is_dense() && bv.is_dense() {
         out.par_chunks_mut(TASK_ELEMENTS)

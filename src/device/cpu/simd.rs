@@ -8,18 +8,18 @@
 macro_rules! vectorised {
     ($(
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        $vis:vis fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block
     )*) => {$(
         $(#[$meta])*
         #[inline]
-        $vis fn $name($($arg: $type),*) $(-> $ret)? {
+        $vis fn $name $(<$generic: $bound>)? ($($arg: $type),*) $(-> $ret)? {
             #[inline(always)]
-            fn plain($($arg: $type),*) $(-> $ret)? $body
+            fn plain $(<$generic: $bound>)? ($($arg: $type),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
-                fn wide($($arg: $type),*) $(-> $ret)? {
+                fn wide $(<$generic: $bound>)? ($($arg: $type),*) $(-> $ret)? {
                     plain($($arg),*)
                 }
                 if is_x86_feature_detected!("avx2") {

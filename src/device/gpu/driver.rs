@@ -37,9 +37,19 @@ impl Ptr {
 pub struct Limits {
     /// Streaming multiprocessors: blocks that can run at once are a small multiple.
     pub multiprocessors: u32,
+    /// Multiprocessors that work is cut up for where the cut decides the order of a sum: the same
+    /// on every GPU, so that results do not depend on the one at hand.
+    pub planned_multiprocessors: u32,
     /// Dynamic shared memory that a block may ask for, bytes.
     pub shared_bytes: u32,
 }
+
+/// [`Limits::planned_multiprocessors`] of a GPU: an H100's or H200's.
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "no such driver here")
+)]
+pub(super) const PLANNED_MULTIPROCESSORS: u32 = 132;
 
 /// A recorded sequence of launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -70,6 +70,7 @@ impl MathMode {
 pub struct GpuDevice {
     driver: Box<dyn Driver>,
     math: MathMode,
+    planned_multiprocessors: u32,
     arenas: Mutex<Arenas>,
     constants: Mutex<HashMap<Vec<u8>, Ptr>>,
 }
@@ -84,6 +85,7 @@ impl GpuDevice {
     /// A device over `driver`.
     pub fn new(driver: Box<dyn Driver>, math: MathMode) -> Self {
         Self {
+            planned_multiprocessors: driver.limits().planned_multiprocessors,
             driver,
             math,
             arenas: Mutex::default(),
@@ -107,6 +109,19 @@ impl GpuDevice {
     #[cfg(feature = "simt")]
     pub fn simt(options: simt::Options, math: MathMode) -> Result<Self> {
         Ok(Self::new(Box::new(simt::SimtDriver::new(options)?), math))
+    }
+
+    /// The same device, whose work is cut up for a machine of another size: small enough, and small
+    /// shapes reach every way of cutting. Changes the last bits of convolutions.
+    #[must_use]
+    pub fn planned_for(mut self, multiprocessors: u32) -> Self {
+        self.planned_multiprocessors = multiprocessors.max(1);
+        self
+    }
+
+    /// Multiprocessors that work is cut up for where the cut decides the order of a sum.
+    fn planned_multiprocessors(&self) -> usize {
+        self.planned_multiprocessors as usize
     }
 
     /// The driver.
@@ -252,7 +267,9 @@ impl Device for GpuDevice {
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
         match op {
-            Op::ConvWgrad(_) => conv::workspace(op, ins, outs),
+            Op::Conv(_) | Op::ConvDgrad(_) | Op::ConvWgrad(_) => {
+                conv::workspace(self, op, ins, outs)
+            }
             Op::BatchNorm { .. } | Op::BatchNormBackward { .. } => norm::workspace(op, ins),
             Op::Mix { .. } => mix::workspace(op, ins),
             Op::Percentile { .. } => select::percentile_workspace(ins),

@@ -148,6 +148,8 @@ impl Driver for SimtDriver {
     fn limits(&self) -> Limits {
         Limits {
             multiprocessors: 4,
+            // So that the small shapes of the tests reach every way of cutting work up.
+            planned_multiprocessors: 4,
             shared_bytes: 227 * 1024,
         }
     }

@@ -97,6 +97,22 @@ const SHAPES: &[Shape] = &[
     shape("tiles, aligned", [1, 12, 22, 136], 136, 1, 1, 1),
     shape("tiles, aligned or not", [1, 22, 12, 136], 136, 1, 1, 1),
     shape("tiles, 3x3", [2, 12, 11, 72], 72, 3, 1, 5),
+    // Reductions that several blocks share (on a device that is planned for 4 multiprocessors):
+    // all tiles, the last of 17 small ones, and the two of 8 rows after 8 large ones.
+    shape("cut", [1, 5, 5, 128], 24, 3, 1, 1),
+    slice(shape("cut, slice", [1, 5, 5, 128], 72, 3, 1, 1), 8),
+    shape("cut, dilation past the map", [2, 6, 5, 128], 40, 3, 1, 4),
+    shape("cut, stride 2", [1, 9, 10, 128], 64, 3, 2, 1),
+    shape("cut last tile", [1, 32, 33, 64], 40, 3, 1, 1),
+    slice(
+        window(
+            "cut tail of 8 rows",
+            [1, 20, 28, 136],
+            [136, 1, 3],
+            [1, 0, 1],
+        ),
+        8,
+    ),
     shape("parts", [2, 24, 23, 8], 16, 1, 1, 1),
     slice(shape("parts, 3x3", [1, 33, 32, 8], 8, 3, 1, 3), 8),
 ];
@@ -290,6 +306,8 @@ const FRACTIONS: &[&str] = &[
     "3x3 stride 2 slice",
     "7x7 RGB stride 2",
     "tiles, tail of 8 rows",
+    "cut, slice",
+    "cut tail of 8 rows",
     "parts, 3x3",
 ];
 

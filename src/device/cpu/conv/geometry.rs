@@ -112,12 +112,38 @@ impl Geometry {
         (image * self.src[0] + sy) * self.src[1] + sx
     }
 
-    /// Destination coordinates on one axis whose tap hits a source (convolution only): a range.
+    /// Destination coordinates on one axis whose tap hits a source (of stride 1 only, if
+    /// transposed): a range.
     pub(super) fn hits(&self, axis: usize, tap: usize) -> std::ops::Range<usize> {
         let hit = |&at: &usize| self.source(axis, at, tap).is_some();
         let first = (0..self.dst[axis]).find(hit).unwrap_or(0);
         let end = (0..self.dst[axis]).rev().find(hit).map_or(0, |at| at + 1);
         first..end.max(first)
+    }
+
+    /// Row blocks of `rows` destination pixels times their live taps, times `rows`: the work of the
+    /// direct sum for each pair of a channel and an output. For stride 1.
+    pub(super) fn live(&self, rows: usize) -> usize {
+        let mut live = 0;
+        for r in 0..self.kernel[0] {
+            let lines = self.hits(0, r);
+            for s in 0..self.kernel[1] {
+                let columns = self.hits(1, s);
+                if columns.is_empty() {
+                    continue;
+                }
+                // Blocks may span lines: none is counted twice.
+                let mut counted = 0;
+                for line in 0..self.images * lines.len() {
+                    let y = line / lines.len() * self.dst[0] + lines.start + line % lines.len();
+                    let first = (y * self.dst[1] + columns.start) / rows;
+                    let end = (y * self.dst[1] + columns.end).div_ceil(rows);
+                    live += end - first.max(counted).min(end);
+                    counted = end;
+                }
+            }
+        }
+        live * rows
     }
 
     /// Copies the patch of a destination pixel, `[taps][channels]`, zeros in the padding.

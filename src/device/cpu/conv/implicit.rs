@@ -20,7 +20,7 @@ use super::pack;
 use super::shared::{Scratch, Shared};
 
 /// Reduction steps between stores of a block: the panel's stretch stays in the first-level cache.
-const STEPS: usize = 384;
+pub(super) const STEPS: usize = 384;
 /// Most taps in such a stretch.
 const MAX_TAPS: usize = 16;
 /// Most pixels of a task; their stretch of the source stays in the second-level cache.
@@ -61,6 +61,12 @@ pub(super) struct Target<'a> {
     pub ld: usize,
     /// Add to the map instead of overwriting it.
     pub accumulate: bool,
+}
+
+/// Length of the fewest parts of at most `most` that make up `n`, all alike: a short last one
+/// would cost as many loads and stores as a long one.
+pub(super) fn even(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1)).max(1)
 }
 
 /// What the tasks of a call share.
@@ -210,8 +216,6 @@ impl Job<'_> {
         let panels = plan.outputs.div_ceil(plan.isa.nr());
         let panels = stretch * plan.panels..panels.min((stretch + 1) * plan.panels);
         let (taps, channels) = plan.reduction();
-        // Even parts: a short last one would cost as many loads and stores as a long one.
-        let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most));
         let step_channels = even(channels, STEPS);
         let step_taps = even(taps, (STEPS / step_channels).clamp(1, MAX_TAPS));
         let mut runs = [[Run::EMPTY; MAX_TAPS]; MAX_BLOCKS];

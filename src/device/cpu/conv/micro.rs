@@ -5,10 +5,15 @@
 //! rows of `a` are plain pointers, so pixels of an NHWC map are read where they lie: there is no
 //! im2col and no packing of the map. `b` is a packed panel, `[k][column]`.
 //!
-//! Each output is a chain of multiply-adds in the order of `k`, whatever the block it sits in:
-//! blocking, threads and vector width (among machines with FMA) do not change a bit.
+//! Each output is a chain of multiply-adds from zero, in the order of `k`, that is then added to
+//! what the output holds: long reductions come in stretches, and the error grows with the length
+//! of a stretch and the number of stretches, not with their product. The caller cuts stretches by
+//! the shapes alone, so blocking, threads and vector width (among machines with FMA) do not change
+//! a bit.
 
 use std::fmt;
+
+use super::winograd::transform;
 
 /// Most rows of any kernel.
 pub(super) const MAX_ROWS: usize = 8;
@@ -41,7 +46,7 @@ pub(super) struct Block {
     pub out: [*mut f32; MAX_ROWS],
     /// The packed panel that every run reads from.
     pub panel: *const f32,
-    /// Initial value of every row (a panel of columns); null continues from `out`.
+    /// What every row is added to (a panel of columns); null adds to `out`.
     pub init: *const f32,
 }
 
@@ -76,6 +81,10 @@ pub(super) struct Isa {
     pub rows: [Kernel; 2],
     /// Kernels with packed rows: narrow panel, full panel.
     pub packed: [Kernel; 2],
+    /// Winograd's way there.
+    pub input: transform::Input,
+    /// Winograd's way back.
+    pub output: transform::Output,
 }
 
 impl fmt::Debug for Isa {
@@ -157,13 +166,19 @@ impl Isa {
 #[repr(C, packed)]
 struct Unaligned<V>(V);
 
-/// The vector operations that the kernel is written in.
-trait Simd {
+/// The vector operations that kernels are written in.
+pub(super) trait Simd {
     type V: Copy;
     const LANES: usize;
     fn zero() -> Self::V;
     /// The element at `p` in every lane.
     unsafe fn broadcast(p: *const f32) -> Self::V;
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// Asks for the line at `p`, which will be read and written soon.
+    fn prefetch(_p: *const f32) {}
     /// `a · b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 
@@ -195,14 +210,9 @@ unsafe fn kernel<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(
     // SAFETY: the caller's promise covers every access; see `Kernel`.
     unsafe {
         let mut acc = [[S::zero(); NV]; MR];
-        for i in 0..MR {
+        for out in &block.out[..MR] {
             for j in 0..NV {
-                let from = if block.init.is_null() {
-                    block.out[i].cast_const()
-                } else {
-                    block.init
-                };
-                acc[i][j] = S::load(from.wrapping_add(j * S::LANES));
+                S::prefetch(out.wrapping_add(j * S::LANES));
             }
         }
         for run in runs {
@@ -229,9 +239,49 @@ unsafe fn kernel<S: Simd, const MR: usize, const NV: usize, const PACKED: bool>(
         }
         for i in 0..MR {
             for j in 0..NV {
-                S::store(block.out[i].wrapping_add(j * S::LANES), acc[i][j]);
+                let out = block.out[i].wrapping_add(j * S::LANES);
+                let base = if block.init.is_null() {
+                    S::load(out)
+                } else {
+                    S::load(block.init.wrapping_add(j * S::LANES))
+                };
+                S::store(out, S::add(base, acc[i][j]));
             }
         }
+    }
+}
+
+/// One element, for the tails of rows.
+pub(super) struct Scalar;
+
+impl Simd for Scalar {
+    type V = f32;
+    const LANES: usize = 1;
+
+    #[inline(always)]
+    fn zero() -> f32 {
+        0.0
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(p: *const f32) -> f32 {
+        // SAFETY: the caller's.
+        unsafe { *p }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: f32, b: f32) -> f32 {
+        a + b
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: f32, b: f32) -> f32 {
+        a - b
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
     }
 }
 
@@ -254,6 +304,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
@@ -271,16 +331,18 @@ const PORTABLE: Isa = Isa {
         kernel::<Portable, 4, 1, true>,
         kernel::<Portable, 4, 2, true>,
     ],
+    input: transform::input::<Portable>,
+    output: transform::output::<Portable>,
 };
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Block, Isa, Run, Simd, kernel};
+    use super::{Block, Isa, Run, Simd, kernel, transform};
 
     macro_rules! simd {
-        ($name:ident, $vector:ty, $lanes:literal, $zero:ident, $broadcast:ident, $fma:ident) => {
+        ($name:ident, $vector:ty, $lanes:literal, $zero:ident, $broadcast:ident, $add:ident, $sub:ident, $fma:ident) => {
             struct $name;
 
             impl Simd for $name {
@@ -298,6 +360,24 @@ mod x86 {
                     // SAFETY: as in `zero`; readable by the caller's promise. (A plain `*p`
                     // would be checked in debug builds, at half the speed of the loop.)
                     unsafe { $broadcast(_mm_load_ss(p)) }
+                }
+
+                #[inline(always)]
+                unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+                    // SAFETY: as in `zero`.
+                    unsafe { $add(a, b) }
+                }
+
+                #[inline(always)]
+                unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+                    // SAFETY: as in `zero`.
+                    unsafe { $sub(a, b) }
+                }
+
+                #[inline(always)]
+                fn prefetch(p: *const f32) {
+                    // SAFETY: a hint, whatever the address.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
                 }
 
                 #[inline(always)]
@@ -319,18 +399,37 @@ mod x86 {
         };
     }
 
+    macro_rules! transforms {
+        ($input:ident, $output:ident, $features:literal, $simd:ty) => {
+            #[target_feature(enable = $features)]
+            unsafe fn $input(d: &[*const f32; 16], channels: usize, out: *mut f32, stride: usize) {
+                // SAFETY: the caller's promise, see `transform::Input`.
+                unsafe { transform::input::<$simd>(d, channels, out, stride) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn $output(sums: *const f32, stride: usize, columns: usize, out: *mut f32) {
+                // SAFETY: the caller's promise, see `transform::Output`.
+                unsafe { transform::output::<$simd>(sums, stride, columns, out) }
+            }
+        };
+    }
+
     simd!(
         Ymm,
         __m256,
         8,
         _mm256_setzero_ps,
         _mm256_broadcastss_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
         _mm256_fmadd_ps
     );
     entry!(avx2_rows_8, "avx2,fma", Ymm, 6, 1, false);
     entry!(avx2_rows_16, "avx2,fma", Ymm, 6, 2, false);
     entry!(avx2_packed_8, "avx2,fma", Ymm, 6, 1, true);
     entry!(avx2_packed_16, "avx2,fma", Ymm, 6, 2, true);
+    transforms!(avx2_input, avx2_output, "avx2,fma", Ymm);
 
     /// 12 of the 16 registers hold outputs.
     pub(super) const AVX2: Isa = Isa {
@@ -339,6 +438,8 @@ mod x86 {
         lanes: 8,
         rows: [avx2_rows_8, avx2_rows_16],
         packed: [avx2_packed_8, avx2_packed_16],
+        input: avx2_input,
+        output: avx2_output,
     };
 
     simd!(
@@ -347,12 +448,15 @@ mod x86 {
         16,
         _mm512_setzero_ps,
         _mm512_broadcastss_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
         _mm512_fmadd_ps
     );
     entry!(avx512_rows_16, "avx512f", Zmm, 8, 1, false);
     entry!(avx512_rows_32, "avx512f", Zmm, 8, 2, false);
     entry!(avx512_packed_16, "avx512f", Zmm, 8, 1, true);
     entry!(avx512_packed_32, "avx512f", Zmm, 8, 2, true);
+    transforms!(avx512_input, avx512_output, "avx512f", Zmm);
 
     /// 16 of the 32 registers hold outputs: enough to hide the latency of the multiply-add, and
     /// eight row pointers still fit the general registers.
@@ -362,5 +466,7 @@ mod x86 {
         lanes: 16,
         rows: [avx512_rows_16, avx512_rows_32],
         packed: [avx512_packed_16, avx512_packed_32],
+        input: avx512_input,
+        output: avx512_output,
     };
 }

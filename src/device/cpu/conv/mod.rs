@@ -2,12 +2,15 @@
 //!
 //! Comes in: NHWC maps (possibly channel slices of a wider tensor) and weights `[K, R, S, C]`.
 //! Goes out: the map or the gradient. [`implicit`] runs the forward pass and the data gradient,
-//! [`wgrad`] the weight gradient; both feed the micro-kernels of [`micro`], chosen at run time for
-//! the processor (AVX-512, AVX2, or whatever the compiler makes of plain arrays).
+//! [`wgrad`] the weight gradient, both by direct sums; [`winograd`] does 3×3 convolutions with
+//! fewer products where that costs less. All feed the micro-kernels of [`micro`], chosen at run
+//! time for the processor (AVX-512, AVX2, or whatever the compiler makes of plain arrays).
+//! [`half`] is the same for bf16 operands.
 //!
 //! Bits do not depend on the number of threads: each output has one fixed order of summation.
 
 mod geometry;
+mod half;
 mod implicit;
 mod micro;
 mod pack;
@@ -15,10 +18,11 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod wgrad;
+mod winograd;
 
 use std::sync::LazyLock;
 
-use super::super::{Call, DType, View};
+use super::super::{Call, DType, Op, View};
 use super::memory::Ctx;
 use super::{mismatch, want};
 use crate::device::op::Window;
@@ -97,16 +101,46 @@ fn target<'a>(cx: &'a Ctx, call: &Call, i: usize) -> Result<Target<'a>> {
     })
 }
 
-fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> implicit::Plan {
-    let kernel = [w.shape[1], w.shape[2]];
-    let geometry = geometry(window, x, kernel, y, false);
-    implicit::Plan::new(isa, geometry, w.shape[3], w.shape[0])
+/// The way that costs less for the shapes at hand.
+enum Plan {
+    Direct(implicit::Plan),
+    Tiles(winograd::forward::Plan),
 }
 
-fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> implicit::Plan {
+impl Plan {
+    fn new(isa: Isa, geometry: Geometry, channels: usize, outputs: usize) -> Self {
+        match winograd::forward::Plan::new(isa, &geometry, channels, outputs) {
+            Some(plan) => Plan::Tiles(plan),
+            None => Plan::Direct(implicit::Plan::new(isa, geometry, channels, outputs)),
+        }
+    }
+
+    /// Elements of workspace.
+    fn workspace(&self, threads: usize) -> usize {
+        match self {
+            Plan::Direct(plan) => plan.workspace(threads),
+            Plan::Tiles(plan) => plan.workspace(threads),
+        }
+    }
+
+    fn run(&self, src: Map, w: &[f32], bias: Option<&[f32]>, dst: Target, workspace: &mut [f32]) {
+        match self {
+            Plan::Direct(plan) => plan.run(src, w, bias, dst, workspace),
+            Plan::Tiles(plan) => plan.run(src, w, bias, dst, workspace),
+        }
+    }
+}
+
+fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> Plan {
+    let kernel = [w.shape[1], w.shape[2]];
+    let geometry = geometry(window, x, kernel, y, false);
+    Plan::new(isa, geometry, w.shape[3], w.shape[0])
+}
+
+fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> Plan {
     let kernel = [w.shape[1], w.shape[2]];
     let geometry = geometry(window, dx, kernel, dy, true);
-    implicit::Plan::new(isa, geometry, w.shape[0], w.shape[3])
+    Plan::new(isa, geometry, w.shape[0], w.shape[3])
 }
 
 fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad::Plan {
@@ -117,6 +151,9 @@ fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad
 
 /// [`crate::device::Op::Conv`].
 pub(super) fn forward(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, window);
+    }
     forward_on(*ISA, cx, call, window)
 }
 
@@ -143,6 +180,9 @@ fn forward_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// [`crate::device::Op::ConvDgrad`].
 pub(super) fn dgrad(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, window);
+    }
     dgrad_on(*ISA, cx, call, window)
 }
 
@@ -163,6 +203,9 @@ fn dgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// [`crate::device::Op::ConvWgrad`].
 pub(super) fn wgrad(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, window);
+    }
     wgrad_on(*ISA, cx, call, window)
 }
 
@@ -186,6 +229,9 @@ fn wgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// Bytes of workspace of [`forward`].
 pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    if half::applies(ins) {
+        return half::workspace(&Op::Conv(w), ins, outs, threads);
+    }
     match (ins, outs) {
         ([x, weights, ..], [y]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
         _ => 0,
@@ -194,6 +240,9 @@ pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads:
 
 /// Bytes of workspace of [`dgrad`].
 pub(super) fn dgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    if half::applies(ins) {
+        return half::workspace(&Op::ConvDgrad(w), ins, outs, threads);
+    }
     match (ins, outs) {
         ([dy, weights], [dx]) => 4 * dgrad_plan(*ISA, w, dy, weights, dx).workspace(threads),
         _ => 0,
@@ -202,6 +251,9 @@ pub(super) fn dgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: u
 
 /// Bytes of workspace of [`wgrad`].
 pub(super) fn wgrad_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    if half::applies(ins) {
+        return half::workspace(&Op::ConvWgrad(w), ins, outs, threads);
+    }
     match (ins, outs) {
         ([x, dy], [dw, ..]) => 4 * wgrad_plan(*ISA, w, x, dy, dw).workspace(threads),
         _ => 0,

@@ -2,16 +2,18 @@
 
 mod axis;
 mod plan;
+mod tiles;
 
-use super::Launcher;
 use super::driver::Ptr;
 use super::kernels::{
-    self, ConvArgs, ConvAxis, ConvBiasArgs, ConvReduceArgs, ConvWgradArgs, Kernel,
+    self, ConvArgs, ConvAxis, ConvBiasArgs, ConvReduceArgs, ConvSchedule, ConvWgradArgs, Kernel,
 };
+use super::{GpuDevice, Launcher};
 use crate::device::op::Window;
 use crate::device::{DType, Op, View};
 use crate::error::Result;
-use plan::{Product, Variant, WgradPlan, in_vectors};
+use plan::{Extent, MapPlan, TICKETS, WgradPlan, wgrad_variant};
+use tiles::{Product, Variant, in_vectors, shape_in_vectors};
 
 /// Kernels by [`Product`], then [`Variant`].
 type Table<A> = [[Kernel<A>; 3]; 3];
@@ -75,13 +77,38 @@ const WGRAD: Table<ConvWgradArgs> = [
 const MOST: usize = 1 << 30;
 
 /// Scratch bytes of a call.
-pub(super) fn workspace(op: &Op, ins: &[View], outs: &[View]) -> usize {
-    match (op, ins, outs) {
-        (Op::ConvWgrad(_), [_, dy], [dw, rest @ ..]) => {
-            WgradPlan::new(dy, dw, !rest.is_empty()).workspace_bytes()
+pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]) -> usize {
+    let multiprocessors = device.planned_multiprocessors();
+    let product = ins.first().and_then(|a| Product::new(a.dtype, device.math));
+    match (op, product, ins, outs) {
+        (Op::ConvWgrad(_), Some(product), [_, dy], [dw, rest @ ..]) => {
+            let bias = !rest.is_empty();
+            WgradPlan::new(product, multiprocessors, dy, dw, bias).workspace_bytes()
         }
+        (Op::Conv(window), Some(product), [x, w, ..], [y, ..]) => {
+            let extent = extent(product, x, y, &forward_axes(*window, x, w, y));
+            map_workspace(product, multiprocessors, [x, w], extent)
+        }
+        (Op::ConvDgrad(window), Some(product), [dy, w, ..], [dx, ..]) => phases(*window, dx)
+            .map(|phase| {
+                let extent = extent(product, dy, dx, &dgrad_axes(*window, phase, dy, w, dx));
+                map_workspace(product, multiprocessors, [dy, w], extent)
+            })
+            .max()
+            .unwrap_or(0),
         _ => 0,
     }
+}
+
+/// Scratch bytes of one launch, for operands that may turn out to be aligned.
+fn map_workspace(
+    product: Product,
+    multiprocessors: usize,
+    operands: [&View; 2],
+    extent: Extent,
+) -> usize {
+    let vectors = operands.iter().all(|view| shape_in_vectors(view));
+    MapPlan::new(product, multiprocessors, vectors, extent).workspace_bytes()
 }
 
 /// [`Op::Conv`].
@@ -93,11 +120,16 @@ pub(super) fn forward(cx: &Launcher, window: Window) -> Result<()> {
         Some(bias) => vector(cx, bias, w.shape[0])?,
         None => Ptr::NULL,
     };
-    let axes = [1, 2].map(|i| {
+    let axes = forward_axes(window, x, w, y);
+    launch_map(cx, &FORWARD, product, [x, w, y], bias, axes)
+}
+
+/// Rows and columns of a forward pass.
+fn forward_axes(window: Window, x: &View, w: &View, y: &View) -> [ConvAxis; 2] {
+    [1, 2].map(|i| {
         let taps = w.shape[i] as u32;
         axis::forward(window, y.shape[i] as u32, x.shape[i] as u32, taps)
-    });
-    launch_map(cx, FORWARD[product.index()], [x, w, y], bias, axes)
+    })
 }
 
 /// [`Op::ConvDgrad`].
@@ -105,21 +137,38 @@ pub(super) fn dgrad(cx: &Launcher, window: Window) -> Result<()> {
     let (dy, w, dx) = (cx.input(0)?, cx.input(1)?, cx.output(0)?);
     check(cx, window, dx, w, dy)?;
     let product = product(cx, dy, w)?;
-    let phase = |i: usize, phase: usize| {
-        let (size, source) = (dx.shape[i] as u32, dy.shape[i] as u32);
-        axis::phase(window, phase as u32, size, source, w.shape[i] as u32)
-    };
-    // A stride larger than the map leaves phases without pixels.
-    for py in 0..window.stride.min(dx.shape[1]) {
-        for px in 0..window.stride.min(dx.shape[2]) {
-            let axes = [phase(1, py), phase(2, px)];
-            let nothing = axes.iter().any(|a| a.taps == 0);
-            if !(nothing && cx.call.accumulates(0)) {
-                launch_map(cx, DGRAD[product.index()], [dy, w, dx], Ptr::NULL, axes)?;
-            }
+    for phase in phases(window, dx) {
+        let axes = dgrad_axes(window, phase, dy, w, dx);
+        let nothing = axes.iter().any(|a| a.taps == 0);
+        if !(nothing && cx.call.accumulates(0)) {
+            launch_map(cx, &DGRAD, product, [dy, w, dx], Ptr::NULL, axes)?;
         }
     }
     Ok(())
+}
+
+/// The residues of dx's pixels modulo the stride. A stride larger than the map leaves phases
+/// without pixels out.
+fn phases(window: Window, dx: &View) -> impl Iterator<Item = [usize; 2]> {
+    let [rows, columns] = [1, 2].map(|i| window.stride.min(dx.shape[i]));
+    (0..rows).flat_map(move |y| (0..columns).map(move |x| [y, x]))
+}
+
+/// Rows and columns of a phase of the data gradient.
+fn dgrad_axes(window: Window, phase: [usize; 2], dy: &View, w: &View, dx: &View) -> [ConvAxis; 2] {
+    [1, 2].map(|i| {
+        let (size, source) = (dx.shape[i] as u32, dy.shape[i] as u32);
+        axis::phase(window, phase[i - 1] as u32, size, source, w.shape[i] as u32)
+    })
+}
+
+/// The product that makes `dst` out of `src`.
+fn extent(product: Product, src: &View, dst: &View, [y, x]: &[ConvAxis; 2]) -> Extent {
+    Extent {
+        rows: dst.shape[0] * y.count as usize * x.count as usize,
+        columns: dst.channels(),
+        steps: (y.taps * x.taps) as usize * src.channels().div_ceil(product.step()),
+    }
 }
 
 /// [`Op::ConvWgrad`].
@@ -128,12 +177,9 @@ pub(super) fn wgrad(cx: &Launcher, window: Window) -> Result<()> {
     check(cx, window, x, dw, dy)?;
     let product = product(cx, x, dy)?;
     let dbias = cx.call.outs.get(1);
-    let plan = WgradPlan::new(dy, dw, dbias.is_some());
-    let (scratch, bytes) = cx.workspace()?;
-    if bytes < plan.workspace_bytes() {
-        let need = plan.workspace_bytes();
-        return Err(cx.wrong(&format!("needs {need} bytes of workspace, got {bytes}")));
-    }
+    let multiprocessors = cx.device.planned_multiprocessors();
+    let plan = WgradPlan::new(product, multiprocessors, dy, dw, dbias.is_some());
+    let scratch = scratch(cx, plan.workspace_bytes())?;
     if let Some(dbias) = dbias {
         let sums = scratch.byte_add(4 * plan.partials());
         bias_gradient(cx, &plan, dy, dbias, sums)?;
@@ -142,7 +188,7 @@ pub(super) fn wgrad(cx: &Launcher, window: Window) -> Result<()> {
     let (x_map, dy_map) = (cx.map(x)?, cx.map(dy)?);
     let [k, r, s, c] = dw.shape;
     let vectors = in_vectors(x, x_map.data) && in_vectors(dy, dy_map.data);
-    let variant = Variant::of_weights(vectors, k, c);
+    let variant = wgrad_variant(vectors, k, c);
     let side = variant.side();
     let across = match variant {
         Variant::Any => (r * s * c).div_ceil(side),
@@ -211,19 +257,26 @@ fn reduce(cx: &Launcher, parts: Ptr, out: Ptr, n: usize, count: usize, index: us
 /// One launch of the forward pass, or of one phase of the data gradient: `src`, weights, `dst`.
 fn launch_map(
     cx: &Launcher,
-    table: [Kernel<ConvArgs>; 3],
+    table: &Table<ConvArgs>,
+    product: Product,
     [src, w, dst]: [&View; 3],
     bias: Ptr,
-    [y, x]: [ConvAxis; 2],
+    axes: [ConvAxis; 2],
 ) -> Result<()> {
     let (src_map, dst_map) = (cx.map(src)?, cx.map(dst)?);
     let weights = cx.dense(w, src.dtype)?;
-    let (rows, columns) = (dst.shape[0] * (y.count * x.count) as usize, dst.channels());
-    if rows == 0 || columns == 0 {
+    let extent = extent(product, src, dst, &axes);
+    if extent.rows == 0 || extent.columns == 0 {
         return Ok(());
     }
     let vectors = in_vectors(src, src_map.data) && in_vectors(w, weights);
-    let variant = Variant::of_map(&cx.limits(), vectors, rows, columns);
+    let plan = MapPlan::new(
+        product,
+        cx.device.planned_multiprocessors(),
+        vectors,
+        extent,
+    );
+    let [y, x] = axes;
     let args = ConvArgs {
         src: src_map,
         dst: dst_map,
@@ -231,6 +284,7 @@ fn launch_map(
         bias,
         y,
         x,
+        schedule: schedule(cx, &plan)?,
         outer: w.shape[0] as u32,
         inner: w.shape[3] as u32,
         kernel_h: w.shape[1] as u32,
@@ -238,9 +292,32 @@ fn launch_map(
         dst_bf16: u32::from(dst.dtype == DType::BF16),
         accumulate: u32::from(cx.call.accumulates(0)),
     };
-    let side = variant.side();
-    let grid = [rows.div_ceil(side) * columns.div_ceil(side), 1, 1];
-    cx.launch(table[variant.index()], grid, variant.shared_bytes(), &args)
+    let kernel = table[product.index()][plan.variant.index()];
+    let grid = [plan.blocks(), 1, 1];
+    cx.launch(kernel, grid, plan.variant.shared_bytes(), &args)
+}
+
+/// A plan as the kernels take it.
+fn schedule(cx: &Launcher, plan: &MapPlan) -> Result<ConvSchedule> {
+    let cut = plan.parts > 1;
+    Ok(ConvSchedule {
+        partials: scratch(cx, plan.workspace_bytes())?,
+        // Zero whenever no kernel runs: who takes a tile's last ticket puts it back.
+        tickets: match cut {
+            true => cx.constant(&[0u32; TICKETS])?,
+            false => Ptr::NULL,
+        },
+        whole: plan.whole as u32,
+        parts: plan.parts as u32,
+    })
+}
+
+/// The workspace, which must have `bytes`.
+fn scratch(cx: &Launcher, bytes: usize) -> Result<Ptr> {
+    match cx.workspace()? {
+        (ptr, got) if got >= bytes => Ok(ptr),
+        (_, got) => Err(cx.wrong(&format!("needs {bytes} bytes of workspace, got {got}"))),
+    }
 }
 
 /// How `a` and `b` are multiplied; they must be of one type.

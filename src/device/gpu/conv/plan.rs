@@ -1,109 +1,131 @@
 //! Which kernel a convolution runs on and how its work is cut up.
 //!
-//! What a sum's order depends on (the weight gradient's parts) is a function of the shapes alone;
-//! tile sizes of the other passes also look at the machine, since every tile sums alike.
+//! Where a sum is cut decides its bits, so a plan is a function of the shapes and of the machine
+//! that is planned for, which is the same one whatever the machine at hand
+//! ([`Limits::planned_multiprocessors`](super::super::driver::Limits)).
 
-use super::super::MathMode;
-use super::super::driver::{Limits, Ptr};
-use crate::device::{DType, View};
+use super::tiles::{Product, Variant};
+use crate::device::View;
 
-/// Bytes of the reduction that a step takes (`STEP_BYTES` of tile.cuh).
-const STEP_BYTES: usize = 128;
-/// Blocks that a weight gradient's parts should add up to.
-const WGRAD_BLOCKS: usize = 256;
-/// Fewest steps of a part.
+/// Most parts that a tile's reduction is cut into: the last block to arrive reads them all.
+const MOST_PARTS: usize = 16;
+/// What it costs to read one part back, in steps: 64 KB from L2 at 64 bytes a clock.
+const JOIN_STEPS: usize = 1;
+/// Bytes of workspace for the parts of cut tiles, at most.
+const MOST_PARTIALS: usize = 64 << 20;
+/// Most tiles that are cut: a ticket each.
+pub(super) const TICKETS: usize = 1024;
+
+/// Fewest steps of a part of a weight gradient.
 const PART_STEPS: usize = 8;
+/// Parts of a weight gradient beyond those that fill the machine once, so that several waves may be
+/// nearly full where one would be half empty.
+const MORE_PARTS: usize = 8;
+/// Bytes of partial sums that a weight gradient moves in a clock (4.3 TB/s at 1.7 GHz).
+const BYTES_PER_CLOCK: usize = 2500;
 /// Pixels that a block of the bias gradient adds up, at least.
 const BIAS_PIXELS: usize = 2048;
 /// Most blocks of the bias gradient along the pixels.
 const BIAS_PARTS: usize = 60_000;
 
-/// How products are made.
+/// The product of a forward pass, or of one phase of a data gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Product {
-    Fp32,
-    Tf32,
-    Bf16,
+pub(super) struct Extent {
+    /// Positions of the destination.
+    pub(super) rows: usize,
+    /// Its channels.
+    pub(super) columns: usize,
+    /// Steps of the reduction, taps in the padding included.
+    pub(super) steps: usize,
 }
 
-impl Product {
-    /// For operands of `dtype`, which must be f32 or bf16.
-    pub(super) fn new(dtype: DType, math: MathMode) -> Option<Self> {
-        match (dtype, math) {
-            (DType::BF16, _) => Some(Self::Bf16),
-            (DType::F32, MathMode::Tf32) => Some(Self::Tf32),
-            (DType::F32, _) => Some(Self::Fp32),
-            _ => None,
-        }
-    }
-
-    /// Index in a table of kernels.
-    pub(super) fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// Tile and way of loading.
+/// How a forward pass, or a phase of a data gradient, is cut up: `whole` tiles with a block each,
+/// and the rest with `parts` blocks each (`kernels/include/conv/schedule.cuh`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Variant {
-    /// 128 × 128, 16-byte copies.
-    Large,
-    /// 64 × 64, 16-byte copies.
-    Small,
-    /// 64 × 64, any channel count and alignment.
-    Any,
+pub(super) struct MapPlan {
+    pub(super) variant: Variant,
+    pub(super) tiles: usize,
+    pub(super) whole: usize,
+    pub(super) parts: usize,
+    /// Predicted clocks.
+    pub(super) clocks: usize,
 }
 
-impl Variant {
-    /// Side of the tile.
-    pub(super) fn side(self) -> usize {
-        match self {
-            Self::Large => 128,
-            Self::Small | Self::Any => 64,
-        }
-    }
-
-    /// Dynamic shared memory of a block (`Tile::SHARED_BYTES` of tile.cuh): three stages of A and
-    /// B, and 16 bytes a row.
-    pub(super) fn shared_bytes(self) -> usize {
-        self.side() * (3 * 2 * STEP_BYTES + 16)
-    }
-
-    /// Index in a table of kernels.
-    pub(super) fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Of a forward pass or data gradient: `rows × columns` of the product.
-    pub(super) fn of_map(limits: &Limits, vectors: bool, rows: usize, columns: usize) -> Self {
-        let side = Self::Large.side();
-        let blocks = rows.div_ceil(side) * columns.div_ceil(side);
-        let fills = blocks >= limits.multiprocessors as usize;
+impl MapPlan {
+    /// The fastest by [`Variant::clocks`].
+    pub(super) fn new(
+        product: Product,
+        multiprocessors: usize,
+        vectors: bool,
+        extent: Extent,
+    ) -> Self {
+        let plan = |variant| Self::of(variant, product, multiprocessors, extent);
         if !vectors {
-            Self::Any
-        } else if rows > 64 && columns > 64 && fills {
-            Self::Large
+            return plan(Variant::Any);
+        }
+        let (large, small) = (plan(Variant::Large), plan(Variant::Small));
+        if large.clocks <= small.clocks {
+            large
         } else {
-            Self::Small
+            small
         }
     }
 
-    /// Of a weight gradient; from the shapes alone.
-    pub(super) fn of_weights(vectors: bool, k: usize, c: usize) -> Self {
-        if !vectors {
-            Self::Any
-        } else if k > 64 && c > 64 {
-            Self::Large
-        } else {
-            Self::Small
+    /// With tiles of `variant`: one block each, or the tiles after the last full wave cut into the
+    /// number of parts that ends soonest.
+    pub(super) fn of(
+        variant: Variant,
+        product: Product,
+        multiprocessors: usize,
+        extent: Extent,
+    ) -> Self {
+        let Extent {
+            rows,
+            columns,
+            steps,
+        } = extent;
+        let side = variant.side();
+        let tiles = rows.div_ceil(side) * columns.div_ceil(side);
+        let clocks = |blocks, steps| variant.clocks(product, multiprocessors, blocks, steps);
+        let slots = multiprocessors * variant.resident(product);
+        let (whole, left) = (tiles / slots * slots, tiles % slots);
+        let most = match left {
+            0 => 1,
+            n if n > TICKETS => 1,
+            n => (MOST_PARTIALS / (4 * n * side * side)).min(MOST_PARTS),
+        };
+        let mut best = Self {
+            variant,
+            tiles,
+            whole: tiles,
+            parts: 1,
+            clocks: clocks(tiles, steps),
+        };
+        for parts in 2..=most.min(steps) {
+            let join = JOIN_STEPS * parts;
+            let clocks = clocks(whole, steps) + clocks(left * parts, steps.div_ceil(parts) + join);
+            if clocks < best.clocks {
+                best = Self {
+                    whole,
+                    parts,
+                    clocks,
+                    ..best
+                };
+            }
         }
+        best
     }
-}
 
-/// Whether every pixel of a map starts, and its channels end, on a 16-byte boundary.
-pub(super) fn in_vectors(view: &View, ptr: Ptr) -> bool {
-    let whole = |elements: usize| (elements * view.dtype.bytes()).is_multiple_of(16);
-    ptr.0.is_multiple_of(16) && whole(view.ld) && whole(view.channels())
+    /// Blocks of the launch.
+    pub(super) fn blocks(&self) -> usize {
+        self.whole + (self.tiles - self.whole) * self.parts
+    }
+
+    /// Bytes of workspace.
+    pub(super) fn workspace_bytes(&self) -> usize {
+        let side = self.variant.side();
+        4 * (self.blocks() - self.whole) * side * side
+    }
 }
 
 /// How a weight gradient is cut up. Every number is a function of shapes, not of addresses, so
@@ -120,27 +142,46 @@ pub(super) struct WgradPlan {
     bias_channels: usize,
 }
 
+/// Tile of a weight gradient of `k × c` a tap.
+pub(super) fn wgrad_variant(vectors: bool, k: usize, c: usize) -> Variant {
+    if !vectors {
+        Variant::Any
+    } else if k > 64 && c > 64 {
+        Variant::Large
+    } else {
+        Variant::Small
+    }
+}
+
 impl WgradPlan {
     /// From dy, dw and whether there is a bias.
-    pub(super) fn new(dy: &View, dw: &View, bias: bool) -> Self {
+    pub(super) fn new(
+        product: Product,
+        multiprocessors: usize,
+        dy: &View,
+        dw: &View,
+        bias: bool,
+    ) -> Self {
         let [k, r, s, c] = dw.shape;
         let vectors = [k, c].map(|n| (n * dy.dtype.bytes()).is_multiple_of(16)) == [true; 2];
-        let side = Variant::of_weights(vectors, k, c).side();
-        let tiles = k.div_ceil(side)
-            * if vectors {
-                r * s * c.div_ceil(side)
-            } else {
-                (r * s * c).div_ceil(side)
-            };
-        let steps = dy.pixels().div_ceil(STEP_BYTES / dy.dtype.bytes());
-        let parts = WGRAD_BLOCKS
-            .div_ceil(tiles.max(1))
-            .min(steps / PART_STEPS)
-            .max(1);
+        let variant = wgrad_variant(vectors, k, c);
+        let side = variant.side();
+        let across = match variant {
+            Variant::Any => (r * s * c).div_ceil(side),
+            _ => r * s * c.div_ceil(side),
+        };
+        let tiles = (k.div_ceil(side) * across).max(1);
+        let steps = dy.pixels().div_ceil(product.step());
         let pixels = dy.pixels().max(1);
         let bias_pixels = BIAS_PIXELS.max(pixels.div_ceil(BIAS_PARTS));
         Self {
-            parts,
+            parts: parts(
+                product,
+                multiprocessors,
+                variant,
+                [tiles, steps],
+                dw.elements(),
+            ),
             elements: dw.elements(),
             bias_pixels,
             bias_parts: if bias {
@@ -165,4 +206,30 @@ impl WgradPlan {
     pub(super) fn workspace_bytes(&self) -> usize {
         4 * (self.partials() + self.bias_parts * self.bias_channels)
     }
+}
+
+/// The number of parts that ends soonest: waves of tiles × parts blocks, and every part's sums
+/// written and read once. A convolution of 512 to 512 channels, 3×3, has 144 tiles: 288 blocks in
+/// two parts would leave the second of two waves of 264 almost empty; seven parts fill 3.8 waves.
+fn parts(
+    product: Product,
+    multiprocessors: usize,
+    variant: Variant,
+    [tiles, steps]: [usize; 2],
+    elements: usize,
+) -> usize {
+    let slots = multiprocessors * variant.resident(product);
+    let most = (slots.div_ceil(tiles).max(MORE_PARTS)).min(steps / PART_STEPS);
+    let clocks = |parts: usize| {
+        let sums = if parts > 1 { 8 * parts * elements } else { 0 };
+        variant.clocks(
+            product,
+            multiprocessors,
+            tiles * parts,
+            steps.div_ceil(parts),
+        ) + sums / BYTES_PER_CLOCK
+    };
+    (1..=most.max(1))
+        .min_by_key(|&parts| clocks(parts))
+        .unwrap_or(1)
 }

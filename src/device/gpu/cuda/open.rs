@@ -10,7 +10,7 @@ use cudarc::driver::{CudaContext, DriverError, result, sys};
 
 use super::diagnose::{self, Speaker};
 use super::embedded;
-use crate::device::gpu::driver::Limits;
+use crate::device::gpu::driver::{Limits, PLANNED_MULTIPROCESSORS};
 use crate::device::gpu::kernels::{ALL, KernelInfo};
 use crate::error::Result;
 
@@ -207,6 +207,7 @@ impl Opened {
     pub fn limits(&self) -> Limits {
         Limits {
             multiprocessors: self.info.multiprocessors,
+            planned_multiprocessors: PLANNED_MULTIPROCESSORS,
             shared_bytes: self.info.shared_bytes,
         }
     }
@@ -338,6 +339,19 @@ fn function(
         )
     }
     .map_err(text)?;
+    if kernel.unit.starts_with("conv") {
+        // Two blocks of 98 KiB fit a multiprocessor only where all of its memory that may be shared
+        // is. A hint, which the driver may not take.
+        // SAFETY: as above.
+        unsafe {
+            result::function::set_function_attribute(
+                function,
+                A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                100,
+            )
+        }
+        .map_err(text)?;
+    }
     Ok(Function {
         handle: Handle(function),
         dynamic_bytes: dynamic as u32,

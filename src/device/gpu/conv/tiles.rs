@@ -1,0 +1,131 @@
+//! The tiles of the convolution kernels (`kernels/include/conv/tile.cuh`) and what they take: the
+//! one place of these numbers on this side.
+
+use super::super::MathMode;
+use super::super::driver::Ptr;
+use crate::device::{DType, View};
+
+/// Bytes of the reduction that a step takes (`STEP_BYTES` of tile.cuh).
+pub(super) const STEP_BYTES: usize = 128;
+/// What a block spends beside its steps, in steps: filling the pipeline, and carrying the product
+/// through shared memory to the map.
+const BLOCK_STEPS: usize = 2;
+
+/// How products are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Product {
+    Fp32,
+    Tf32,
+    Bf16,
+}
+
+impl Product {
+    /// For operands of `dtype`, which must be f32 or bf16.
+    pub(super) fn new(dtype: DType, math: MathMode) -> Option<Self> {
+        match (dtype, math) {
+            (DType::BF16, _) => Some(Self::Bf16),
+            (DType::F32, MathMode::Tf32) => Some(Self::Tf32),
+            (DType::F32, _) => Some(Self::Fp32),
+            _ => None,
+        }
+    }
+
+    /// Index in a table of kernels.
+    pub(super) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Elements of the reduction that a step takes.
+    pub(super) fn step(self) -> usize {
+        match self {
+            Self::Bf16 => STEP_BYTES / 2,
+            Self::Fp32 | Self::Tf32 => STEP_BYTES / 4,
+        }
+    }
+}
+
+/// Tile and way of loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// 128 × 128, 16-byte copies.
+    Large,
+    /// 64 × 64, 16-byte copies.
+    Small,
+    /// 64 × 64, any channel count and alignment.
+    Any,
+}
+
+impl Variant {
+    /// Side of the tile.
+    pub(super) fn side(self) -> usize {
+        match self {
+            Self::Large => 128,
+            Self::Small | Self::Any => 64,
+        }
+    }
+
+    /// Dynamic shared memory of a block (`Tile::SHARED_BYTES` of tile.cuh): three stages of A and
+    /// B, and 16 bytes a row.
+    pub(super) fn shared_bytes(self) -> usize {
+        self.side() * (3 * 2 * STEP_BYTES + 16)
+    }
+
+    /// Index in a table of kernels.
+    pub(super) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Blocks that a multiprocessor of sm_90 holds at once: what registers and shared memory allow
+    /// (a test compares with kernels/resources.tsv).
+    pub(super) fn resident(self, product: Product) -> usize {
+        match (self, product) {
+            (Self::Large, Product::Fp32) => 1,
+            (Self::Large, _) => 2,
+            (Self::Small | Self::Any, _) => 4,
+        }
+    }
+
+    /// Clocks that a multiprocessor spends on a step of one block while others hide its waits, on
+    /// tensor cores: the larger of products / 1300 a clock (bf16 `mma.sync` on an H100; half the
+    /// products at half the rate in tf32) and bytes through shared memory / 128 a clock (tile.cuh).
+    /// Large: 806 and 768. Small: 202 and 384. Only the ratio decides anything. Not measured.
+    fn step_clocks(self) -> usize {
+        match self {
+            Self::Large => 806,
+            Self::Small | Self::Any => 384,
+        }
+    }
+
+    /// Predicted clocks of `blocks` equal blocks of `steps` on `multiprocessors`: whole waves, then
+    /// a last one that is not full. There a block has fewer neighbours; between the two extremes,
+    /// that it runs no faster for it and that its multiprocessor's whole rate is shared by those
+    /// that are left, the mean is taken.
+    pub(super) fn clocks(
+        self,
+        product: Product,
+        multiprocessors: usize,
+        blocks: usize,
+        steps: usize,
+    ) -> usize {
+        let resident = self.resident(product);
+        let slots = multiprocessors * resident;
+        let (waves, left) = (blocks / slots, blocks % slots);
+        let last = match left {
+            0 => 0,
+            n => n.div_ceil(multiprocessors) + resident,
+        };
+        (2 * waves * resident + last) * (steps + BLOCK_STEPS) * self.step_clocks() / 2
+    }
+}
+
+/// Whether every pixel of a map starts, and its channels end, on a 16-byte boundary, given that the
+/// map itself starts on one.
+pub(super) fn shape_in_vectors(view: &View) -> bool {
+    let whole = |elements: usize| (elements * view.dtype.bytes()).is_multiple_of(16);
+    whole(view.ld) && whole(view.channels())
+}
+
+/// The same, and the map does start on one.
+pub(super) fn in_vectors(view: &View, ptr: Ptr) -> bool {
+    ptr.0.is_multiple_of(16) && shape_in_vectors(view)
+}
