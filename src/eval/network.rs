@@ -185,10 +185,6 @@ impl Batched {
     ) -> Result<Self> {
         let made = graph(cfg, &mut layout, weights.set, (images, size), Tail::Maps)?;
         let net = made.bind(device, weights.arena, size)?;
-        let [h, w] = size;
-        net.program.write(net.labels, &vec![0u8; images * h * w])?;
-        net.program
-            .write(net.sizes, &[h as u32, w as u32].repeat(images))?;
         Ok(Self { net, images, size })
     }
 
@@ -206,9 +202,14 @@ impl Batched {
                 self.images
             )));
         }
-        self.net.program.write(self.net.images, pixels)?;
-        self.net.program.run()?;
         let net = &self.net;
+        net.program.write(net.images, pixels)?;
+        // Every time: their memory is others' once they have been read.
+        net.program
+            .write(net.labels, &vec![0u8; self.images * h * w])?;
+        let sizes = [h as u32, w as u32].repeat(self.images);
+        net.program.write(net.sizes, &sizes)?;
+        net.program.run()?;
         Ok((net.result(0)?, net.result(1)?, net.result(2)?))
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::side::Side;
 use super::work::Variant;
@@ -95,7 +96,7 @@ impl Python {
     /// The interpreter at `path`, or of that name.
     ///
     /// # Errors
-    /// [`Error::Input`] when there is no such program.
+    /// [`Error::Input`] when there is no such program, or it is no Python.
     pub fn new(path: &Path) -> Result<Self> {
         let wrong = |problem: &str| {
             Err(Error::input(
@@ -108,33 +109,32 @@ impl Python {
         if path.is_dir() {
             return wrong("is a folder");
         }
-        // A bare name is looked for on the PATH when it is started.
+        // A bare name is looked for on the PATH.
         if path.components().count() > 1 && !path.exists() {
             return wrong("no such file");
         }
-        Ok(Self(path.to_path_buf()))
+        let said = Command::new(path).args(["-c", "print('python')"]).output();
+        match said {
+            Ok(said) if said.stdout.trim_ascii() == b"python" => Ok(Self(path.to_path_buf())),
+            Ok(_) => wrong("is no Python"),
+            Err(e) => wrong(&format!("cannot be started ({e})")),
+        }
     }
 
     /// Starts a variant of the peer.
     ///
     /// # Errors
-    /// [`Error::Input`] naming `--peer` when it is no Python, has no PyTorch, or one that does not
-    /// fit; [`Error::Side`] when the script fails otherwise.
+    /// [`Error::Input`] naming `--peer` when it has no PyTorch, or one that does not fit;
+    /// [`Error::Side`] when the script fails otherwise.
     pub fn start(&self, folder: &Folder, variant: &Variant, log: &str) -> Result<Side> {
         let mut args = vec![folder.file(variant.script).into_os_string()];
         args.extend(variant.args.iter().map(Into::into));
         let side = Side::start(&variant.name, &self.0, &args, folder.file(log));
-        side.map_err(|e| {
-            let at = format!("--peer {}", self.0.display());
-            match e {
-                Error::Input { problem, mend, .. } => Error::input(at, problem, mend),
-                Error::Io { source, .. } => Error::input(
-                    at,
-                    format!("cannot be started ({source})"),
-                    "give the path of a Python that has PyTorch",
-                ),
-                other => other,
+        side.map_err(|e| match e {
+            Error::Input { problem, mend, .. } => {
+                Error::input(format!("--peer {}", self.0.display()), problem, mend)
             }
+            other => other,
         })
     }
 }
