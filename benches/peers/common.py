@@ -106,15 +106,14 @@ def host_ms(function, count, args):
     return 1e3 * (time.perf_counter() - start) / count
 
 
-def event_ms(function, count):
-    """As `host_ms` by the GPU's clock."""
+def event_ms(function):
+    """Milliseconds of one call, by the GPU's clock."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    for _ in range(count):
-        function()
+    function()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / count
+    return start.elapsed_time(end)
 
 
 def about(args):

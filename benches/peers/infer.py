@@ -21,10 +21,10 @@ if args.device == "cuda":
     image = image.pin_memory()
 mean = torch.tensor([123.675, 116.28, 103.53], device=args.device)
 std = torch.tensor([58.395, 57.12, 57.375], device=args.device)
-# The engine's inference network has no representation head.
 net = Network(args.classes, args.encoder).eval().requires_grad_(False)
-del net.representation
 parameters = sum(p.numel() for p in net.parameters())
+# Inference has no use for it, in the engine neither.
+del net.representation
 if args.fold:
     net = fold_batch_norm(net)
 net = net.to(args.device, memory_format=args.layout)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 import common
-import settings
 from batches import Weak, cutmix
 from network import resize
 from step_good import Bank, Draw, anchor_gradient, masks, prototype, similarities
@@ -366,11 +365,10 @@ def partition(case):
     entropy = case.map(3, 0, 3)[:, 0]
     if case["variant"] != "Paper":
         raise NoPeer("no peer for the released code's partition")
-    if (case["low_rank"], case["high_rank"]) != (settings.LOW_RANK, settings.HIGH_RANK):
-        raise NoPeer("the peer knows the ranks 3 and 20 alone")
     gamma = torch.tensor(2.4, device=case.device)
     forward = case.compiled(masks)
-    return lambda: forward(logits, label, label_u, entropy, gamma, case["delta_p"])
+    ranks = case["low_rank"], case["high_rank"]
+    return lambda: forward(logits, label, label_u, entropy, gamma, case["delta_p"], *ranks)
 
 
 @operation("compact")
@@ -391,7 +389,8 @@ def features(case):
 
 def full_bank(case, capacities):
     """Rings of the mean capacity, all full."""
-    bank = Bank(len(capacities), sum(capacities) // len(capacities), case.device)
+    width = case.ins[0]["shape"][3]
+    bank = Bank(len(capacities), sum(capacities) // len(capacities), case.device, width)
     bank.rows.uniform_(-1, 1)
     bank.inv_norm = 1 / bank.rows.norm(dim=1)
     bank.held.fill_(bank.size)
@@ -412,15 +411,13 @@ def prototypes(case):
 
 def drawn(case, attributes):
     """What both directions of the contrastive loss begin with."""
-    sizes = (attributes["anchors"], attributes["negatives"], attributes["temperature"])
-    if sizes != (settings.ANCHORS, settings.NEGATIVES, settings.TEMPERATURE):
-        raise NoPeer("the peer knows 256 anchors, 50 negatives and temperature 0.5 alone")
     rep, mask = features(case), members(case, case.ins[1])
     bank = full_bank(case, attributes["capacities"])
     counts = mask.sum(0)
     c = (counts > 0).nonzero()[:, 0]
     positive = F.normalize(prototype(rep, mask, counts), dim=1)[c]
-    return lambda: Draw(rep, mask, counts, bank, c), positive, rep
+    each, against = attributes["anchors"], attributes["negatives"]
+    return lambda: Draw(rep, mask, counts, bank, c, each, against), positive, rep
 
 
 @operation("info_nce")
@@ -430,7 +427,7 @@ def info_nce(case):
 
     def call():
         z, negatives, inv_norm = draw().gather()
-        return -forward(z, positive, negatives, inv_norm)[..., 0].mean()
+        return -forward(z, positive, negatives, inv_norm, case["temperature"])[..., 0].mean()
 
     return call
 
@@ -441,13 +438,14 @@ def info_nce_backward(case):
     draw, positive, rep = drawn(case, attributes)
     draw = draw()
     z, negatives, inv_norm = draw.gather()
-    log_p = similarities(z, positive, negatives, inv_norm)
+    temperature = attributes["temperature"]
+    log_p = similarities(z, positive, negatives, inv_norm, temperature)
     share = 1 / log_p[..., 0].numel()
     gradient = case.compiled(anchor_gradient)
 
     def call():
         z, negatives, inv_norm = draw.gather()
-        d = gradient(log_p, z, positive, negatives, inv_norm, share)
+        d = gradient(log_p, z, positive, negatives, inv_norm, share, temperature)
         return torch.zeros_like(rep).index_add_(0, draw.pixel, d.view(-1, rep.shape[1]), alpha=weight)
 
     return case.finish(call)

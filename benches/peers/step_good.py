@@ -17,9 +17,9 @@ from network import Network, resize
 class Bank:
     """A ring of negatives per class: rows [C, Q, D] and what `push` needs to go on."""
 
-    def __init__(self, classes, size, device):
+    def __init__(self, classes, size, device, width=s.REP):
         self.size = size
-        self.rows = torch.zeros(classes * size, s.REP, device=device)
+        self.rows = torch.zeros(classes * size, width, device=device)
         self.inv_norm = torch.zeros(classes * size, device=device)
         self.next = torch.zeros(classes, dtype=torch.long, device=device)
         self.held = torch.zeros(classes, dtype=torch.long, device=device)
@@ -53,13 +53,13 @@ def cross_entropies(logits, label, kept):
     return supervised + weight * F.cross_entropy(full[n:], kept, ignore_index=IGNORE)
 
 
-def masks(logits, label, label_u, entropy, gamma, delta_p):
+def masks(logits, label, label_u, entropy, gamma, delta_p, low_rank=s.LOW_RANK, high_rank=s.HIGH_RANK):
     """Anchors and negatives, each [B·h·w, C]."""
     size, classes = logits.shape[2:], logits.shape[1]
     p = logits.float().softmax(1)
     # Low ranks are a top-k, and so are the last ones: no sort.
-    likely = torch.zeros_like(p, dtype=torch.bool).scatter_(1, p.topk(s.LOW_RANK, 1).indices, True)
-    last = p.topk(max(classes - s.HIGH_RANK, 0), 1, largest=False).indices
+    likely = torch.zeros_like(p, dtype=torch.bool).scatter_(1, p.topk(min(low_rank, classes), 1).indices, True)
+    last = p.topk(max(classes - high_rank, 0), 1, largest=False).indices
     unlikely = torch.zeros_like(likely).scatter_(1, last, True)
     c = torch.arange(classes, device=p.device).view(1, -1, 1, 1)
     y, y_u, h_u = (nearest(t, size)[:, None] for t in (label, label_u, entropy))
@@ -70,22 +70,22 @@ def masks(logits, label, label_u, entropy, gamma, delta_p):
     return rows(anchors), rows(torch.cat([other, unreliable]))
 
 
-def similarities(z, prototypes, negatives, inv_norm):
+def similarities(z, prototypes, negatives, inv_norm, temperature=s.TEMPERATURE):
     """log softmax [c, M, 1 + N] of the cosine similarities of anchors z [c, M, D] to their
     prototypes [c, D] and drawn negatives [c, M, N, D]."""
     unit = z / z.norm(dim=2, keepdim=True).clamp(min=1e-8)
     unlike = (negatives @ unit[..., None])[..., 0] * inv_norm
     like = unit @ prototypes[..., None]
-    return (torch.cat([like, unlike], 2) / s.TEMPERATURE).log_softmax(2)
+    return (torch.cat([like, unlike], 2) / temperature).log_softmax(2)
 
 
-def anchor_gradient(log_p, z, prototypes, negatives, inv_norm, share):
+def anchor_gradient(log_p, z, prototypes, negatives, inv_norm, share, temperature=s.TEMPERATURE):
     """Gradient of −share · Σ log_p[..., 0] to the anchors, by hand: autograd would keep a copy of
     every drawn negative, and cosine_similarity would write three more."""
     norm = z.norm(dim=2, keepdim=True).clamp(min=1e-8)
     unit = z / norm
-    d = log_p.exp() * (share / s.TEMPERATURE)
-    d_like = d[..., :1] - share / s.TEMPERATURE
+    d = log_p.exp() * (share / temperature)
+    d_like = d[..., :1] - share / temperature
     d_unit = ((d[..., 1:] * inv_norm)[:, :, None] @ negatives)[:, :, 0] + d_like * prototypes[:, None]
     return (d_unit - (d_unit * unit).sum(2, keepdim=True) * unit) / norm
 
@@ -93,16 +93,16 @@ def anchor_gradient(log_p, z, prototypes, negatives, inv_norm, share):
 class Draw:
     """Anchors and negatives of the classes c, drawn with replacement."""
 
-    def __init__(self, features, anchors, counts, bank, c):
+    def __init__(self, features, anchors, counts, bank, c, each=s.ANCHORS, against=s.NEGATIVES):
         # The k-th anchor of a class is where its running count reaches k.
         running = anchors.T[c].cumsum(1, dtype=torch.int32)
         count, held = counts[c, None].to(torch.int32), bank.held[c, None]
-        k = (torch.rand(len(c), s.ANCHORS, device=c.device) * count).to(torch.int32) + 1
+        k = (torch.rand(len(c), each, device=c.device) * count).to(torch.int32) + 1
         self.pixel = torch.searchsorted(running, torch.minimum(k, count)).view(-1)
-        slot = (torch.rand(len(c), s.ANCHORS * s.NEGATIVES, device=c.device) * held).long()
+        slot = (torch.rand(len(c), each * against, device=c.device) * held).long()
         self.slot = (c[:, None] * bank.size + torch.minimum(slot, held - 1)).view(-1)
         self.bank, self.features = bank, features
-        self.shape = (len(c), s.ANCHORS, s.NEGATIVES)
+        self.shape = (len(c), each, against)
 
     def gather(self):
         """z [c, M, D], negatives [c, M, N, D] and their inverse norms [c, M, N]."""
