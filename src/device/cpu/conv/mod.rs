@@ -29,7 +29,6 @@ use ::half::bf16;
 use super::super::{Call, DType, Op, View};
 use super::memory::Ctx;
 use super::moments::of_tiles;
-use super::rows::want_shape;
 use super::{mismatch, want};
 use crate::device::op::{ConvNorm, MOMENT_PIXELS, Window};
 use crate::error::{Error, Result};
@@ -227,24 +226,9 @@ pub(super) fn forward_norm(cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> 
 }
 
 fn forward_norm_on(isa: Isa, cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> {
-    let op = call.op.name();
-    let (&[x, w, gamma, beta, mean, var, ref rest @ ..], &[y]) = (&call.ins[..], &call.outs[..])
-    else {
-        return Err(Error::internal(format!("{op}: wrong number of operands")));
-    };
-    let (bias, residual) = match (norm.bias, rest) {
-        (false, []) => (None, None),
-        (false, [residual]) => (None, Some(residual)),
-        (true, [bias]) => (Some(bias), None),
-        (true, [bias, residual]) => (Some(bias), Some(residual)),
-        _ => return Err(Error::internal(format!("{op}: wrong number of operands"))),
-    };
-    if let Some(residual) = residual {
-        want_shape(call, residual, y.shape)?;
-    }
-    let vectors = [gamma, beta, mean, var];
-    let finish = Finish::new(cx, call, &vectors, residual, norm.eps, norm.relu)?;
-    product(isa, cx, call, norm.window, [&x, &w, &y], bias, Some(finish))
+    let (bias, finish) = Finish::of(cx, call, norm)?;
+    let operands = [&call.ins[0], &call.ins[1], &call.outs[0]];
+    product(isa, cx, call, norm.window, operands, bias, Some(finish))
 }
 
 /// [`crate::device::Op::ConvMoments`].
@@ -352,11 +336,13 @@ fn wgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// Bytes of workspace of [`forward`].
 pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    // Moments are taken without any.
+    let outs = &outs[..outs.len().min(1)];
     if half::applies(ins) {
         return half::workspace(&Op::Conv(w), ins, outs, threads);
     }
     match (ins, outs) {
-        ([x, weights, ..], [y, ..]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
+        ([x, weights, ..], [y]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
         _ => 0,
     }
 }

@@ -30,6 +30,7 @@ use half::bf16;
 use super::super::element::Element;
 use super::super::memory::Ctx;
 use super::super::{mismatch, want};
+use super::finish::Finish;
 use super::{check_shapes, geometry, isa, workspace as space};
 use crate::device::op::Window;
 use crate::device::{Call, DType, Op, View};
@@ -180,16 +181,30 @@ fn run_with<K: Kernel>(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
             }
             let plan = forward_plan(window, x, w, y);
             match half(y) {
-                true => product_to::<K, bf16>(cx, call, &plan, bias),
-                false => product_to::<K, f32>(cx, call, &plan, bias),
+                true => product_to::<K, bf16>(cx, call, &plan, bias, None),
+                false => product_to::<K, f32>(cx, call, &plan, bias, None),
+            }
+        }
+        (Op::ConvBatchNormEval(norm), [x, w, ..], [y]) => {
+            check_shapes("conv_batch_norm_eval", window, x, w, y)?;
+            want("conv_batch_norm_eval", w, DType::BF16)?;
+            let (bias, finish) = Finish::of(cx, call, *norm)?;
+            if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
+                let problem = "one bias per output channel";
+                return Err(mismatch("conv_batch_norm_eval", problem, bias));
+            }
+            let plan = forward_plan(window, x, w, y);
+            match half(y) {
+                true => product_to::<K, bf16>(cx, call, &plan, bias, Some(finish)),
+                false => product_to::<K, f32>(cx, call, &plan, bias, Some(finish)),
             }
         }
         (Op::ConvDgrad(_), [dy, w], [dx]) => {
             check_shapes("conv_dgrad", window, dx, w, dy)?;
             let plan = dgrad_plan(window, dy, w, dx);
             match half(dx) {
-                true => product_to::<K, bf16>(cx, call, &plan, None),
-                false => product_to::<K, f32>(cx, call, &plan, None),
+                true => product_to::<K, bf16>(cx, call, &plan, None, None),
+                false => product_to::<K, f32>(cx, call, &plan, None, None),
             }
         }
         (Op::ConvWgrad(_), [x, dy], [dw, dbias @ ..]) => {
@@ -209,6 +224,7 @@ fn product_to<K: Kernel, T: Element>(
     call: &Call,
     plan: &product::Plan,
     bias: Option<&View>,
+    finish: Option<Finish>,
 ) -> Result<()> {
     let y = &call.outs[0];
     if y.elements() == 0 {
@@ -220,6 +236,7 @@ fn product_to<K: Kernel, T: Element>(
         data: cx.map_mut::<T>(y)?,
         ld: y.ld,
         accumulate: call.accumulates(0),
+        finish,
     };
     let src = Half::new(cx, &call.ins[0])?;
     plan.run::<K, T>(src, cx.map(&call.ins[1])?, bias, target, workspace);
@@ -245,6 +262,7 @@ fn wgrad_to<K: Kernel>(
         data: cx.f32_mut(dw)?,
         ld: dw.ld,
         accumulate: call.accumulates(0),
+        finish: None,
     };
     plan.run::<K>(Half::new(cx, x)?, map, target, workspace);
     Ok(())

@@ -13,6 +13,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::super::super::element::Element;
+use super::super::finish::Finish;
 use super::super::geometry::{Geometry, NONE};
 use super::super::shared::{Scratch, Shared};
 use super::kernel::{Block, COLUMNS, Kernel, MAX_STRETCH, Run};
@@ -54,6 +55,8 @@ pub(super) struct Target<'a, T> {
     pub ld: usize,
     /// Add to the map instead of overwriting it.
     pub accumulate: bool,
+    /// What is done to a pixel's sums before they are rounded.
+    pub finish: Option<Finish<'a>>,
 }
 
 /// What the tasks of a call share.
@@ -66,6 +69,7 @@ struct Job<'a, T> {
     /// Packed.
     weights: &'a [bf16],
     bias: Option<&'a [f32]>,
+    finish: Option<Finish<'a>>,
 }
 
 /// One thread's memory.
@@ -167,6 +171,7 @@ impl Plan {
             accumulate: dst.accumulate,
             weights: packed,
             bias,
+            finish: dst.finish,
         };
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.geometry.pixels().div_ceil(self.pixels);
@@ -261,7 +266,14 @@ impl<T: Element> Job<'_, T> {
             // SAFETY: the pixel's columns are this task's alone.
             let row = unsafe { self.dst.slice(start, columns.len()) };
             let bias = self.bias.map(|bias| &bias[columns.clone()]);
-            finish(&mut sums[..columns.len()], bias, row, self.accumulate);
+            let sums = &mut sums[..columns.len()];
+            for (sum, bias) in sums.iter_mut().zip(bias.unwrap_or(&[])) {
+                *sum += bias;
+            }
+            if let Some(finish) = &self.finish {
+                finish.row(to as usize, columns.start, sums);
+            }
+            store(sums, row, self.accumulate);
         }
     }
 
@@ -356,16 +368,13 @@ impl Part<'_> {
     }
 }
 
-/// Finishes a row of sums: bias, what is there already, one rounding.
+/// Stores a row of sums, rounded once, or adds it to what is there already.
 #[inline(always)]
-fn finish<T: Element>(sums: &mut [f32], bias: Option<&[f32]>, row: &mut [T], accumulate: bool) {
-    for (sum, bias) in sums.iter_mut().zip(bias.unwrap_or(&[])) {
-        *sum += bias;
-    }
+fn store<T: Element>(sums: &[f32], row: &mut [T], accumulate: bool) {
     if accumulate {
         let mut scratch = [0.0; MAX_COLUMNS];
         T::update(row, &mut scratch, |row| {
-            row.iter_mut().zip(&*sums).for_each(|(y, sum)| *y += sum);
+            row.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
         });
     } else {
         T::write(sums, row);
