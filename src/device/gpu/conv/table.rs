@@ -222,3 +222,20 @@ fn conv_plans_are_those_of_the_table() {
     let recorded = std::fs::read_to_string(path).unwrap_or_default();
     assert!(recorded == text, "the plans changed; {MEND}\n{text}");
 }
+
+/// The shares that the model of one tile a multiprocessor gives: 33 800 rows × 256 columns are 530
+/// tiles in five waves of 132, of which the fifth is two tiles.
+#[test]
+fn quantisation_is_that_of_whole_waves() {
+    let share = |rows, columns| {
+        let extent = Extent {
+            rows,
+            columns,
+            steps: 1,
+        };
+        (100.0 * quantisation(extent, 128)).round()
+    };
+    assert_eq!(share(8 * 65 * 65, 256), 80.0);
+    assert_eq!(share(4 * 65 * 65, 256), 67.0);
+    assert_eq!(share(8 * 65 * 65, 2048), 97.0);
+}
