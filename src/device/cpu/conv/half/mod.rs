@@ -154,6 +154,9 @@ pub(super) fn run(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 }
 
 fn run_on(path: Path, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    for view in call.ins.iter().take(2) {
+        want(call.op.name(), view, DType::BF16)?;
+    }
     match path {
         Path::Widened => widen::run(cx, call, window),
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -173,7 +176,6 @@ fn run_with<K: Kernel>(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
     match (&call.op, &call.ins[..], &call.outs[..]) {
         (Op::Conv(_), [x, w, bias @ ..], [y]) if bias.len() < 2 => {
             check_shapes("conv", window, x, w, y)?;
-            want("conv", w, DType::BF16)?;
             let bias = bias.first();
             if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
                 return Err(mismatch("conv", "one bias per output channel", bias));
