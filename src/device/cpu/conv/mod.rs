@@ -153,6 +153,36 @@ impl Plan {
     }
 }
 
+/// The way of the weight gradient that costs less for the shapes at hand.
+enum WgradPlan {
+    Direct(wgrad::Plan),
+    Tiles(winograd::wgrad::Plan),
+}
+
+impl WgradPlan {
+    fn new(isa: Isa, geometry: Geometry, channels: usize, outputs: usize) -> Self {
+        match winograd::wgrad::Plan::new(isa, &geometry, channels, outputs) {
+            Some(plan) => WgradPlan::Tiles(plan),
+            None => WgradPlan::Direct(wgrad::Plan::new(isa, geometry, channels, outputs)),
+        }
+    }
+
+    /// Elements of workspace.
+    fn workspace(&self, threads: usize) -> usize {
+        match self {
+            WgradPlan::Direct(plan) => plan.workspace(threads),
+            WgradPlan::Tiles(plan) => plan.workspace(threads),
+        }
+    }
+
+    fn run(&self, x: Map, dy: Map, dw: Target, workspace: &mut [f32]) {
+        match self {
+            WgradPlan::Direct(plan) => plan.run(x, dy, dw, workspace),
+            WgradPlan::Tiles(plan) => plan.run(x, dy, dw, workspace),
+        }
+    }
+}
+
 fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> Plan {
     let kernel = [w.shape[1], w.shape[2]];
     let geometry = geometry(window, x, kernel, y, false);
@@ -165,10 +195,10 @@ fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> Plan 
     Plan::new(isa, geometry, w.shape[0], w.shape[3])
 }
 
-fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad::Plan {
+fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> WgradPlan {
     let kernel = [dw.shape[1], dw.shape[2]];
     let geometry = geometry(window, x, kernel, dy, false);
-    wgrad::Plan::new(isa, geometry, dw.shape[3], dw.shape[0])
+    WgradPlan::new(isa, geometry, dw.shape[3], dw.shape[0])
 }
 
 /// [`crate::device::Op::Conv`].
