@@ -4,113 +4,80 @@
 //! Whatever computes a convolution calls [`Finish::row`] once on every stretch of a pixel's
 //! channels, when the sums in it are whole and still in cache.
 
-use half::bf16;
-
-use super::super::element::widen;
+use super::super::element::{BLOCK, Element};
 use super::super::elementwise::rectify;
 use super::super::memory::Ctx;
-use super::super::rows::{want_shape, want_vector};
+use super::super::rows::want_vector;
 use super::super::simd::vectorised;
-use crate::device::op::ConvNorm;
 use crate::device::{Call, DType, View};
-use crate::error::{Error, Result};
-
-/// Channels of a bf16 residual that are widened at a time.
-const BLOCK: usize = 256;
-
-/// A map that is added.
-#[derive(Clone, Copy)]
-enum Residual<'a> {
-    F32(&'a [f32]),
-    BF16(&'a [bf16]),
-}
+use crate::error::Result;
 
 /// The tail of a fused convolution.
-pub(super) struct Finish<'a> {
+pub(super) struct Finish<'a, T = f32> {
     mean: &'a [f32],
     scale: Vec<f32>,
     beta: &'a [f32],
-    /// And the distance between its pixels.
-    residual: Option<(Residual<'a>, usize)>,
+    /// Elements, and from a pixel to the next.
+    residual: Option<(&'a [T], usize)>,
     relu: bool,
 }
 
-impl<'a> Finish<'a> {
-    /// Of a [`crate::device::Op::ConvBatchNormEval`], beside the convolution's bias.
-    pub(super) fn of<'c>(
+impl<'a, T: Element> Finish<'a, T> {
+    /// From `[gamma, beta, running mean, running variance]` and the residual.
+    pub(super) fn new(
         cx: &'a Ctx,
-        call: &'c Call,
-        norm: ConvNorm,
-    ) -> Result<(Option<&'c View>, Self)> {
-        let wrong = || Error::internal("conv_batch_norm_eval: wrong number of operands");
-        let ([_, _, gamma, beta, mean, var, rest @ ..], [y]) = (&call.ins[..], &call.outs[..])
-        else {
-            return Err(wrong());
-        };
-        let (bias, residual) = match (norm.bias, rest) {
-            (false, []) => (None, None),
-            (false, [residual]) => (None, Some(residual)),
-            (true, [bias]) => (Some(bias), None),
-            (true, [bias, residual]) => (Some(bias), Some(residual)),
-            _ => return Err(wrong()),
-        };
-        for vector in [gamma, beta, mean, var] {
-            want_vector(call, vector, y.channels())?;
+        call: &Call,
+        vectors: &[View; 4],
+        residual: Option<&View>,
+        eps: f32,
+        relu: bool,
+    ) -> Result<Self> {
+        for vector in vectors {
+            want_vector(call, vector, call.outs[0].channels())?;
         }
+        let [gamma, beta, mean, var] = vectors;
         let residual = match residual {
-            Some(view) => {
-                want_shape(call, view, y.shape)?;
-                let residual = match view.dtype {
-                    DType::BF16 => Residual::BF16(cx.map(view)?),
-                    _ => Residual::F32(cx.f32(view)?),
-                };
-                Some((residual, view.ld))
-            }
+            Some(view) => Some((cx.map(view)?, view.ld)),
             None => None,
         };
         // As batch_norm_eval has it, rounding by rounding.
         let scale = (cx.f32(gamma)?.iter().zip(cx.f32(var)?))
-            .map(|(gamma, var)| gamma * (1.0 / (var + norm.eps).sqrt()))
+            .map(|(gamma, var)| gamma * (1.0 / (var + eps).sqrt()))
             .collect();
-        let finish = Self {
+        Ok(Self {
             mean: cx.f32(mean)?,
             scale,
             beta: cx.f32(beta)?,
             residual,
-            relu: norm.relu,
-        };
-        Ok((bias, finish))
+            relu,
+        })
     }
 
     /// Finishes channels `first ..` of pixel `pixel` of the result.
     #[inline]
     pub(super) fn row(&self, pixel: usize, first: usize, row: &mut [f32]) {
-        match self.residual {
-            None => self.part(first, row, None),
-            Some((Residual::F32(data), ld)) => {
-                self.part(first, row, Some(&data[pixel * ld + first..]));
-            }
-            Some((Residual::BF16(data), ld)) => {
-                let mut wide = [0.0; BLOCK];
-                for (i, row) in row.chunks_mut(BLOCK).enumerate() {
-                    let first = first + i * BLOCK;
-                    let wide = &mut wide[..row.len()];
-                    widen(&data[pixel * ld + first..][..row.len()], wide);
-                    self.part(first, row, Some(wide));
-                }
-            }
-        }
-    }
-
-    #[inline]
-    fn part(&self, first: usize, row: &mut [f32], residual: Option<&[f32]>) {
         let channels = first..first + row.len();
         let affine = [
             &self.mean[channels.clone()],
             &self.scale[channels.clone()],
             &self.beta[channels],
         ];
-        finish(row, affine, residual, self.relu);
+        let Some((data, ld)) = self.residual else {
+            return finish(row, affine, None, self.relu);
+        };
+        let residual = &data[pixel * ld + first..][..row.len()];
+        if T::DTYPE == DType::F32 {
+            return finish(row, affine, Some(T::read(residual, &mut [])), self.relu);
+        }
+        let mut scratch = [0.0; BLOCK];
+        for (i, (row, residual)) in (row.chunks_mut(BLOCK))
+            .zip(residual.chunks(BLOCK))
+            .enumerate()
+        {
+            let affine = affine.map(|a| &a[i * BLOCK..][..row.len()]);
+            let residual = T::read(residual, &mut scratch);
+            finish(row, affine, Some(residual), self.relu);
+        }
     }
 }
 

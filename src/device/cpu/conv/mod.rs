@@ -27,8 +27,10 @@ use std::sync::LazyLock;
 use ::half::bf16;
 
 use super::super::{Call, DType, Op, View};
+use super::element::Element;
 use super::memory::Ctx;
 use super::moments::of_tiles;
+use super::rows::want_shape;
 use super::{mismatch, want};
 use crate::device::op::{ConvNorm, MOMENT_PIXELS, Window};
 use crate::error::{Error, Result};
@@ -226,9 +228,35 @@ pub(super) fn forward_norm(cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> 
 }
 
 fn forward_norm_on(isa: Isa, cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> {
-    let (bias, finish) = Finish::of(cx, call, norm)?;
-    let operands = [&call.ins[0], &call.ins[1], &call.outs[0]];
-    product(isa, cx, call, norm.window, operands, bias, Some(finish))
+    let ([x, w, y], bias, finish) = norm_operands(cx, call, norm)?;
+    product(isa, cx, call, norm.window, [&x, &w, &y], bias, Some(finish))
+}
+
+/// Of [`crate::device::Op::ConvBatchNormEval`]: x, w and y, the bias, and what finishes a row,
+/// with a residual of `T`.
+fn norm_operands<'a, T: Element>(
+    cx: &'a Ctx,
+    call: &'a Call,
+    norm: ConvNorm,
+) -> Result<([View; 3], Option<&'a View>, Finish<'a, T>)> {
+    let op = call.op.name();
+    let (&[x, w, gamma, beta, mean, var, ref rest @ ..], &[y]) = (&call.ins[..], &call.outs[..])
+    else {
+        return Err(Error::internal(format!("{op}: wrong number of operands")));
+    };
+    let (bias, residual) = match (norm.bias, rest) {
+        (false, []) => (None, None),
+        (false, [residual]) => (None, Some(residual)),
+        (true, [bias]) => (Some(bias), None),
+        (true, [bias, residual]) => (Some(bias), Some(residual)),
+        _ => return Err(Error::internal(format!("{op}: wrong number of operands"))),
+    };
+    if let Some(residual) = residual {
+        want_shape(call, residual, y.shape)?;
+    }
+    let vectors = [gamma, beta, mean, var];
+    let finish = Finish::new(cx, call, &vectors, residual, norm.eps, norm.relu)?;
+    Ok(([x, w, y], bias, finish))
 }
 
 /// [`crate::device::Op::ConvMoments`].

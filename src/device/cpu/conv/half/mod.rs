@@ -31,7 +31,7 @@ use super::super::element::Element;
 use super::super::memory::Ctx;
 use super::super::{mismatch, want};
 use super::finish::Finish;
-use super::{check_shapes, geometry, isa, workspace as space};
+use super::{check_shapes, geometry, isa, norm_operands, workspace as space};
 use crate::device::op::Window;
 use crate::device::{Call, DType, Op, View};
 use crate::error::{Error, Result};
@@ -125,7 +125,9 @@ fn workspace_on(path: Path, op: &Op, ins: &[View], outs: &[View], threads: usize
         return widen::workspace(op, ins, outs, threads);
     }
     match (op, ins, outs) {
-        (Op::Conv(w), [x, weights, ..], [y]) => forward_plan(*w, x, weights, y).workspace(threads),
+        (Op::Conv(w), [x, weights, ..], [y, ..]) => {
+            forward_plan(*w, x, weights, y).workspace(threads)
+        }
         (Op::ConvDgrad(w), [dy, weights], [dx]) => {
             dgrad_plan(*w, dy, weights, dx).workspace(threads)
         }
@@ -155,6 +157,9 @@ pub(super) fn run(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 }
 
 fn run_on(path: Path, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    for view in call.ins.iter().take(2) {
+        want(call.op.name(), view, DType::BF16)?;
+    }
     match path {
         Path::Widened => widen::run(cx, call, window),
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -173,32 +178,22 @@ fn run_with<K: Kernel>(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
     let half = |y: &View| y.dtype == DType::BF16;
     match (&call.op, &call.ins[..], &call.outs[..]) {
         (Op::Conv(_), [x, w, bias @ ..], [y]) if bias.len() < 2 => {
-            check_shapes("conv", window, x, w, y)?;
-            want("conv", w, DType::BF16)?;
-            let bias = bias.first();
-            if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
-                return Err(mismatch("conv", "one bias per output channel", bias));
-            }
-            let plan = forward_plan(window, x, w, y);
+            let (maps, bias) = ([x, w, y], bias.first());
             match half(y) {
-                true => product_to::<K, bf16>(cx, call, &plan, bias, None),
-                false => product_to::<K, f32>(cx, call, &plan, bias, None),
+                true => forward_to::<K, bf16>(cx, call, window, maps, bias, None),
+                false => forward_to::<K, f32>(cx, call, window, maps, bias, None),
             }
         }
-        (Op::ConvBatchNormEval(norm), [x, w, ..], [y]) => {
-            check_shapes("conv_batch_norm_eval", window, x, w, y)?;
-            want("conv_batch_norm_eval", w, DType::BF16)?;
-            let (bias, finish) = Finish::of(cx, call, *norm)?;
-            if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
-                let problem = "one bias per output channel";
-                return Err(mismatch("conv_batch_norm_eval", problem, bias));
+        (&Op::ConvBatchNormEval(norm), _, [y]) => match half(y) {
+            true => {
+                let (maps, bias, finish) = norm_operands(cx, call, norm)?;
+                forward_to::<K, bf16>(cx, call, window, maps.each_ref(), bias, Some(finish))
             }
-            let plan = forward_plan(window, x, w, y);
-            match half(y) {
-                true => product_to::<K, bf16>(cx, call, &plan, bias, Some(finish)),
-                false => product_to::<K, f32>(cx, call, &plan, bias, Some(finish)),
+            false => {
+                let (maps, bias, finish) = norm_operands(cx, call, norm)?;
+                forward_to::<K, f32>(cx, call, window, maps.each_ref(), bias, Some(finish))
             }
-        }
+        },
         (Op::ConvDgrad(_), [dy, w], [dx]) => {
             check_shapes("conv_dgrad", window, dx, w, dy)?;
             let plan = dgrad_plan(window, dy, w, dx);
@@ -218,13 +213,30 @@ fn run_with<K: Kernel>(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
     }
 }
 
+/// The convolution, finished where there is something to finish, to a map of `T`.
+fn forward_to<K: Kernel, T: Element>(
+    cx: &Ctx,
+    call: &Call,
+    window: Window,
+    [x, w, y]: [&View; 3],
+    bias: Option<&View>,
+    finish: Option<Finish<T>>,
+) -> Result<()> {
+    let op = call.op.name();
+    check_shapes(op, window, x, w, y)?;
+    if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
+        return Err(mismatch(op, "one bias per output channel", bias));
+    }
+    product_to::<K, T>(cx, call, &forward_plan(window, x, w, y), bias, finish)
+}
+
 /// The convolution or its data gradient, to a map of `T`.
 fn product_to<K: Kernel, T: Element>(
     cx: &Ctx,
     call: &Call,
     plan: &product::Plan,
     bias: Option<&View>,
-    finish: Option<Finish>,
+    finish: Option<Finish<T>>,
 ) -> Result<()> {
     let y = &call.outs[0];
     if y.elements() == 0 {

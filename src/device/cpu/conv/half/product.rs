@@ -55,8 +55,8 @@ pub(super) struct Target<'a, T> {
     pub ld: usize,
     /// Add to the map instead of overwriting it.
     pub accumulate: bool,
-    /// What is done to a pixel's sums before they are rounded.
-    pub finish: Option<Finish<'a>>,
+    /// What becomes of a row of sums before it is written.
+    pub finish: Option<Finish<'a, T>>,
 }
 
 /// What the tasks of a call share.
@@ -69,7 +69,7 @@ struct Job<'a, T> {
     /// Packed.
     weights: &'a [bf16],
     bias: Option<&'a [f32]>,
-    finish: Option<Finish<'a>>,
+    finish: Option<Finish<'a, T>>,
 }
 
 /// One thread's memory.
@@ -265,15 +265,28 @@ impl<T: Element> Job<'_, T> {
             let start = to as usize * self.dst_ld + columns.start;
             // SAFETY: the pixel's columns are this task's alone.
             let row = unsafe { self.dst.slice(start, columns.len()) };
-            let bias = self.bias.map(|bias| &bias[columns.clone()]);
-            let sums = &mut sums[..columns.len()];
-            for (sum, bias) in sums.iter_mut().zip(bias.unwrap_or(&[])) {
-                *sum += bias;
-            }
-            if let Some(finish) = &self.finish {
-                finish.row(to as usize, columns.start, sums);
-            }
-            store(sums, row, self.accumulate);
+            self.finish(to as usize, columns.start, &mut sums[..row.len()], row);
+        }
+    }
+
+    /// Finishes a row of sums, channels `first ..` of a pixel: bias, batch norm, residual and
+    /// ReLU, what is there already, one rounding.
+    #[inline(always)]
+    fn finish(&self, pixel: usize, first: usize, sums: &mut [f32], row: &mut [T]) {
+        if let Some(bias) = self.bias {
+            let bias = &bias[first..][..sums.len()];
+            sums.iter_mut().zip(bias).for_each(|(sum, b)| *sum += b);
+        }
+        if let Some(finish) = &self.finish {
+            finish.row(pixel, first, sums);
+        }
+        if self.accumulate {
+            let mut scratch = [0.0; MAX_COLUMNS];
+            T::update(row, &mut scratch, |row| {
+                row.iter_mut().zip(&*sums).for_each(|(y, sum)| *y += sum);
+            });
+        } else {
+            T::write(sums, row);
         }
     }
 
@@ -365,18 +378,5 @@ impl Part<'_> {
     fn row(&self, i: usize, at: usize, count: usize, line: Option<&[bf16]>, a: &mut [bf16]) {
         let to = &mut a[(at * self.side + i / SIDE) * TILE..];
         pack::row(line, i % SIDE, self.side * TILE, to, count);
-    }
-}
-
-/// Stores a row of sums, rounded once, or adds it to what is there already.
-#[inline(always)]
-fn store<T: Element>(sums: &[f32], row: &mut [T], accumulate: bool) {
-    if accumulate {
-        let mut scratch = [0.0; MAX_COLUMNS];
-        T::update(row, &mut scratch, |row| {
-            row.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
-        });
-    } else {
-        T::write(sums, row);
     }
 }
