@@ -5,7 +5,7 @@
 //! is measured:
 //!
 //! - `U2PL_BENCH_DEVICE`: `cpu` (default) or `cuda`;
-//! - `U2PL_BENCH_PRECISION`: `fp32` (default), and on a GPU `tf32` or `bf16`;
+//! - `U2PL_BENCH_PRECISION`: `fp32` (default), `bf16`, and on a GPU `tf32`;
 //! - `U2PL_BENCH_RECIPE`: `voc`, `cityscapes`, `small` or `tiny`. Default: small on the CPU, voc on
 //!   a GPU.
 
@@ -17,6 +17,7 @@ use criterion::{Criterion, Throughput};
 use u2pl_engine::bench::{Prepared, Recipe, Timer, table};
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
+use u2pl_engine::device::gpu::MathMode;
 
 /// Nanoseconds of a device's clock. Benches hand them in with `iter_custom`; what criterion times
 /// itself is the host's.
@@ -89,35 +90,31 @@ fn setting(name: &str, usual: &str) -> String {
 
 /// The device that the environment asks for.
 fn device() -> Result<Arc<dyn Device>, String> {
-    let (name, precision) = (
-        setting("U2PL_BENCH_DEVICE", "cpu"),
-        setting("U2PL_BENCH_PRECISION", "fp32"),
-    );
-    match name.as_str() {
-        "cpu" if precision == "fp32" => {
-            let device = CpuDevice::new(0).map_err(|e| e.to_string())?;
+    let name = setting("U2PL_BENCH_DEVICE", "cpu");
+    let precision = setting("U2PL_BENCH_PRECISION", "fp32");
+    let math = MathMode::ALL.into_iter().find(|m| m.name() == precision);
+    match (name.as_str(), math) {
+        ("cpu", Some(math)) if math != MathMode::Tf32 => {
+            let device = CpuDevice::with_precision(0, math).map_err(|e| e.to_string())?;
             Ok(Arc::new(device))
         }
-        "cuda" => cuda(&precision),
+        ("cuda", Some(math)) => cuda(math),
         _ => Err(format!(
-            "U2PL_BENCH_DEVICE={name}, U2PL_BENCH_PRECISION={precision}: use cpu with fp32, or cuda"
+            "U2PL_BENCH_DEVICE={name}, U2PL_BENCH_PRECISION={precision}: use cpu with fp32 or \
+             bf16, or cuda with fp32, tf32 or bf16"
         )),
     }
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(precision: &str) -> Result<Arc<dyn Device>, String> {
-    use u2pl_engine::device::gpu::{GpuDevice, MathMode};
-    let known = MathMode::ALL.into_iter().find(|m| m.name() == precision);
-    let math = known.ok_or(format!(
-        "U2PL_BENCH_PRECISION={precision}: use fp32, tf32 or bf16"
-    ))?;
+fn cuda(math: MathMode) -> Result<Arc<dyn Device>, String> {
+    use u2pl_engine::device::gpu::GpuDevice;
     let device = GpuDevice::cuda(0, math).map_err(|e| e.to_string())?;
     Ok(Arc::new(device))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: &str) -> Result<Arc<dyn Device>, String> {
+fn cuda(_: MathMode) -> Result<Arc<dyn Device>, String> {
     Err("U2PL_BENCH_DEVICE=cuda: this build has no cuda device".into())
 }
 
@@ -157,6 +154,11 @@ fn benches(criterion: &mut Criterion<DeviceTime>, device: &Arc<dyn Device>) -> R
 }
 
 fn main() {
+    if !std::env::args().any(|arg| arg == "--bench") {
+        // `cargo test --all-targets` runs bench binaries too; minutes of timing are no test.
+        println!("measures only under `cargo bench --bench ops`");
+        return;
+    }
     let device = device().unwrap_or_else(|problem| {
         eprintln!("error: {problem}");
         std::process::exit(2);

@@ -6,6 +6,9 @@
 //                  that read (iy,ix) through tap (r,s): one launch per residue of (iy,ix) modulo
 //                  the stride, each a dense convolution of its own (include/conv/geometry.cuh)
 //
+// The forward pass may end in batch norm, residual and ReLU (conv_batch_norm_eval), or leave the
+// moments of every 64 rows beside y (conv_moments): include/conv/epilogue.cuh.
+//
 // Never materialised: patches of x (im2col), transposed weights, a dilated or padded dy.
 //
 //              columns: channels of dst                A block makes one tile: it walks the taps

@@ -28,13 +28,17 @@
 // with a deviation of 1 keeps its digits), eight pixels at a time: their mean and squared
 // deviations from it, merged into the thread's by Chan's formula. Never E[x^2] - E[x]^2.
 //
-// Workspace, floats: train {mean, squares}[C][splits], first[C];
+// merge: a convolution left mean and squared deviations of every 64 pixels (include/conv/
+// epilogue.cuh); 64 such tiles at a time, then the chunks, by Chan's formula in f64.
+//
+// Workspace, floats: train {mean, squares}[C][splits], first[C]; merge {mean, squares}[C][splits];
 // backward {sum dy', sum dy'(x-mean)}[C][splits], {sum dy' / n, slope}[C].
 //
-// Bytes: train 2 reads + 1 write of the map (+ 1 read with a residual), backward 2 x 3 reads + 1
+// Bytes: train 2 reads + 1 write of the map (+ 1 read with a residual); merge 1 read + 1 write, the
+// least there is (+ 1 read with a residual), and the moments, 1/16 of a bf16 map; eval 1 + 1; backward 2 x 3 reads + 1
 // write (2 with a residual). VOC shape, one 65x65x2048 map of 8 images in bf16: 138 MB a pass.
 // Measured: not measured on a GPU.
-// Tolerance against src/device/cpu/norm.rs: eval bit for bit; train and backward 1e-5 of the
+// Tolerance against src/device/cpu/norm.rs: eval bit for bit; train, merge and backward 1e-5 of the
 // terms summed (another order of summing); one rounding to bf16 (2^-8 relative) where the maps are.
 #include "include/planes.cuh"
 

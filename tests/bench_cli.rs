@@ -195,6 +195,36 @@ fn floors_add_up_and_take_a_profile() {
     let bytes = sgd["least_bytes"].as_f64().unwrap();
     assert_eq!(sgd["floor_ms"].as_f64().unwrap(), 1e3 * (bytes / 10e9));
 
+    // One step on labels, profiled.
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/tiny.yaml");
+    let train = [
+        "train",
+        "--config",
+        config,
+        "--max-iters",
+        "1",
+        "--profile",
+        "--out",
+        "run",
+    ];
+    let (code, _, err) = run_in(dir.path(), &train);
+    assert_eq!(code, 0, "{err}");
+    let args = [
+        "plan",
+        "--config",
+        config,
+        "--floor",
+        "--json",
+        "-",
+        "--measured",
+    ];
+    let (code, out, err) = run_in(dir.path(), &[&args[..], &["run/profile.json"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let plan: Value = serde_json::from_str(&out).unwrap();
+    let measured = |i: usize| &plan["steps"][i]["total"]["measured_ms"];
+    assert!(measured(0).as_f64().unwrap() > 0.0);
+    assert_eq!(*measured(1), Value::Null);
+
     // A profile of one call is of no step.
     let call = json!({"op": "conv", "layer": "conv1", "ms": 1.0});
     let path = dir.path().join("profile.json");

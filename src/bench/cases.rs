@@ -10,6 +10,7 @@ use super::names;
 use super::recipes::Recipe;
 use crate::Result;
 use crate::config::Config;
+use crate::device::op::MOMENT_PIXELS;
 use crate::device::{ArenaId, Cost, DType, Device, Op, Shape, View, elements};
 use crate::eval::inference_graph;
 use crate::graph::Graph;
@@ -117,6 +118,7 @@ impl Case {
     pub fn on_images(&self, images: usize) -> Option<Case> {
         let maps: fn(usize, bool) -> bool = match self.op {
             Op::Conv(_) | Op::ConvDgrad(_) => |i, input| !input || i == 0,
+            Op::ConvMoments(_) => |i, _| i == 0,
             Op::ConvBatchNormEval(_) => |i, input| !input || i == 0 || i > 5,
             Op::ConvWgrad(_) => |_, input| input,
             Op::BatchNorm { .. } | Op::BatchNormEval { .. } | Op::BatchNormBackward { .. } => {
@@ -140,6 +142,10 @@ impl Case {
             if maps(i, false) && operand.shape[0] == from {
                 operand.shape[0] = images;
             }
+        }
+        if let Op::ConvMoments(_) = case.op {
+            let [n, h, w, _] = case.outs[0].shape;
+            case.outs[1].shape[2] = (n * h * w).div_ceil(MOMENT_PIXELS);
         }
         case.reduced = Some([images, from]);
         Some(case)

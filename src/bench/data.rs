@@ -171,8 +171,8 @@ impl Source {
             }
             Op::LabelConfusion { ignore } => {
                 let classes = case.outs[0].shape[3];
-                for i in 0..2 {
-                    ins[i] = self.labels(&case.ins[i], classes, *ignore);
+                for (bytes, operand) in ins.iter_mut().zip(&case.ins) {
+                    *bytes = self.labels(operand, classes, *ignore);
                 }
             }
             Op::AddScores { .. } => {

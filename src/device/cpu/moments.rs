@@ -86,3 +86,42 @@ pub(super) fn merged(tiles: &[f32], pixels: usize, channels: usize) -> (Vec<f64>
     }
     (mean, squares)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::noise;
+    use super::*;
+    use crate::device::{ArenaId, DType};
+
+    /// Mean 1000, deviation 1, a last tile of 37 pixels: E[x²] − E[x]² in f32 would have no digit.
+    #[test]
+    fn a_large_mean_keeps_the_variance() {
+        const PIXELS: usize = 70 * MOMENT_PIXELS + 37;
+        const CHANNELS: usize = 3;
+        let x: Vec<f32> = (noise(PIXELS * CHANNELS, 5).iter())
+            .map(|v| 1000.0 + 3f32.sqrt() * v)
+            .collect();
+        let view = View::dense(ArenaId(0), 0, [1, 1, PIXELS, CHANNELS], DType::F32);
+        let mut tiles = vec![f32::NAN; PIXELS.div_ceil(MOMENT_PIXELS) * 2 * CHANNELS];
+        of_tiles(&x, &view, &mut tiles);
+        let (mean, squares) = merged(&tiles, PIXELS, CHANNELS);
+        for c in 0..CHANNELS {
+            let values = || x.iter().skip(c).step_by(CHANNELS).map(|&v| f64::from(v));
+            let want = values().sum::<f64>() / PIXELS as f64;
+            let want_squares: f64 = values().map(|v| (v - want).powi(2)).sum();
+            assert!((mean[c] - want).abs() < 2e-5, "{} is not {want}", mean[c]);
+            let off = (squares[c] / want_squares - 1.0).abs();
+            assert!(off < 1e-6, "{} is not {want_squares}", squares[c]);
+        }
+    }
+
+    /// Channels that do not vary have no variance, to the bit.
+    #[test]
+    fn constants_have_no_squares() {
+        let x = vec![0.1f32; 100];
+        let view = View::dense(ArenaId(0), 0, [1, 1, 100, 1], DType::F32);
+        let mut tiles = [f32::NAN; 4];
+        of_tiles(&x, &view, &mut tiles);
+        assert_eq!(tiles, [0.1, 0.0, 0.1, 0.0]);
+    }
+}

@@ -3,6 +3,8 @@
 mod axis;
 mod finish;
 mod plan;
+#[cfg(test)]
+mod table;
 mod tiles;
 
 use super::driver::Ptr;
@@ -103,7 +105,7 @@ pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]
     }
 }
 
-/// Scratch bytes of one launch, for operands that may turn out to be aligned.
+/// Scratch bytes of one launch.
 fn map_workspace(
     product: Product,
     multiprocessors: usize,
