@@ -1,158 +1,174 @@
-//! Single operations at the shapes of ResNet-50 (output stride 8, crop 257², 4 images) on the CPU,
-//! by criterion: `cargo bench --bench ops`.
+//! Every operation by criterion, over the table of `u2pl-engine bench`:
+//! `cargo bench --bench ops -- FILTER`.
+//!
+//! Time is the device's own: a host clock on the CPU, events on a GPU. The environment chooses what
+//! is measured:
+//!
+//! - `U2PL_BENCH_DEVICE`: `cpu` (default) or `cuda`;
+//! - `U2PL_BENCH_PRECISION`: `fp32` (default), `bf16`, and on a GPU `tf32`;
+//! - `U2PL_BENCH_RECIPE`: `voc`, `cityscapes`, `small` or `tiny`. Default: small on the CPU, voc on
+//!   a GPU.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::{Measurement, ValueFormatter};
+use criterion::{Criterion, Throughput};
+use u2pl_engine::bench::{Prepared, Recipe, Timer, table};
+use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
-use u2pl_engine::device::op::{CeNorm, Window};
-use u2pl_engine::device::philox::Rng;
-use u2pl_engine::device::{Call, DType, Device, Op, Shape, View, elements};
+use u2pl_engine::device::gpu::MathMode;
 
-/// Random data, never zeros: multiplications by zero are no measure.
-fn tensor(device: &CpuDevice, shape: Shape, dtype: DType) -> View {
-    let count = elements(shape);
-    let rng = Rng::seeded(count as u64, 0, 0);
-    let bytes: Vec<u8> = match dtype {
-        DType::U8 => (0..count as u64).map(|i| rng.below(i, 21) as u8).collect(),
-        _ => (0..count as u64)
-            .flat_map(|i| (rng.uniform(i) - 0.5).to_le_bytes())
-            .collect(),
-    };
-    let arena = device.alloc(bytes.len()).expect("memory");
-    let view = View::dense(arena, 0, shape, dtype);
-    device
-        .write(&view, &bytes)
-        .expect("a view of its own arena");
-    view
+/// Nanoseconds of a device's clock. Benches hand them in with `iter_custom`; what criterion times
+/// itself is the host's.
+struct DeviceTime;
+
+impl Measurement for DeviceTime {
+    type Intermediate = Instant;
+    type Value = Duration;
+
+    fn start(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn end(&self, start: Instant) -> Duration {
+        start.elapsed()
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        &Rates
+    }
 }
 
-fn case(c: &mut Criterion, device: &CpuDevice, name: &str, op: Op, ins: &[Shape], outs: &[Shape]) {
-    // Label maps are the only inputs of one channel at 257² here.
-    let dtype = |s: &Shape| {
-        if s[1] == 257 && s[3] == 1 {
-            DType::U8
-        } else {
-            DType::F32
+/// Milliseconds; GFLOP/s of elements, GB/s of bytes.
+struct Rates;
+
+impl ValueFormatter for Rates {
+    fn scale_values(&self, _typical: f64, values: &mut [f64]) -> &'static str {
+        values.iter_mut().for_each(|v| *v /= 1e6);
+        "ms"
+    }
+
+    fn scale_throughputs(
+        &self,
+        _typical: f64,
+        throughput: &Throughput,
+        values: &mut [f64],
+    ) -> &'static str {
+        // An amount in a nanosecond is a thousand million of it in a second.
+        let (amount, unit) = match throughput {
+            Throughput::Elements(flops) => (*flops, "GFLOP/s"),
+            Throughput::Bytes(n) | Throughput::BytesDecimal(n) | Throughput::Bits(n) => {
+                (*n, "GB/s")
+            }
+            Throughput::ElementsAndBytes { elements, .. } => (*elements, "GFLOP/s"),
+        };
+        values.iter_mut().for_each(|v| *v = amount as f64 / *v);
+        unit
+    }
+
+    fn scale_for_machines(&self, _values: &mut [f64]) -> &'static str {
+        "ns"
+    }
+}
+
+fn setting(name: &str, usual: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| usual.into())
+}
+
+/// The device that the environment asks for.
+fn device() -> Result<Arc<dyn Device>, String> {
+    let name = setting("U2PL_BENCH_DEVICE", "cpu");
+    let precision = setting("U2PL_BENCH_PRECISION", "fp32");
+    let math = MathMode::ALL.into_iter().find(|m| m.name() == precision);
+    match (name.as_str(), math) {
+        ("cpu", Some(math)) if math != MathMode::Tf32 => {
+            let device = CpuDevice::with_precision(0, math).map_err(|e| e.to_string())?;
+            Ok(Arc::new(device))
         }
+        ("cuda", Some(math)) => cuda(math),
+        _ => Err(format!(
+            "U2PL_BENCH_DEVICE={name}, U2PL_BENCH_PRECISION={precision}: use cpu with fp32 or \
+             bf16, or cuda with fp32, tf32 or bf16"
+        )),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(math: MathMode) -> Result<Arc<dyn Device>, String> {
+    use u2pl_engine::device::gpu::GpuDevice;
+    let device = GpuDevice::cuda(0, math).map_err(|e| e.to_string())?;
+    Ok(Arc::new(device))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: MathMode) -> Result<Arc<dyn Device>, String> {
+    Err("U2PL_BENCH_DEVICE=cuda: this build has no cuda device".into())
+}
+
+fn benches(criterion: &mut Criterion<DeviceTime>, device: &Arc<dyn Device>) -> Result<(), String> {
+    let usual = if device.name() == "cpu" {
+        "small"
+    } else {
+        "voc"
     };
-    let ins: Vec<View> = ins.iter().map(|s| tensor(device, *s, dtype(s))).collect();
-    let outs: Vec<View> = match op {
-        Op::SoftmaxEntropy { .. } => vec![
-            tensor(device, outs[0], DType::F32),
-            tensor(device, outs[0], DType::U8),
-            tensor(device, outs[0], DType::F32),
-        ],
-        _ => outs
-            .iter()
-            .map(|s| tensor(device, *s, DType::F32))
-            .collect(),
-    };
-    let bytes = device.workspace_bytes(&op, &ins, &outs);
-    let workspace = (bytes > 0).then(|| tensor(device, [1, 1, 1, bytes.div_ceil(4)], DType::F32));
-    let cost = op.cost(&ins, &outs);
-    let call = Call {
-        op,
-        ins,
-        outs,
-        accumulate: 0,
-        workspace,
-    };
-    let mut group = c.benchmark_group("cpu");
-    // Elements are FLOPs: criterion's Gelem/s reads as GFLOP/s.
-    group.throughput(Throughput::Elements(cost.flops as u64));
-    group.sample_size(10);
-    group.bench_function(name, |b| {
-        b.iter(|| device.run(&call).expect("a valid call"))
+    let recipe = setting("U2PL_BENCH_RECIPE", usual);
+    let recipe = Recipe::named(&recipe, &[]).map_err(|e| e.to_string())?;
+    let cases = table(&recipe, &**device).map_err(|e| e.to_string())?;
+    let timer = Timer::new(device.clone(), 0.0);
+    for case in cases.iter().filter_map(|case| timer.fitted(case)) {
+        let mut group = criterion.benchmark_group(device.name());
+        let cost = case.cost();
+        group.throughput(match cost.flops > 0.0 {
+            true => Throughput::Elements(cost.flops as u64),
+            false => Throughput::Bytes(cost.bytes as u64),
+        });
+        group.sample_size(10);
+        // Prepared when criterion runs it: a filter leaves most cases out.
+        let mut prepared = None;
+        group.bench_function(&case.name, |bencher| {
+            let ready = prepared.get_or_insert_with(|| {
+                Prepared::new(&case, device, timer.copies(&case)).expect("memory for the case")
+            });
+            bencher.iter_custom(|runs| {
+                device
+                    .time(&mut || (0..runs).try_for_each(|_| ready.run()))
+                    .expect("a valid call")
+            });
+        });
+        group.finish();
+    }
+    Ok(())
+}
+
+fn main() {
+    if !std::env::args().any(|arg| arg == "--bench") {
+        // `cargo test --all-targets` runs bench binaries too; minutes of timing are no test.
+        println!("measures only under `cargo bench --bench ops`");
+        return;
+    }
+    let device = device().unwrap_or_else(|problem| {
+        eprintln!("error: {problem}");
+        std::process::exit(2);
     });
-    group.finish();
-    for view in call.ins.iter().chain(&call.outs).chain(&call.workspace) {
-        device.free(view.arena);
+    let mut criterion = Criterion::default()
+        .with_measurement(DeviceTime)
+        .configure_from_args();
+    if let Err(problem) = benches(&mut criterion, &device) {
+        eprintln!("error: {problem}");
+        std::process::exit(2);
     }
+    criterion.final_summary();
 }
-
-fn operations(c: &mut Criterion) {
-    let device = CpuDevice::new(0).expect("threads");
-    let map = |channels| [4, 33, 33, channels];
-    let window = |padding| Window {
-        stride: 1,
-        padding,
-        dilation: padding.max(1),
-    };
-    for (name, k, r, ch, pad) in [
-        ("3x3 d2 256-256", 256, 3, 256, 2),
-        ("1x1 1024-256", 256, 1, 1024, 0),
-        ("3x3 d24 2048-256", 256, 3, 2048, 24),
-    ] {
-        let (w, x, y, win) = ([k, r, r, ch], map(ch), map(k), window(pad));
-        case(
-            c,
-            &device,
-            &format!("conv {name}"),
-            Op::Conv(win),
-            &[x, w],
-            &[y],
-        );
-        case(
-            c,
-            &device,
-            &format!("conv_dgrad {name}"),
-            Op::ConvDgrad(win),
-            &[y, w],
-            &[x],
-        );
-        case(
-            c,
-            &device,
-            &format!("conv_wgrad {name}"),
-            Op::ConvWgrad(win),
-            &[x, y],
-            &[w],
-        );
-    }
-    let (x, v) = (map(1024), [1, 1, 1, 1024]);
-    let bn = Op::BatchNorm {
-        eps: 1e-5,
-        momentum: 0.1,
-        relu: true,
-    };
-    case(
-        c,
-        &device,
-        "batch_norm 1024",
-        bn,
-        &[x, v, v],
-        &[x, v, v, v, v],
-    );
-    let bn = Op::BatchNormBackward { relu: true };
-    case(
-        c,
-        &device,
-        "batch_norm_backward 1024",
-        bn,
-        &[x, x, x, v, v, v],
-        &[x, v, v],
-    );
-    let (logits, labels) = ([4, 65, 65, 21], [4, 257, 257, 1]);
-    case(
-        c,
-        &device,
-        "softmax_entropy",
-        Op::SoftmaxEntropy { log_eps: 0.0 },
-        &[logits],
-        &[labels],
-    );
-    let ce = Op::CrossEntropy {
-        ignore: 255,
-        norm: CeNorm::Valid,
-    };
-    case(
-        c,
-        &device,
-        "cross_entropy",
-        ce,
-        &[logits, labels],
-        &[[1, 1, 1, 4]],
-    );
-}
-
-criterion_group!(benches, operations);
-criterion_main!(benches);

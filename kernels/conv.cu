@@ -6,6 +6,9 @@
 //                  that read (iy,ix) through tap (r,s): one launch per residue of (iy,ix) modulo
 //                  the stride, each a dense convolution of its own (include/conv/geometry.cuh)
 //
+// The forward pass may end in batch norm, residual and ReLU (conv_batch_norm_eval), or leave the
+// moments of every 64 rows beside y (conv_moments): include/conv/epilogue.cuh.
+//
 // Never materialised: patches of x (im2col), transposed weights, a dilated or padded dy.
 //
 //              columns: channels of dst                A block makes one tile: it walks the taps
@@ -57,8 +60,30 @@ __device__ __forceinline__ void convolve(const ConvArgs& a) {
   const uint32_t column = place.column;
   const Output out{a.dst.data, a.bias == nullptr ? nullptr : a.bias + column, a.dst_bf16 != 0,
                    a.accumulate != 0};
-  store_product<Tile>(product, place.rows, a.dst.c - column, out,
-                      [&](uint32_t row) { return table[row].destination * a.dst.ld + column; });
+  const uint32_t columns = a.dst.c - column;
+  const auto row_start = [&](uint32_t row) {
+    return table[row].destination * a.dst.ld + column;
+  };
+  if constexpr (PASS == Pass::FORWARD) {
+    if (a.finish.mean != nullptr) {
+      const auto pixel = [&](uint32_t row) -> uint64_t { return table[row].destination; };
+      const Normalise<Tile, decltype(pixel)> norm(a.finish, column, a.dst.c, out.is_bf16, pixel);
+      store_product<Tile>(product, place.rows, columns, out, row_start, norm);
+      return;
+    }
+    const bool measured = a.finish.moments != nullptr;
+    const Keep<Tile> keep{measured ? product : nullptr, out.is_bf16};
+    store_product<Tile>(product, place.rows, columns, out, row_start, keep);
+    if (!measured) return;
+    // Race prevented: a column's moments read values that other threads kept.
+    __syncthreads();
+    const uint64_t tile =
+        static_cast<uint64_t>(work.tile / across) * (Tile::ROWS / MOMENT_PIXELS);
+    store_moments<Tile>(product, place.rows, columns,
+                        a.finish.moments + tile * 2 * a.dst.c + column, a.dst.c);
+  } else {
+    store_product<Tile>(product, place.rows, columns, out, row_start);
+  }
 }
 
 template <class Tile, Pass PASS> __device__ __forceinline__ void exact(const ConvArgs& a) {

@@ -1,6 +1,7 @@
 // Batch norm over NHWC maps: training, inference, backward; fused with a residual sum and ReLU.
 //
 //   train     batch_norm_moments -> batch_norm_finish -> batch_norm_apply     reads x twice
+//   merge     batch_norm_merge -> batch_norm_finish -> batch_norm_apply       reads x once
 //   eval      batch_norm_eval                                                 reads x once
 //   backward  batch_norm_sums -> batch_norm_gradients -> batch_norm_dx        reads dy, x, y twice
 //
@@ -27,13 +28,17 @@
 // with a deviation of 1 keeps its digits), eight pixels at a time: their mean and squared
 // deviations from it, merged into the thread's by Chan's formula. Never E[x^2] - E[x]^2.
 //
-// Workspace, floats: train {mean, squares}[C][splits], first[C];
+// merge: a convolution left mean and squared deviations of every 64 pixels (include/conv/
+// epilogue.cuh); 64 such tiles at a time, then the chunks, by Chan's formula in f64.
+//
+// Workspace, floats: train {mean, squares}[C][splits], first[C]; merge {mean, squares}[C][splits];
 // backward {sum dy', sum dy'(x-mean)}[C][splits], {sum dy' / n, slope}[C].
 //
-// Bytes: train 2 reads + 1 write of the map (+ 1 read with a residual), backward 2 x 3 reads + 1
+// Bytes: train 2 reads + 1 write of the map (+ 1 read with a residual); merge 1 read + 1 write, the
+// least there is (+ 1 read with a residual), and the moments, 1/16 of a bf16 map; eval 1 + 1; backward 2 x 3 reads + 1
 // write (2 with a residual). VOC shape, one 65x65x2048 map of 8 images in bf16: 138 MB a pass.
 // Measured: not measured on a GPU.
-// Tolerance against src/device/cpu/norm.rs: eval bit for bit; train and backward 1e-5 of the
+// Tolerance against src/device/cpu/norm.rs: eval bit for bit; train, merge and backward 1e-5 of the
 // terms summed (another order of summing); one rounding to bf16 (2^-8 relative) where the maps are.
 #include "include/planes.cuh"
 
@@ -187,7 +192,7 @@ static __device__ __forceinline__ double warp_sum(double v) {
 ARGS(NormFinishArgs) {
   NormTiles tiles;
   const float* partials;
-  const float* first;
+  const float* first;  // null: the means are of x itself
   float* mean;
   float* inv_std;
   float* running_mean;
@@ -200,6 +205,77 @@ ARGS(NormFinishArgs) {
 static __device__ __forceinline__ double chunk_pixels(const NormTiles& t, uint32_t s) {
   const uint64_t begin = s * t.chunk;
   return static_cast<double>(min(t.chunk, t.pixels - begin));
+}
+
+// Moments that a convolution took of tiles of 64 pixels, merged 64 tiles at a time by Chan's formula:
+// partials[c][split] = {mean, squared deviations} of chunk = 4096 pixels. A thread keeps 8 tiles of
+// its channel in registers between the two passes that the formula takes; then over the threads of
+// a channel in a tree, all in f64. Grid: (splits, C / 32). Shared: 6 KiB.
+ARGS(NormMergeArgs) {
+  NormTiles tiles;
+  const float* moments;  // [tile][mean, squares][C]
+  float* partials;
+};
+
+static constexpr uint32_t kMomentPixels = 64;
+static constexpr uint32_t kMergeTiles = 8;   // of a thread
+static constexpr uint32_t kMergeLanes = 8;   // threads of a channel
+
+KERNEL(batch_norm_merge, NormMergeArgs, 256) {
+  SHARED(double, counts, [kMergeLanes][32]);
+  SHARED(double, means, [kMergeLanes][32]);
+  SHARED(double, squared, [kMergeLanes][32]);
+  const uint32_t lane = threadIdx.x / 32, column = threadIdx.x % 32;
+  const uint32_t c = blockIdx.y * 32 + column;
+  const bool active = c < a.tiles.channels;
+  const uint64_t all = (a.tiles.pixels + kMomentPixels - 1) / kMomentPixels;
+  const uint64_t first = (static_cast<uint64_t>(blockIdx.x) * kMergeLanes + lane) * kMergeTiles;
+  float mean[kMergeTiles], squares[kMergeTiles];
+  double count[kMergeTiles];
+#pragma unroll
+  for (uint32_t i = 0; i < kMergeTiles; ++i) {
+    const uint64_t tile = first + i;
+    const bool there = active && tile < all;
+    const float* from = a.moments + tile * 2 * a.tiles.channels + c;
+    mean[i] = there ? from[0] : 0.0f;
+    squares[i] = there ? from[a.tiles.channels] : 0.0f;
+    const uint64_t left = there ? a.tiles.pixels - tile * kMomentPixels : 0;
+    count[i] = static_cast<double>(left < kMomentPixels ? left : kMomentPixels);
+  }
+  double n = 0.0, sum = 0.0, total = 0.0;
+#pragma unroll
+  for (uint32_t i = 0; i < kMergeTiles; ++i) {
+    n += count[i];
+    sum += count[i] * static_cast<double>(mean[i]);
+  }
+  double center = n > 0.0 ? sum / n : 0.0;
+#pragma unroll
+  for (uint32_t i = 0; i < kMergeTiles; ++i) {
+    const double off = static_cast<double>(mean[i]) - center;
+    total += static_cast<double>(squares[i]) + count[i] * off * off;
+  }
+  counts[lane][column] = n;
+  means[lane][column] = center;
+  squared[lane][column] = total;
+  for (uint32_t half = kMergeLanes / 2; half > 0; half /= 2) {
+    __syncthreads();  // the upper half of the lanes reads what the lower half of the last pass wrote
+    if (lane >= half) continue;
+    const double other = counts[lane + half][column];
+    if (other > 0.0) {
+      const double apart = means[lane + half][column] - center;
+      const double both = n + other;
+      center += apart * (other / both);
+      total += squared[lane + half][column] + apart * apart * (n * other / both);
+      n = both;
+    }
+    counts[lane][column] = n;
+    means[lane][column] = center;
+    squared[lane][column] = total;
+  }
+  if (!active || lane != 0) return;
+  float* out = a.partials + 2 * (static_cast<uint64_t>(c) * a.tiles.splits + blockIdx.x);
+  out[0] = static_cast<float>(center);
+  out[1] = static_cast<float>(total);
 }
 
 KERNEL(batch_norm_finish, NormFinishArgs, 256) {
@@ -220,7 +296,8 @@ KERNEL(batch_norm_finish, NormFinishArgs, 256) {
   }
   squares = warp_sum(squares);
   if (lane != 0) return;
-  const float rounded = static_cast<float>(mean + static_cast<double>(a.first[c]));
+  const double shift = a.first == nullptr ? 0.0 : static_cast<double>(a.first[c]);
+  const float rounded = static_cast<float>(mean + shift);
   a.mean[c] = rounded;
   a.inv_std[c] = static_cast<float>(1.0 / sqrt(squares / n + static_cast<double>(a.eps)));
   // One pixel has no unbiased variance (and no deviation): 0.

@@ -104,6 +104,43 @@ fn batch_norm_with_residual_and_relu() {
     batch_norm(15, true, true);
 }
 
+/// The chain that fusion makes of a convolution and a batch norm, and the backward pass it keeps.
+#[test]
+fn convolution_with_moments_and_the_batch_norm_that_merges_them() {
+    let mut p = Problem::new(16);
+    let window = Window {
+        stride: 1,
+        padding: 1,
+        dilation: 1,
+    };
+    // 80 pixels: a whole tile of moments and a part of one.
+    let (shape, kernel, map, vector) = ([2, 5, 8, 3], [4, 3, 3, 3], [2, 5, 8, 4], [1, 1, 1, 4]);
+    let (x, w) = (p.random(shape), p.random(kernel));
+    let (gamma, beta) = (p.random(vector), p.random(vector));
+    let (z, moments) = (p.zeros(map, F32), p.zeros([1, 1, 2, 8], F32));
+    let (y, dy, dz) = (p.zeros(map, F32), p.random(map), p.zeros(map, F32));
+    let [mean, inv_std, running_mean, running_var] = [(); 4].map(|()| p.zeros(vector, F32));
+    let [dgamma, dbeta] = [(); 2].map(|()| p.zeros(vector, F32));
+    let (dx, dw) = (p.zeros(shape, F32), p.zeros(kernel, F32));
+    p.forward(Op::ConvMoments(window), &[x, w], &[z, moments]);
+    let merge = Op::BatchNormMerge {
+        eps: 1e-5,
+        momentum: 0.1,
+        relu: false,
+    };
+    let outs = [y, mean, inv_std, running_mean, running_var];
+    p.forward(merge, &[z, gamma, beta, moments], &outs);
+    let backward = Op::BatchNormBackward { relu: false };
+    let ins = [dy, z, y, gamma, mean, inv_std];
+    p.backward(backward, &ins, &[dz, dgamma, dbeta]);
+    p.backward(Op::ConvDgrad(window), &[dz, w], &[dx]);
+    p.backward(Op::ConvWgrad(window), &[x, dz], &[dw]);
+    p.step = 2e-3;
+    p.tolerance = 5e-3;
+    let pairs = [(x, dx), (w, dw), (gamma, dgamma), (beta, dbeta)];
+    p.check(&device(), Objective::Dot { y, dy }, &pairs);
+}
+
 #[test]
 fn relu() {
     let mut p = Problem::new(21);

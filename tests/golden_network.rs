@@ -35,8 +35,9 @@ fn images(case: &str, shape: &[usize]) -> Vec<f32> {
     fine.iter().enumerate().map(value).collect()
 }
 
-/// Runs the network of `case` once; its outputs by the names of the file.
-fn run(case: &Value, train: bool) -> Vec<(String, Vec<f32>)> {
+/// Runs the network of `case` once, its heads apart or begun as one; its outputs by the names of
+/// the file.
+fn run(case: &Value, train: bool, apart: bool) -> Vec<(String, Vec<f32>)> {
     let cfg = config(&case["config"]);
     let classes = number(&case["config"], "classes");
     let gain = case["gain"].as_f64().expect("gain");
@@ -77,6 +78,7 @@ fn run(case: &Value, train: bool) -> Vec<(String, Vec<f32>)> {
     let want = Want {
         rep: true,
         aux: cfg.aux,
+        apart,
     };
     let out = model::network(&mut ctx, &cfg, classes, x, want).expect("network");
     let heads: Vec<(&str, TensorId)> = [
@@ -142,6 +144,14 @@ fn check(case: &Value, golden: &Reader, name: &str, values: &[f32]) {
     );
 }
 
+fn same_bits(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> bool {
+    let bits = |outputs: &[(String, Vec<f32>)]| -> Vec<u32> {
+        let values = outputs.iter().flat_map(|(_, values)| values);
+        values.map(|v| v.to_bits()).collect()
+    };
+    bits(a) == bits(b)
+}
+
 #[test]
 fn networks_agree_with_pytorch() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -151,7 +161,11 @@ fn networks_agree_with_pytorch() {
     assert!(!cases.is_empty());
     for case in &cases {
         for train in [false, true] {
-            let outputs = run(case, train);
+            let outputs = run(case, train, false);
+            assert!(
+                same_bits(&outputs, &run(case, train, true)),
+                "other bits with the heads apart"
+            );
             for (name, values) in &outputs {
                 check(case, &golden, name, values);
             }

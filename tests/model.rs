@@ -19,6 +19,7 @@ const TRANSIENT: ArenaId = ArenaId(1);
 const EVERYTHING: Want = Want {
     rep: true,
     aux: true,
+    apart: false,
 };
 
 /// A network of width 8 that keeps the geometry of the full one.
@@ -352,6 +353,46 @@ fn heads_that_no_loss_reaches_get_zero_gradients() {
         head && s.kind == Kind::Weight
     });
     assert_eq!(filled.count(), unused.count());
+}
+
+/// Widths that are multiples of the layout's alignment put the heads' parameters side by side.
+#[test]
+fn both_heads_begin_as_one_convolution() {
+    for (width, apart, joined) in [(16, false, true), (16, true, false), (8, false, false)] {
+        let cfg = Model {
+            head_width: width,
+            ..narrow(Encoder::Resnet18)
+        };
+        let (mut graph, mut layout) = (Graph::new(), model::layout(&cfg, 5).unwrap());
+        let want = Want {
+            apart,
+            ..EVERYTHING
+        };
+        let out = build(&mut graph, &mut layout, &cfg, [2, 33, 33], true, want).unwrap();
+        differentiate(&mut graph, &layout, &[out.logits, out.rep.unwrap()]);
+        let of = |name: &str, op: &str| {
+            let mut nodes = graph.nodes().iter();
+            nodes.find(|n| n.name == name && n.op.name() == op).cloned()
+        };
+        assert_eq!(of("decoder.heads", "conv").is_some(), joined);
+        assert_eq!(of("decoder.representation.0", "conv").is_some(), !joined);
+        if !joined {
+            continue;
+        }
+        assert_eq!(shape_of(&graph, "decoder.heads")[3], 2 * width);
+        // One gradient each, of twice the channels, not two that add up.
+        for op in ["conv_dgrad", "conv_wgrad", "batch_norm_backward"] {
+            let node = of("decoder.heads", op).unwrap();
+            assert_eq!(node.accumulate, 0, "{op}");
+        }
+        let weights = of("decoder.heads", "conv").unwrap().ins[1];
+        let first = layout.get("decoder.classifier.0.weight").unwrap();
+        let second = layout.get("decoder.representation.0.weight").unwrap();
+        assert_eq!(graph.tensor(weights).param, Some(first.offset));
+        assert_eq!(graph.shape(weights)[1..], first.shape[1..]);
+        let [k, r, s, c] = first.shape;
+        assert_eq!(second.offset, first.offset + k * r * s * c);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::names;
 use super::recipes::Recipe;
 use crate::Result;
 use crate::config::Config;
+use crate::device::op::MOMENT_PIXELS;
 use crate::device::{ArenaId, Cost, DType, Device, Op, Shape, View, elements};
 use crate::eval::inference_graph;
 use crate::graph::Graph;
@@ -117,6 +118,8 @@ impl Case {
     pub fn on_images(&self, images: usize) -> Option<Case> {
         let maps: fn(usize, bool) -> bool = match self.op {
             Op::Conv(_) | Op::ConvDgrad(_) => |i, input| !input || i == 0,
+            Op::ConvMoments(_) => |i, _| i == 0,
+            Op::ConvBatchNormEval(_) => |i, input| !input || i == 0 || i > 5,
             Op::ConvWgrad(_) => |_, input| input,
             Op::BatchNorm { .. } | Op::BatchNormEval { .. } | Op::BatchNormBackward { .. } => {
                 |_, _| true
@@ -140,6 +143,10 @@ impl Case {
                 operand.shape[0] = images;
             }
         }
+        if let Op::ConvMoments(_) = case.op {
+            let [n, h, w, _] = case.outs[0].shape;
+            case.outs[1].shape[2] = (n * h * w).div_ceil(MOMENT_PIXELS);
+        }
         case.reduced = Some([images, from]);
         Some(case)
     }
@@ -152,23 +159,26 @@ impl Case {
 /// [`crate::Error::Input`] when crop, batch and network do not fit together.
 pub fn table(recipe: &Recipe, device: &dyn Device) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    for (program, graph) in programs(recipe, device.map_dtype())? {
+    for (program, graph) in programs(recipe, device)? {
         collect(program, &graph, device, &mut cases);
     }
     names::number_repeats(&mut cases);
     Ok(cases)
 }
 
-/// The graphs that a recipe runs, by name.
+/// The graphs that a recipe runs on a device, fused, by name.
 ///
 /// # Errors
 /// As [`table`].
-pub(super) fn programs(recipe: &Recipe, map: DType) -> Result<Vec<(&'static str, Graph)>> {
+pub(super) fn programs(recipe: &Recipe, device: &dyn Device) -> Result<Vec<(&'static str, Graph)>> {
     let cfg = &recipe.cfg;
+    let map = device.map_dtype();
     let blueprint = Blueprint::new(cfg, recipe.staged_pixels, map)?;
+    let blueprint = blueprint.fused(|op| device.fuses(op));
     let teacher = param_set(&blueprint.state, "teacher")?;
     let mut params = blueprint.params;
-    let inference = inference_graph(cfg, &mut params, teacher, recipe.inference_size())?;
+    let mut inference = inference_graph(cfg, &mut params, teacher, recipe.inference_size())?;
+    inference.fuse(|op| device.fuses(op));
     let step = match (blueprint.u2pl, blueprint.warmup) {
         (Some((graph, _)), _) => Some(("U2PL step", graph)),
         (None, warmup) => warmup.map(|(graph, _)| ("warm-up step", graph)),

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Bytes read and written a second, multiply-adds a second, and where the numbers are from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Bytes a second of a large copy, read and written.
+    /// Bytes a second, read and written, of a large copy or average.
     pub copy: f64,
     /// FLOP a second of a matrix product.
     pub matmul: f64,
@@ -84,24 +84,39 @@ impl Ceilings {
         }
         let mut timer = Timer::new(device.clone(), 0.3);
         let on_cpu = name == "cpu";
-        // Pixels of 1 KiB: 128 MiB each way on a CPU, 1 GiB on a GPU.
-        let pixels = if on_cpu { 1 << 17 } else { 1 << 20 };
-        let shape = [1, pixels / 256, 256, 256];
-        let copy = plain_case("copy", Op::Copy, &[shape], &[shape], DType::F32);
-        let copied = timer.measure(&copy)?;
-        let mib = pixels / 1024;
-        let copy_rate = copy.cost().bytes / (1e-3 * copied.ms.p10);
+        let (copy, copy_from) = bandwidth(&mut timer, if on_cpu { 1 << 17 } else { 1 << 20 })?;
         let (matmul, matmul_from) = match on_cpu {
             true => cpu_peak(device.map_dtype(), threads),
             false => product(&mut timer, device.map_dtype())?,
         };
         Ok(Some(Self {
-            copy: copy_rate,
+            copy,
             matmul,
-            copy_from: format!("the device's own copy of {mib} MiB"),
+            copy_from,
             matmul_from,
         }))
     }
+}
+
+/// Bytes a second of a copy of as many pixels of 1 KiB, or of an average (two reads for a write)
+/// where that moves more: a processor that must first read the lines that it overwrites copies at
+/// less than its memory's rate.
+fn bandwidth(timer: &mut Timer, pixels: usize) -> Result<(f64, String)> {
+    let shape = [1, pixels / 256, 256, 256];
+    let one = [1, 1, 1, 1];
+    let cases = [
+        plain_case("copy", Op::Copy, &[shape], &[shape], DType::F32),
+        plain_case("lerp", Op::Lerp, &[shape, one], &[shape], DType::F32),
+    ];
+    let mut best = (0.0, String::new());
+    for case in cases {
+        let rate = case.cost().bytes / (1e-3 * timer.measure(&case)?.ms.p10);
+        if rate > best.0 {
+            let mib = pixels / 1024;
+            best = (rate, format!("the device's own {} of {mib} MiB", case.name));
+        }
+    }
+    Ok(best)
 }
 
 /// Multiply-adds in registers.

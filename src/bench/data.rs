@@ -101,6 +101,16 @@ impl Source {
                 ins[1] = self.uniform(&case.ins[1], 0.9, 1.1);
                 outs[4] = self.uniform(&case.outs[4], 0.5, 1.5);
             }
+            Op::ConvBatchNormEval(_) => {
+                ins[2] = self.uniform(&case.ins[2], 0.9, 1.1);
+                ins[5] = self.uniform(&case.ins[5], 0.5, 1.5);
+            }
+            Op::BatchNormMerge { .. } => {
+                ins[1] = self.uniform(&case.ins[1], 0.9, 1.1);
+                // Means and squares alike.
+                ins[3] = self.uniform(&case.ins[3], 0.5, 1.5);
+                outs[4] = self.uniform(&case.outs[4], 0.5, 1.5);
+            }
             Op::BatchNormEval { .. } => {
                 ins[1] = self.uniform(&case.ins[1], 0.9, 1.1);
                 ins[4] = self.uniform(&case.ins[4], 0.5, 1.5);
@@ -161,8 +171,8 @@ impl Source {
             }
             Op::LabelConfusion { ignore } => {
                 let classes = case.outs[0].shape[3];
-                for i in 0..2 {
-                    ins[i] = self.labels(&case.ins[i], classes, *ignore);
+                for (bytes, operand) in ins.iter_mut().zip(&case.ins) {
+                    *bytes = self.labels(operand, classes, *ignore);
                 }
             }
             Op::AddScores { .. } => {

@@ -131,20 +131,26 @@ impl Timer {
         Some(fitted)
     }
 
+    /// Copies of the operands that keep them out of the cache; 1 where that would take too many.
+    pub fn copies(&self, case: &Case) -> usize {
+        let bytes = bytes_on(case, &*self.device);
+        let wanted = copies_to_exceed(bytes, self.cache_bytes, usize::MAX);
+        let room = self.device.free_bytes().map_or(usize::MAX, |b| b / 2);
+        match self.cache_bytes > 0 && wanted <= MOST_COPIES && wanted.saturating_mul(bytes) <= room
+        {
+            true => wanted,
+            false => 1,
+        }
+    }
+
     /// Times `case`.
     ///
     /// # Errors
     /// The device's.
     pub fn measure(&mut self, case: &Case) -> Result<Measured> {
-        let bytes = bytes_on(case, &*self.device);
-        let wanted = copies_to_exceed(bytes, self.cache_bytes, usize::MAX);
-        let room = self.device.free_bytes().map_or(usize::MAX, |b| b / 2);
-        let rotated = self.cache_bytes == 0 || wanted <= MOST_COPIES && wanted * bytes <= room;
-        let copies = if rotated && self.cache_bytes > 0 {
-            wanted
-        } else {
-            1
-        };
+        let copies = self.copies(case);
+        let rotated =
+            self.cache_bytes == 0 || copies * bytes_on(case, &*self.device) > 2 * self.cache_bytes;
         let mut prepared = Prepared::new(case, &self.device, copies)?;
         let cache = match (self.cache_bytes, rotated) {
             (0, _) => "none".into(),

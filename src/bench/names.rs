@@ -10,6 +10,8 @@ pub(super) fn of(case: &Case) -> String {
     let mut words = vec![case.kind.to_string()];
     match (&case.op, &case.ins[..], &case.outs[..]) {
         (Op::Conv(w), [x, k, ..], [y, ..]) => conv(&mut words, *w, x, k, y),
+        (Op::ConvMoments(w), [x, k, ..], [y, ..]) => conv(&mut words, *w, x, k, y),
+        (Op::ConvBatchNormEval(n), [x, k, ..], [y, ..]) => conv(&mut words, n.window, x, k, y),
         (Op::ConvDgrad(w), [y, k], [x, ..]) => conv(&mut words, *w, x, k, y),
         (Op::ConvWgrad(w), [x, y], [k, ..]) => conv(&mut words, *w, x, k, y),
         _ => plain(&mut words, case),
@@ -75,10 +77,19 @@ fn attributes(case: &Case) -> Vec<String> {
     let mut words: Vec<&str> = Vec::new();
     let operands = case.ins.len();
     match &case.op {
-        Op::Conv(_) if operands > 2 => words.push("bias"),
+        Op::Conv(_) | Op::ConvMoments(_) if operands > 2 => words.push("bias"),
+        Op::ConvBatchNormEval(n) => {
+            words.extend(n.bias.then_some("bias"));
+            words.extend((operands > 6 + usize::from(n.bias)).then_some("residual"));
+            words.extend(n.relu.then_some("relu"));
+        }
         Op::ConvWgrad(_) if case.outs.len() > 1 => words.push("bias"),
         Op::BatchNorm { relu, .. } => {
             words.extend((operands > 3).then_some("residual"));
+            words.extend(relu.then_some("relu"));
+        }
+        Op::BatchNormMerge { relu, .. } => {
+            words.extend((operands > 4).then_some("residual"));
             words.extend(relu.then_some("relu"));
         }
         Op::BatchNormEval { relu, .. } => {

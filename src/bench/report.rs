@@ -145,8 +145,8 @@ pub fn header() -> String {
     )
 }
 
-/// Four significant digits.
-pub(super) fn number(ms: f64) -> String {
+/// Milliseconds with three or four significant digits.
+pub fn number(ms: f64) -> String {
     match ms {
         0.0..0.01 => format!("{ms:.5}"),
         0.01..1.0 => format!("{ms:.4}"),
@@ -217,7 +217,7 @@ impl Report {
         );
         text += &match &self.ceilings {
             Some(c) => format!(
-                "copy {:.1} GB/s: {}\nmultiply-adds {:.3} TFLOP/s: {}\n",
+                "bandwidth {:.1} GB/s: {}\nmultiply-adds {:.3} TFLOP/s: {}\n",
                 c.copy / 1e9,
                 c.copy_from,
                 c.matmul / 1e12,
@@ -231,7 +231,8 @@ impl Report {
                 run.cache_bytes >> 20
             );
         }
-        text + "share: max(bytes / copy, FLOPs / multiply-adds) over the median time\n"
+        text + "share: max(bytes / bandwidth, FLOPs / multiply-adds) over the median time; above 100 % where\n\
+                the work is less than counted (taps in the padding, Winograd) or caches still help\n"
     }
 
     /// Time × calls by operation, for every program; of the cases that were measured.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::cases::programs;
 use super::*;
+use crate::device::Device;
 use crate::device::cpu::CpuDevice;
-use crate::device::{DType, Device};
 
 fn device() -> Arc<dyn Device> {
     Arc::new(CpuDevice::new(1).unwrap())
@@ -17,7 +17,7 @@ fn the_table_covers_every_call_of_every_recipe() {
     for name in Recipe::names() {
         let recipe = Recipe::named(name, &[]).unwrap();
         let cases = table(&recipe, &*device()).unwrap();
-        for (program, graph) in programs(&recipe, DType::F32).unwrap() {
+        for (program, graph) in programs(&recipe, &*device()).unwrap() {
             let kinds = |names: Vec<&'static str>| names.into_iter().collect::<BTreeSet<_>>();
             let of_graph = kinds(graph.nodes().iter().map(|n| n.op.name()).collect());
             let used = cases.iter().filter(|c| c.count(program) > 0);
@@ -48,8 +48,11 @@ fn names_are_as_documented() {
     let cases = table(&recipe, &*device()).unwrap();
     let case = |name: &str| cases.iter().find(|c| c.name == name);
     let conv = case("conv 3x3 d2 256-256 @65 n8").expect("layer3's convolution");
-    // 22 of layer3's 23 blocks are dilated; the student's pass and the teacher's second.
-    assert_eq!((conv.count("U2PL step"), conv.count("inference")), (44, 0));
+    // 22 of layer3's 23 blocks are dilated; the student's pass, and the teacher's second with its
+    // batch norm.
+    assert_eq!((conv.count("U2PL step"), conv.count("inference")), (22, 0));
+    let fused = case("conv_batch_norm_eval 3x3 d2 256-256 @65 n8 relu").expect("the teacher's");
+    assert_eq!(fused.count("U2PL step"), 22);
     assert_eq!(
         conv.cost().flops,
         2.0 * 8.0 * 65.0 * 65.0 * 9.0 * 256.0 * 256.0

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::bench_data;
 use super::common::{DeviceArgs, Progress, emit, emit_json};
 use super::device::Kind;
 use super::versus;
@@ -19,7 +20,7 @@ use crate::{Error, Result};
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    versus: Option<versus::Command>,
+    other: Option<Sub>,
     /// Only these cases: an operation (`conv`), or part of a name (`3x3 d2`). Default: all
     #[arg(value_name = "OP")]
     ops: Vec<String>,
@@ -39,7 +40,12 @@ pub(super) struct Args {
     #[arg(long)]
     list: bool,
     /// Seconds for each case; 0 runs each once
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0.5,
+        allow_negative_numbers = true
+    )]
     time: f64,
     /// Ceilings to use instead of measured ones: copy=GB/s,matmul=TFLOP/s, or one of them
     #[arg(long, value_name = "LIST")]
@@ -62,10 +68,20 @@ pub(super) struct Args {
     repeats: usize,
 }
 
+/// What else can be measured.
+#[derive(Debug, clap::Subcommand)]
+enum Sub {
+    Data(bench_data::Args),
+    #[command(flatten)]
+    Versus(versus::Command),
+}
+
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(command) = &args.versus {
-        return versus::run(command);
+    match &args.other {
+        Some(Sub::Data(args)) => return bench_data::run(args),
+        Some(Sub::Versus(command)) => return versus::run(command),
+        None => {}
     }
     check_seconds(args.time)?;
     let limit = args.fail_above.map(check_ratio).transpose()?;

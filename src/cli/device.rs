@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::device::Device;
-use crate::device::cpu::CpuDevice;
+use crate::device::cpu::{self, CpuDevice};
 #[cfg(any(feature = "cuda", feature = "simt"))]
 use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
+use crate::device::{DType, Device, Op};
 use crate::{Error, Result};
 
 /// A device by name.
@@ -188,5 +188,21 @@ impl DeviceArgs {
     /// Name of the arithmetic.
     pub(super) fn precision(&self) -> &'static str {
         self.precision.name()
+    }
+
+    /// What the device would fuse; opens none.
+    pub(super) fn gains(&self) -> Result<fn(&Op) -> bool> {
+        Ok(match self.kind()? {
+            Kind::Cpu => cpu::fuses,
+            Kind::Cuda(_) | Kind::Simt => |_| true,
+        })
+    }
+
+    /// Type of the maps that the device would have; opens none.
+    pub(super) fn map_dtype(&self) -> DType {
+        match self.precision {
+            MathMode::Bf16 => DType::BF16,
+            MathMode::Fp32 | MathMode::Tf32 => DType::F32,
+        }
     }
 }

@@ -26,12 +26,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let target = format!("{} {}", std::env::consts::ARCH, std::env::consts::OS);
     let features = cpu_features();
     let free = device.free_bytes();
+    let [fp32, bf16] = CpuDevice::instructions()?;
     if args.json {
         let value = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "build": profile,
             "target": target,
             "cpu_features": features,
+            "cpu_convolutions": {"fp32": fp32, "bf16": bf16},
             "threads": device.threads(),
             "free_memory_bytes": free,
             "devices": {"cpu": true, "cuda": cuda::usable(), "simt": cfg!(feature = "simt")},
@@ -59,7 +61,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
          cpu features  {features}\n\
          threads       {}\n\
          free memory   {memory}\n\
-         device cpu    yes, fp32 bf16\n\
+         device cpu    yes, fp32 bf16; convolutions by {fp32}, of bf16 by {bf16}\n\
          {}\
          device simt   {simt}\n",
         env!("CARGO_PKG_VERSION"),

@@ -4,6 +4,7 @@
 //! user can mend, 1 for a failure that is not the user's.
 
 mod bench;
+mod bench_data;
 mod common;
 mod device;
 mod eval;
@@ -58,7 +59,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Split(args) => split::run(&args),
-        Command::Plan(args) => plan::run(args),
+        Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Info(args) => info::run(&args),

@@ -1,48 +1,59 @@
 //! `u2pl-engine plan`: memory and work of a training step, before any run. Allocates nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::common::{ConfigArgs, DeviceArgs, emit, emit_json};
+use crate::bench::floor::{Profile, StepFloor, layer_of};
+use crate::bench::{Ceilings, Recipe, compare};
 use crate::config::Config;
-use crate::config::schema::DataKind;
-use crate::device::{ArenaId, Cost, Device, View, elements};
+use crate::device::{ArenaId, Cost, DType, Device, View, elements};
 use crate::graph::plan::Plan;
 use crate::graph::state::State;
-use crate::graph::{Graph, Node, Storage};
+use crate::graph::{Graph, Storage};
 use crate::train::session::Blueprint;
+use crate::{Error, Result};
 
-/// Prints memory and FLOPs of a training step per operation and layer, and its peak memory.
+/// Prints memory and FLOPs of a training step per operation and layer, and its peak memory; with
+/// --floor the least time that each can take.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    /// A built-in recipe at the batch of one GPU instead: voc, cityscapes, small or tiny
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    recipe: Option<String>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Print the floors: for each operation and layer its bytes, its FLOPs and the least time they
+    /// take. Opens no device
+    #[arg(long)]
+    floor: bool,
+    /// Ceilings of --floor: copy=GB/s,matmul=TFLOP/s, or a file that `bench --json` wrote.
+    /// Default: those of one H200, copy=4300,matmul=790 (bf16)
+    #[arg(long, value_name = "LIST|FILE", requires = "floor")]
+    ceilings: Option<String>,
+    /// The profile.json of `train --profile` of this recipe: adds the measured time to --floor
+    #[arg(long, value_name = "FILE", requires = "floor")]
+    measured: Option<PathBuf>,
     /// Write the numbers as JSON here; - prints them instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 /// Runs the subcommand.
-pub(super) fn run(args: Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let recipe = args.recipe()?;
+    if args.floor {
+        return floors(args, &recipe);
+    }
     let device = args.device.open()?;
-    let cfg = match args.config.config {
-        Some(_) => args.config.load()?,
-        None => Config::demo(&args.config.set)?,
-    };
-    cfg.validate()?;
-    let staged = staged_pixels(&cfg);
-    let blueprint = Blueprint::new(&cfg, staged, device.map_dtype())?;
-    let graphs = [
-        ("warm-up step", &blueprint.warmup),
-        ("U2PL step", &blueprint.u2pl),
-    ];
-    let steps: Vec<StepPlan> = graphs
-        .iter()
-        .filter_map(|(name, graph)| graph.as_ref().map(|(g, _)| (name, g)))
+    let staged = recipe.staged_pixels;
+    let blueprint = Blueprint::new(&recipe.cfg, staged, device.map_dtype())?;
+    let blueprint = blueprint.fused(|op| device.fuses(op));
+    let steps: Vec<StepPlan> = graphs(&blueprint)
         .map(|(name, graph)| StepPlan::new(name, graph, &*device))
         .collect();
     let memory = Memory::new(&blueprint, &steps, staged);
@@ -61,17 +72,78 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     emit(&(text + &memory.text()))
 }
 
-/// Pixels of the largest image that staging is planned for: that of the known datasets, else the
-/// crop. A run looks at its images; a plan must not need them.
-fn staged_pixels(cfg: &Config) -> usize {
-    let [h, w] = match cfg.data.kind {
-        DataKind::Shapes => [cfg.data.shapes.size; 2],
-        DataKind::Voc => [500, 500],
-        DataKind::Cityscapes => [1024, 2048],
-        DataKind::Folder => cfg.augment.crop,
-    };
-    let side = |n: usize| (n as f32 * cfg.data.image_scale).ceil() as usize;
-    side(h) * side(w)
+/// The steps that a run has.
+fn graphs(blueprint: &Blueprint) -> impl Iterator<Item = (&'static str, &Graph)> {
+    let warmup = blueprint.warmup.iter().map(|(g, _)| ("warm-up step", g));
+    warmup.chain(blueprint.u2pl.iter().map(|(g, _)| ("U2PL step", g)))
+}
+
+impl Args {
+    fn recipe(&self) -> Result<Recipe> {
+        let sets = &self.config.set;
+        let (name, cfg) = match (&self.recipe, &self.config.config) {
+            (Some(name), _) => return Recipe::named(name, sets),
+            (None, Some(path)) => (path.display().to_string(), self.config.load()?),
+            (None, None) => ("demo".into(), Config::demo(sets)?),
+        };
+        cfg.validate()?;
+        Ok(Recipe::of_config(name, cfg))
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        match &self.ceilings {
+            None => Ok(Ceilings::h200()),
+            Some(text) if text.contains('=') => Ceilings::h200().overridden(text),
+            Some(file) => {
+                let report = compare::read(Path::new(file))?;
+                report.ceilings.ok_or_else(|| {
+                    Error::input(file, "holds no ceilings", "measure them: bench with --time")
+                })
+            }
+        }
+    }
+}
+
+/// Prints the floors of every step.
+fn floors(args: &Args, recipe: &Recipe) -> anyhow::Result<()> {
+    let ceilings = args.ceilings()?;
+    let map = args.device.map_dtype();
+    let blueprint = Blueprint::new(&recipe.cfg, recipe.staged_pixels, map)?;
+    let blueprint = blueprint.fused(args.device.gains()?);
+    let profile = args.measured.as_deref().map(Profile::read).transpose()?;
+    if let (Some(path), Some(profile)) = (&args.measured, &profile)
+        && !graphs(&blueprint).any(|(_, graph)| profile.is_of(graph))
+    {
+        return Err(Error::input(
+            path.display().to_string(),
+            format!("a profile of other calls than those of {}", recipe.name),
+            "give the configuration and the precision that the profiled run had",
+        )
+        .into());
+    }
+    let steps: Vec<StepFloor> = graphs(&blueprint)
+        .map(|(name, graph)| StepFloor::new(name, graph, &ceilings, profile.as_ref()))
+        .collect();
+    if let Some(path) = &args.json {
+        let steps: Vec<Value> = steps.iter().map(StepFloor::json).collect();
+        emit_json(path, &json!({"ceilings": ceilings, "steps": steps}))?;
+        if path.as_os_str() == "-" {
+            return Ok(());
+        }
+    }
+    let mut text = format!(
+        "{}, maps of {}\ncopy {:.1} GB/s: {}\nmatrix product {:.3} TFLOP/s: {}\n\n",
+        recipe.name,
+        if map == DType::BF16 { "bf16" } else { "f32" },
+        ceilings.copy / 1e9,
+        ceilings.copy_from,
+        ceilings.matmul / 1e12,
+        ceilings.matmul_from
+    );
+    for step in &steps {
+        text += &step.text(&ceilings);
+    }
+    emit(&text)
 }
 
 /// Work and tensors of a group of calls.
@@ -133,7 +205,7 @@ impl StepPlan {
             total.add(cost, tensors);
             let groups: [(&mut BTreeMap<String, Group>, String); 2] = [
                 (&mut by_op, node.op.name().to_string()),
-                (&mut by_layer, layer_of(node)),
+                (&mut by_layer, layer_of(&node.name)),
             ];
             for (groups, key) in groups {
                 groups.entry(key).or_default().add(cost, tensors);
@@ -199,19 +271,6 @@ fn sorted(groups: BTreeMap<String, Group>) -> Vec<(String, Group)> {
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by(|(_, a), (_, b)| b.cost.flops.total_cmp(&a.cost.flops));
     groups
-}
-
-/// Stage or head that a node belongs to: `encoder.layer3`, `decoder.aspp`, or its own name.
-fn layer_of(node: &Node) -> String {
-    let mut parts = node.name.split('.');
-    match (parts.next(), parts.next()) {
-        (Some(net @ ("encoder" | "decoder" | "auxor")), Some(part)) => {
-            // The stem's convolutions and batch norms are one thing to the reader.
-            let stem = net == "encoder" && !part.starts_with("layer");
-            format!("{net}.{}", if stem { "stem" } else { part })
-        }
-        _ => node.name.clone(),
-    }
 }
 
 /// Where the bytes of a run are.

@@ -288,6 +288,12 @@ pub trait Device: Send + Sync {
         Ok(times.into_iter().sum())
     }
 
+    /// Whether the device gains from `op`, a fused operation that [`crate::graph::fuse`] may put in
+    /// the place of two.
+    fn fuses(&self, _op: &Op) -> bool {
+        true
+    }
+
     /// Scratch bytes that a call of this operation needs, known before any run.
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize;
 

@@ -9,11 +9,11 @@
 //!
 //! Where the precision is bf16 some operands may be bf16 instead of f32: the maps of
 //! batch norm, ReLU, pooling, resize and dropout (all maps of a call alike, vectors stay f32); a
-//! convolution's `x`, `w`, `dy` (all alike), its `y` and `dx` (each f32 or bf16; bias, `dw` and
-//! `dbias` stay f32); `Copy` converts between the two; `SgdEma` and `Lerp` write bf16 copies
+//! convolution's `x`, `w`, `dy` (all alike), its `y` and `dx` (each f32 or bf16; bias, `dw`,
+//! `dbias` and moments stay f32); `Copy` converts between the two; `SgdEma` and `Lerp` write bf16 copies
 //! beside the f32 originals. Arithmetic is f32 throughout, rounded once per element written.
 
-use super::View;
+use super::{DType, View};
 
 /// Geometry of a two-dimensional convolution or pooling window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -24,6 +24,23 @@ pub struct Window {
     pub padding: usize,
     /// Distance between taps, both axes.
     pub dilation: usize,
+}
+
+/// Pixels of a map whose moments are taken together ([`Op::ConvMoments`]). No tile of a device's
+/// convolution has fewer rows or a part of them.
+pub const MOMENT_PIXELS: usize = 64;
+
+/// Attributes of [`Op::ConvBatchNormEval`].
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct ConvNorm {
+    /// Of the convolution.
+    pub window: Window,
+    /// Whether the convolution has a bias.
+    pub bias: bool,
+    /// ε of the batch norm.
+    pub eps: f32,
+    /// Apply ReLU last.
+    pub relu: bool,
 }
 
 /// Random resize, flip, pad, crop and normalise (method §3).
@@ -178,6 +195,21 @@ pub enum Op {
     /// 2-D convolution (cross-correlation). ins: `[x [N,H,W,C], w [K,R,S,C]]` or
     /// `[x, w, bias [1,1,1,K]]`; outs: `[y [N,Ho,Wo,K]]`.
     Conv(Window),
+    /// [`Op::Conv`] and [`Op::BatchNormEval`] of its result in one: the bits of the two in f32. In
+    /// bf16 one rounding less: the convolution's sum is normalised before it is rounded.
+    /// ins: `[x, w, gamma, beta, running_mean, running_var]`, then the convolution's bias where
+    /// `bias` says so, then the residual where there is one; outs: `[y]`. Residual and `y` are of
+    /// one type.
+    ConvBatchNormEval(ConvNorm),
+    /// [`Op::Conv`] that also measures what it writes, for [`Op::BatchNormMerge`]. ins: as
+    /// [`Op::Conv`]; outs: `[y, moments f32 [1, 1, tiles, 2·K]]`, a row for each
+    /// [`MOMENT_PIXELS`] pixels of `y` (the last may have fewer): per channel the mean, then per
+    /// channel the squared deviations from it, of the values as `y` holds them.
+    ///
+    /// All in f32, in this order: `d = v − first`, `first` the tile's first pixel; four sums over
+    /// the pixels ≡ 0, 1, 2, 3 (mod 4) in ascending order; `m = ((s₀ + s₁) + (s₂ + s₃))/n`; the
+    /// mean is `first + m`; the squares are four sums likewise of `(d − m)²`.
+    ConvMoments(Window),
     /// Gradient of [`Op::Conv`] to its input. ins: `[dy, w]`; outs: `[dx]` (accumulates).
     ConvDgrad(Window),
     /// Gradient of [`Op::Conv`] to its weights and bias. ins: `[x, dy]`;
@@ -190,6 +222,18 @@ pub enum Op {
     /// outs: `[y, mean [C], inv_std [C], running_mean [C] in/out, running_var [C] in/out]`.
     /// `y` may be `x` or `residual` in place.
     BatchNorm {
+        /// ε.
+        eps: f32,
+        /// Weight of the new batch in the running buffers.
+        momentum: f32,
+        /// Apply ReLU last.
+        relu: bool,
+    },
+    /// [`Op::BatchNorm`] whose statistics were taken by [`Op::ConvMoments`]: the tiles' moments are
+    /// merged by the formula of Chan et al. (1983) in f64, in a fixed order, so `x` is read once.
+    /// ins: `[x, gamma, beta, moments]` or `[x, gamma, beta, moments, residual]`; outs: as
+    /// [`Op::BatchNorm`].
+    BatchNormMerge {
         /// ε.
         eps: f32,
         /// Weight of the new batch in the running buffers.
@@ -419,7 +463,7 @@ pub enum Op {
 pub struct Cost {
     /// Floating-point operations (a multiply-add counts two).
     pub flops: f64,
-    /// Bytes that must move at least: every operand once.
+    /// Bytes that must move at least: every operand once, what is in/out twice.
     pub bytes: f64,
 }
 
@@ -433,9 +477,12 @@ impl Op {
             Op::Augment(_) => "augment",
             Op::Mix { .. } => "mix",
             Op::Conv(_) => "conv",
+            Op::ConvBatchNormEval(_) => "conv_batch_norm_eval",
+            Op::ConvMoments(_) => "conv_moments",
             Op::ConvDgrad(_) => "conv_dgrad",
             Op::ConvWgrad(_) => "conv_wgrad",
             Op::BatchNorm { .. } => "batch_norm",
+            Op::BatchNormMerge { .. } => "batch_norm_merge",
             Op::BatchNormEval { .. } => "batch_norm_eval",
             Op::BatchNormBackward { .. } => "batch_norm_backward",
             Op::Relu => "relu",
@@ -492,6 +539,7 @@ impl Op {
     pub fn in_place(&self) -> &'static [(usize, usize)] {
         match self {
             Op::BatchNorm { .. } => &[(0, 0), (0, 3)],
+            Op::BatchNormMerge { .. } => &[(0, 0), (0, 4)],
             Op::BatchNormEval { .. } => &[(0, 0), (0, 5)],
             Op::BatchNormBackward { .. } => &[(0, 0), (3, 0)],
             Op::Relu | Op::ReluBackward | Op::Dropout2d { .. } | Op::KeepReliable { .. } => {
@@ -505,7 +553,7 @@ impl Op {
     pub fn reads_output(&self, i: usize) -> bool {
         match self {
             Op::Lerp => i == 0,
-            Op::BatchNorm { .. } => i >= 3,
+            Op::BatchNorm { .. } | Op::BatchNormMerge { .. } => i >= 3,
             Op::BankPush { .. } | Op::SgdEma { .. } | Op::AddScores { .. } => true,
             _ => false,
         }
@@ -514,16 +562,26 @@ impl Op {
     /// FLOPs and least bytes of a call with these operands.
     pub fn cost(&self, ins: &[View], outs: &[View]) -> Cost {
         let size = |v: &View| (v.elements() * v.dtype.bytes()) as f64;
-        let mut bytes: f64 = ins.iter().map(size).sum::<f64>() + outs.iter().map(size).sum::<f64>();
+        let mut bytes: f64 = ins.iter().chain(outs).map(size).sum();
+        // What is in/out moves both ways; copies in bf16 are only written.
+        let in_out = |&(i, v): &(usize, &View)| self.reads_output(i) && v.dtype != DType::BF16;
+        let read_too = outs.iter().enumerate().filter(in_out);
+        bytes += read_too.map(|(_, v)| size(v)).sum::<f64>();
         let out0 = outs.first().map_or(0.0, |v| v.elements() as f64);
         let in0 = ins.first().map_or(0.0, |v| v.elements() as f64);
         let full_pixels = |labels: &View| (labels.pixels() * ins[0].channels()) as f64;
         let flops = match self {
             Op::Conv(_) => 2.0 * outs[0].pixels() as f64 * ins[1].elements() as f64,
+            Op::ConvBatchNormEval(_) => {
+                2.0 * outs[0].pixels() as f64 * ins[1].elements() as f64 + 3.0 * out0
+            }
+            Op::ConvMoments(_) => {
+                2.0 * outs[0].pixels() as f64 * ins[1].elements() as f64 + 5.0 * out0
+            }
             Op::ConvDgrad(_) => 2.0 * ins[0].pixels() as f64 * ins[1].elements() as f64,
             Op::ConvWgrad(_) => 2.0 * ins[1].pixels() as f64 * outs[0].elements() as f64,
             Op::BatchNorm { .. } => 8.0 * in0,
-            Op::BatchNormEval { .. } => 3.0 * in0,
+            Op::BatchNormEval { .. } | Op::BatchNormMerge { .. } => 3.0 * in0,
             Op::BatchNormBackward { .. } => 9.0 * in0,
             Op::MaxPool { size, .. } => out0 * (size * size) as f64,
             Op::GlobalAvgPool | Op::Relu | Op::ReluBackward | Op::Dropout2d { .. } => in0,

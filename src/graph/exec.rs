@@ -100,27 +100,31 @@ pub struct Timing {
 }
 
 impl Program {
-    /// Plans `graph` and allocates its transient arena.
+    /// Fuses and plans `graph` and allocates its transient arena.
     ///
     /// # Errors
     /// The device's, when the memory is not there.
-    pub fn new(graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
+    pub fn new(mut graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
+        graph.fuse(|op| device.fuses(op));
         let plan = Plan::new(&graph, &*device);
         let arena = Arena::new(device.clone(), plan.bytes)?;
         let id = arena.id();
         Ok(Self::bind(graph, plan, device, state, Some(arena), id))
     }
 
-    /// Several programs that never run at the same time, in one transient arena of the largest
+    /// Several programs that never run at the same time, each fused, in one transient arena of the largest
     /// one's size.
     ///
     /// # Errors
     /// The device's, when the memory is not there.
     pub fn sharing(
-        graphs: Vec<Graph>,
+        mut graphs: Vec<Graph>,
         device: &Arc<dyn Device>,
         state: ArenaId,
     ) -> Result<(Arena, Vec<Self>)> {
+        graphs
+            .iter_mut()
+            .for_each(|g| g.fuse(|op| device.fuses(op)));
         let plans: Vec<Plan> = graphs.iter().map(|g| Plan::new(g, &**device)).collect();
         let bytes = plans.iter().map(|p| p.bytes).max().unwrap_or(0);
         let arena = Arena::new(device.clone(), bytes)?;

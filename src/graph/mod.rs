@@ -1,7 +1,7 @@
 //! The graph: what a step computes, before any memory exists.
 //!
 //! `model` and `method` add nodes through the builder (this file and [`ops`]); [`autodiff`]
-//! appends explicit backward nodes; [`plan`] gives every tensor an offset in one arena from its
+//! appends explicit backward nodes; [`fuse`] joins what a device can do in one; [`plan`] gives every tensor an offset in one arena from its
 //! lifetime; [`exec`] runs the resulting list of calls on a device. Shapes are fixed, so all of
 //! this happens once, and a training step is a plain walk over a list.
 //!
@@ -19,6 +19,7 @@
 
 pub mod autodiff;
 pub mod exec;
+pub mod fuse;
 pub mod lower;
 pub mod ops;
 pub mod params;

@@ -134,6 +134,24 @@ impl Layout {
     }
 }
 
+impl Spec {
+    /// `self` and `next` as one parameter of twice as many filters (or channels), where `next`
+    /// lies right behind `self` and is shaped alike; under the name of `self`.
+    pub fn joined(&self, next: &Spec) -> Option<Spec> {
+        let alike = self.shape == next.shape && self.kind == next.kind;
+        let [k, r, s, c] = self.shape;
+        let shape = match k * r * s {
+            1 => [1, 1, 1, 2 * c],
+            _ => [2 * k, r, s, c],
+        };
+        let adjacent = self.offset + elements(self.shape) == next.offset;
+        (alike && adjacent).then(|| Spec {
+            shape,
+            ..self.clone()
+        })
+    }
+}
+
 /// One copy of the values of a [`Layout`] in the state arena: the student's or the teacher's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParamSet {

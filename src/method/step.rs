@@ -246,6 +246,7 @@ impl<'a> StepBuilder<'a> {
             // the teacher begins as the student and runs in eval mode.
             rep: !supervised && contrast_weight(cfg) != 0.0,
             aux: cfg.model.aux,
+            apart: true,
         };
         if released {
             // The released teacher sees the labelled images in train mode: its buffers move.
@@ -276,6 +277,7 @@ impl<'a> StepBuilder<'a> {
         let want = Want {
             rep: contrast,
             aux: cfg.model.aux && !ema_bn,
+            apart: false,
         };
         let teacher = self.network("teacher", images.all, !ema_bn, want)?;
         let (entropy, kept) = self.reliable(teacher.logits, label_u, truth)?;
@@ -289,6 +291,7 @@ impl<'a> StepBuilder<'a> {
         let want = Want {
             rep: contrast,
             aux: cfg.model.aux,
+            apart: false,
         };
         let student = self.network("student", images.all, true, want)?;
         let mut losses = Vec::new();
@@ -353,17 +356,7 @@ impl<'a> StepBuilder<'a> {
 
     /// ŷ before thresholding: argmax of the eval-mode teacher on clean images.
     fn pseudo_labels(&mut self, x: TensorId) -> Result<TensorId> {
-        let logits = self
-            .network(
-                "teacher",
-                x,
-                false,
-                Want {
-                    rep: false,
-                    aux: false,
-                },
-            )?
-            .logits;
+        let logits = self.network("teacher", x, false, Want::default())?.logits;
         let [_, _, label, _] = self.softmax_entropy("pseudo_label", logits)?;
         Ok(label)
     }

@@ -1,5 +1,6 @@
 //! Decoders: DeepLabv3, DeepLabv3+ and the auxiliary head.
 
+use super::Want;
 use super::layers::{Bn, Conv, Net};
 use super::resnet::Features;
 use crate::device::DType;
@@ -47,20 +48,50 @@ fn unit(net: &mut Net, prefix: &str, first: usize, x: TensorId, conv: Conv) -> R
     Ok(net.dropout(&format!("{prefix}.{}", first + 3), x))
 }
 
+const CLASSIFIER: &str = "decoder.classifier";
+const REPRESENTATION: &str = "decoder.representation";
+
 /// Classifier and representation head: two 3×3 units and a 1×1 to `out` channels.
 fn fused_head(net: &mut Net, prefix: &str, x: TensorId, out: usize) -> Result<TensorId> {
     let conv = Conv::decoder(3, net.cfg.head_width).bias();
-    let x = unit(net, prefix, 0, x, conv)?;
+    let x = net.conv(&format!("{prefix}.0"), x, conv)?;
+    let x = net.bn(&format!("{prefix}.1"), x, Bn::default())?;
+    rest_of_head(net, prefix, x, out)
+}
+
+/// A head behind its first convolution and batch norm.
+fn rest_of_head(net: &mut Net, prefix: &str, x: TensorId, out: usize) -> Result<TensorId> {
+    let conv = Conv::decoder(3, net.cfg.head_width).bias();
+    let x = net.dropout(&format!("{prefix}.3"), x);
     let x = unit(net, prefix, 4, x, conv)?;
     net.conv(&format!("{prefix}.8"), x, Conv::decoder(1, out).bias())
 }
 
-fn representation(net: &mut Net, x: TensorId, want: bool) -> Result<Option<TensorId>> {
-    if !want {
-        return Ok(None);
-    }
-    let width = net.cfg.rep_width;
-    fused_head(net, "decoder.representation", x, width).map(Some)
+/// Classifier and representation head on one input. Their first convolutions and batch norms run
+/// as one of twice the channels where their parameters lie side by side, which takes a width that
+/// is a multiple of the layout's alignment; every value is the same either way.
+fn both_heads(
+    net: &mut Net,
+    x: TensorId,
+    classes: usize,
+    apart: bool,
+) -> Result<(TensorId, TensorId)> {
+    let (width, rep_width) = (net.cfg.head_width, net.cfg.rep_width);
+    let conv = Conv::decoder(3, width).bias();
+    let channels = net.shape(x)[3];
+    let [a, b] = net.declare_side_by_side([CLASSIFIER, REPRESENTATION], 0, channels, conv)?;
+    let Some(both) = a.joined(&b).filter(|_| !apart) else {
+        let logits = fused_head(net, CLASSIFIER, x, classes)?;
+        return Ok((logits, fused_head(net, REPRESENTATION, x, rep_width)?));
+    };
+    let y = net.layer("decoder.heads", x, &both, conv)?;
+    let graph = &mut net.ctx.graph;
+    let (left, right) = (
+        graph.channel_slice(y, 0, width)?,
+        graph.channel_slice(y, width, width)?,
+    );
+    let logits = rest_of_head(net, CLASSIFIER, left, classes)?;
+    Ok((logits, rest_of_head(net, REPRESENTATION, right, rep_width)?))
 }
 
 /// DeepLabv3: logits straight from the pyramid, on layer4's grid. The released DeepLabv3 has no
@@ -75,7 +106,11 @@ pub(super) fn deeplabv3(
     let conv = Conv::decoder(3, net.cfg.head_width);
     let x = unit(net, "decoder.head", 0, pyramid, conv)?;
     let logits = net.conv("decoder.head.4", x, Conv::decoder(1, classes).bias())?;
-    Ok((logits, representation(net, pyramid, rep)?))
+    let rep = match rep {
+        true => Some(fused_head(net, REPRESENTATION, pyramid, net.cfg.rep_width)?),
+        false => None,
+    };
+    Ok((logits, rep))
 }
 
 /// DeepLabv3+: the pyramid, brought to layer1's grid, beside layer1's own features (low level
@@ -84,7 +119,7 @@ pub(super) fn deeplabv3plus(
     net: &mut Net,
     features: &Features,
     classes: usize,
-    rep: bool,
+    want: Want,
 ) -> Result<(TensorId, Option<TensorId>)> {
     let width = net.cfg.head_width;
     let pyramid = aspp(net, features.layer4)?;
@@ -107,8 +142,11 @@ pub(super) fn deeplabv3plus(
         .graph
         .resize("decoder.upsample", high, h, w, Some(slice))?;
 
-    let logits = fused_head(net, "decoder.classifier", fused, classes)?;
-    Ok((logits, representation(net, fused, rep)?))
+    if want.rep {
+        let (logits, rep) = both_heads(net, fused, classes, want.apart)?;
+        return Ok((logits, Some(rep)));
+    }
+    Ok((fused_head(net, CLASSIFIER, fused, classes)?, None))
 }
 
 /// The auxiliary head on layer3.

@@ -7,7 +7,7 @@ use crate::device::op::Window;
 use crate::error::Result;
 use crate::graph::TensorId;
 use crate::graph::ops::{BnMode, BnParams};
-use crate::graph::params::{Init, Kind};
+use crate::graph::params::{Init, Kind, Spec};
 
 /// ε of every batch norm.
 const BN_EPS: f32 = 1e-5;
@@ -70,6 +70,40 @@ impl Conv {
     pub fn bias(self) -> Self {
         Self { bias: true, ..self }
     }
+
+    fn window(self) -> Window {
+        Window {
+            stride: self.stride,
+            padding: self.dilation * (self.kernel - 1) / 2,
+            dilation: self.dilation,
+        }
+    }
+}
+
+/// The parameters of a convolution with a bias and of the batch norm behind it.
+pub(super) struct Layer {
+    weight: Spec,
+    bias: Spec,
+    /// γ, β, running mean, running variance.
+    norm: [Spec; 4],
+}
+
+impl Layer {
+    /// Two layers as one of twice the channels, where their parameters lie side by side.
+    pub fn joined(&self, next: &Self) -> Option<Self> {
+        let [gamma, beta, mean, var] = &self.norm;
+        let [next_gamma, next_beta, next_mean, next_var] = &next.norm;
+        Some(Self {
+            weight: self.weight.joined(&next.weight)?,
+            bias: self.bias.joined(&next.bias)?,
+            norm: [
+                gamma.joined(next_gamma)?,
+                beta.joined(next_beta)?,
+                mean.joined(next_mean)?,
+                var.joined(next_var)?,
+            ],
+        })
+    }
 }
 
 /// A batch norm's surroundings.
@@ -113,12 +147,7 @@ impl Net<'_, '_> {
             }
             false => None,
         };
-        let window = Window {
-            stride: conv.stride,
-            padding: conv.dilation * (conv.kernel - 1) / 2,
-            dilation: conv.dilation,
-        };
-        self.ctx.graph.conv(name, x, w, bias, window)
+        self.ctx.graph.conv(name, x, w, bias, conv.window())
     }
 
     /// Batch norm with `{name}.weight`, `.bias`, `.running_mean` and `.running_var`.
@@ -139,15 +168,80 @@ impl Net<'_, '_> {
             running_mean: vector("running_mean", Kind::Buffer, 0.0)?,
             running_var: vector("running_var", Kind::Buffer, 1.0)?,
         };
-        let mode = BnMode {
-            train: self.ctx.train,
-            eps: BN_EPS,
-            momentum: self.cfg.bn_momentum,
-            relu: !bn.linear,
-        };
+        let mode = self.bn_mode(!bn.linear);
         self.ctx
             .graph
             .batch_norm(name, x, params, bn.residual, mode, bn.into)
+    }
+
+    /// The parameters of layers `{prefix}.{first}` (a convolution with a bias on `channels`) and
+    /// `{prefix}.{first + 1}` (batch norm) of sequences, one after the other kind by kind: the
+    /// weights of all of them, then their biases, and so on. What [`Layer::joined`] needs.
+    pub fn declare_side_by_side(
+        &mut self,
+        prefixes: [&str; 2],
+        first: usize,
+        channels: usize,
+        conv: Conv,
+    ) -> Result<[Layer; 2]> {
+        let init = Init::UniformFanIn {
+            fan_in: channels * conv.kernel * conv.kernel,
+        };
+        let kernel = [conv.out, conv.kernel, conv.kernel, channels];
+        let vector = [1, 1, 1, conv.out];
+        let (norm, one, zero) = (first + 1, Init::Constant(1.0), Init::Constant(0.0));
+        let mut both = |layer: usize, part: &str, shape, kind, init| {
+            let mut declare = |prefix: &str| {
+                let name = format!("{prefix}.{layer}.{part}");
+                let spec = self.ctx.layout.declare(&name, shape, kind, init);
+                spec.cloned()
+            };
+            Ok([declare(prefixes[0])?, declare(prefixes[1])?])
+        };
+        let [w0, w1] = both(first, "weight", kernel, Kind::Weight, init)?;
+        let [b0, b1] = both(first, "bias", vector, Kind::Weight, init)?;
+        let [g0, g1] = both(norm, "weight", vector, Kind::Weight, one)?;
+        let [s0, s1] = both(norm, "bias", vector, Kind::Weight, zero)?;
+        let [m0, m1] = both(norm, "running_mean", vector, Kind::Buffer, zero)?;
+        let [v0, v1] = both(norm, "running_var", vector, Kind::Buffer, one)?;
+        let layer = |weight, bias, norm| Layer { weight, bias, norm };
+        Ok([
+            layer(w0, b0, [g0, s0, m0, v0]),
+            layer(w1, b1, [g1, s1, m1, v1]),
+        ])
+    }
+
+    /// Convolution, batch norm and ReLU of a layer.
+    pub fn layer(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        layer: &Layer,
+        conv: Conv,
+    ) -> Result<TensorId> {
+        let set = self.ctx.set;
+        let mut tensor = |spec| set.tensor(self.ctx.graph, spec);
+        let (w, bias) = (tensor(&layer.weight), tensor(&layer.bias));
+        let [gamma, beta, running_mean, running_var] = [0, 1, 2, 3].map(|i| tensor(&layer.norm[i]));
+        let norm = BnParams {
+            gamma,
+            beta,
+            running_mean,
+            running_var,
+        };
+        let mode = self.bn_mode(true);
+        let graph = &mut self.ctx.graph;
+        let z = graph.conv(name, x, w, Some(bias), conv.window())?;
+        graph.batch_norm(name, z, norm, None, mode, None)
+    }
+
+    fn bn_mode(&self, relu: bool) -> BnMode {
+        BnMode {
+            train: self.ctx.train,
+            eps: BN_EPS,
+            momentum: self.cfg.bn_momentum,
+            relu,
+        }
     }
 
     /// Dropout2d in training, `x` itself otherwise.

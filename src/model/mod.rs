@@ -45,6 +45,9 @@ pub struct Want {
     pub rep: bool,
     /// The auxiliary head; only with `model.aux`.
     pub aux: bool,
+    /// Classifier and representation head apart from their first convolution on: for a training
+    /// pass whose losses reach one of them alone. Otherwise they begin as one, where they can.
+    pub apart: bool,
 }
 
 /// What a network computes.
@@ -75,7 +78,7 @@ pub fn network(
     let features = resnet::encoder(&mut net, x)?;
     let (logits, rep) = match cfg.decoder {
         Decoder::Deeplabv3 => decoder::deeplabv3(&mut net, &features, classes, want.rep)?,
-        Decoder::Deeplabv3plus => decoder::deeplabv3plus(&mut net, &features, classes, want.rep)?,
+        Decoder::Deeplabv3plus => decoder::deeplabv3plus(&mut net, &features, classes, want)?,
     };
     let aux = match want.aux {
         true => Some(decoder::auxiliary(&mut net, &features, classes)?),
@@ -112,6 +115,7 @@ pub fn layout(cfg: &Model, classes: usize) -> Result<Layout> {
     let want = Want {
         rep: true,
         aux: cfg.aux,
+        apart: false,
     };
     network(&mut ctx, cfg, classes, x, want)?;
     layout.freeze();

@@ -109,6 +109,12 @@ struct StepLine<'a> {
     report: &'a Report,
 }
 
+/// Images of one list: where they come from, and the host's buffers of a batch, made once.
+struct Source {
+    loader: Loader,
+    staged: Staged,
+}
+
 struct Trainer {
     cfg: Config,
     session: Session,
@@ -183,13 +189,13 @@ impl Trainer {
         })
     }
 
-    fn loader(
+    fn source(
         &self,
         dataset: &Arc<Dataset>,
         batch: usize,
         stream: u32,
         from: usize,
-    ) -> Result<Loader> {
+    ) -> Result<Source> {
         let settings = LoaderSettings {
             batch,
             seed: self.cfg.train.seed,
@@ -201,26 +207,25 @@ impl Trainer {
         let at = self.session.schedule().position(from);
         let mut loader = Loader::new(dataset.clone(), settings)?;
         loader.seek(at.epoch, at.iter)?;
-        Ok(loader)
+        Ok(Source {
+            loader,
+            staged: Staged::new(batch, self.cap_pixels),
+        })
     }
 
-    fn stage(&self, which: &str, loader: &mut Loader, batch: usize) -> Result<()> {
-        let cap = self.cap_pixels;
-        let mut staged = Staged {
-            images: vec![0; batch * 3 * cap],
-            labels: vec![0; batch * cap],
-            sizes: vec![0; batch * 2],
-        };
-        let next = loader.next()?;
+    /// Puts the next batch of `source` into the staging of `which`.
+    fn stage(&self, which: &str, source: &mut Source) -> Result<()> {
+        let next = source.loader.next()?;
+        let staged = &mut source.staged;
         pack(
             &next,
-            cap,
+            self.cap_pixels,
             self.cfg.data.ignore_index,
             &mut staged.images,
             &mut staged.labels,
             &mut staged.sizes,
         )?;
-        self.session.stage(which, &staged)
+        self.session.stage(which, staged)
     }
 
     fn train(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
@@ -232,9 +237,9 @@ impl Trainer {
             .take_while(|&i| self.session.schedule().is_warmup(i))
             .count();
         let (bl, bu) = (self.cfg.train.batch_labeled, self.cfg.train.batch_unlabeled);
-        let mut labeled = self.loader(&self.labeled, bl, 16, start)?;
+        let mut labeled = self.source(&self.labeled, bl, 16, start)?;
         let mut unlabeled = match &self.unlabeled {
-            Some(d) if end > warmup => Some(self.loader(d, bu, 17, start.max(warmup))?),
+            Some(d) if end > warmup => Some(self.source(d, bu, 17, start.max(warmup))?),
             _ => None,
         };
         let mut watch = ContrastWatch::new(&self.cfg);
@@ -242,9 +247,9 @@ impl Trainer {
         observer.begin(&self.cfg, start, end);
 
         for iteration in start..end {
-            self.stage("labeled", &mut labeled, bl)?;
-            if let Some(loader) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
-                self.stage("unlabeled", loader, bu)?;
+            self.stage("labeled", &mut labeled)?;
+            if let Some(source) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
+                self.stage("unlabeled", source)?;
             }
             if options.profile && iteration + 1 == end {
                 let timings = self.session.step_timed(iteration)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::schema::{Algorithm, Config};
-use crate::device::{ArenaId, DType, Device, bf16_bytes, elements};
+use crate::device::{ArenaId, DType, Device, Op, bf16_bytes, elements};
 use crate::graph::exec::{Arena, Program, Timing, read_view};
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::plan::Plan;
@@ -83,13 +83,22 @@ impl Blueprint {
         Ok((blueprint, images))
     }
 
+    /// As a device runs the graphs that gains from what `gains` says yes to ([`Device::fuses`]).
+    pub fn fused(mut self, gains: impl Fn(&Op) -> bool) -> Self {
+        for (graph, _) in self.warmup.iter_mut().chain(&mut self.u2pl) {
+            graph.fuse(&gains);
+        }
+        self
+    }
+
     /// Planned bytes: (state arena, transient arena).
     pub fn planned_bytes(&self, device: &dyn Device) -> (usize, usize) {
         let graphs = [&self.warmup, &self.u2pl];
-        let plans = graphs
-            .iter()
-            .filter_map(|g| g.as_ref())
-            .map(|(g, _)| Plan::new(g, device));
+        let plans = graphs.iter().filter_map(|g| g.as_ref()).map(|(g, _)| {
+            let mut graph = g.clone();
+            graph.fuse(|op| device.fuses(op));
+            Plan::new(&graph, device)
+        });
         (
             self.state.bytes(),
             plans.map(|p| p.bytes).max().unwrap_or(0),
@@ -137,6 +146,17 @@ pub struct Staged {
     pub labels: Vec<u8>,
     /// `[B, 2]` height, width.
     pub sizes: Vec<u32>,
+}
+
+impl Staged {
+    /// Buffers for `batch` images of at most `cap_pixels` pixels, to be filled again and again.
+    pub fn new(batch: usize, cap_pixels: usize) -> Self {
+        Self {
+            images: vec![0; batch * 3 * cap_pixels],
+            labels: vec![0; batch * cap_pixels],
+            sizes: vec![0; batch * 2],
+        }
+    }
 }
 
 impl Session {

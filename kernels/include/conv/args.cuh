@@ -18,6 +18,19 @@ ARGS(ConvAxis) {
   uint32_t pad;
 };
 
+// What the forward pass does to its sums besides adding the bias; at most one of the two.
+ARGS(ConvFinish) {
+  const float* mean;     // [dst.c], or null: no batch norm; then variance, gamma, beta are there too
+  const float* variance;
+  const float* gamma;
+  const float* beta;
+  const void* residual;  // as dst, or null
+  uint64_t residual_ld;  // elements between its pixels
+  float* moments;        // [tiles of 64 pixels][mean, squares][dst.c], or null
+  float eps;
+  uint32_t relu;         // after norm and residual
+};
+
 // How the tiles of a launch go to its blocks (schedule.cuh).
 ARGS(ConvSchedule) {
   float* partials;    // workspace of the tiles that are cut, [cut tile, part, rows, columns]
@@ -41,6 +54,7 @@ ARGS(ConvArgs) {
   uint32_t kernel_w;    // S
   uint32_t dst_bf16;    // dst holds bf16
   uint32_t accumulate;  // add to dst
+  ConvFinish finish;    // all null in the data gradient
 };
 
 // Weight gradient: part `p` of the pixels' products goes to out[p, K, R, S, C].

@@ -25,6 +25,9 @@ pub(super) trait Element: Pod + Send + Sync {
     /// The row in f32: itself, or its copy in `scratch`.
     fn read<'a>(row: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32];
 
+    /// Overwrites the row.
+    fn write(from: &[f32], row: &mut [Self]);
+
     /// Lets `f` change the row in f32.
     fn update<R>(row: &mut [Self], scratch: &mut [f32], f: impl FnOnce(&mut [f32]) -> R) -> R;
 }
@@ -39,6 +42,11 @@ impl Element for f32 {
     #[inline(always)]
     fn read<'a>(row: &'a [f32], _: &'a mut [f32]) -> &'a [f32] {
         row
+    }
+
+    #[inline(always)]
+    fn write(from: &[f32], row: &mut [f32]) {
+        row.copy_from_slice(from);
     }
 
     #[inline(always)]
@@ -59,6 +67,11 @@ impl Element for bf16 {
         let wide = &mut scratch[..row.len()];
         widen(row, wide);
         wide
+    }
+
+    #[inline(always)]
+    fn write(from: &[f32], row: &mut [bf16]) {
+        round(from, row);
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ mod loss;
 mod memory;
 mod metrics;
 mod mix;
+mod moments;
 mod norm;
 pub mod peak;
 mod pool;
@@ -47,9 +48,14 @@ pub struct CpuDevice {
 impl CpuDevice {
     /// A device for f32 on `threads` threads; 0 takes every core the process may use.
     ///
+    /// The environment variable `U2PL_CPU_ISA` picks the instructions of the convolutions: `amx`,
+    /// `avx512bf16`, `avx512`, `avx2` or `portable`; unset, the best that the processor has.
+    ///
     /// # Errors
-    /// [`Error::Device`] when the threads cannot be started.
+    /// [`Error::Device`] when the threads cannot be started, [`Error::Input`] when the variable
+    /// names instructions that the processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
+        conv::instructions()?;
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -90,6 +96,14 @@ impl CpuDevice {
         Ok(device)
     }
 
+    /// Names of the instructions that convolutions of f32 and of bf16 use.
+    ///
+    /// # Errors
+    /// As [`CpuDevice::new`].
+    pub fn instructions() -> Result<[&'static str; 2]> {
+        conv::instructions()
+    }
+
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.threads
@@ -102,6 +116,12 @@ impl CpuDevice {
             .map_err(|_| Error::internal("poisoned arena table"))?;
         Ok(arenas.context())
     }
+}
+
+/// [`Device::fuses`] of every CPU device.
+pub fn fuses(op: &Op) -> bool {
+    // Moments are taken of a finished map, as batch norm itself does: nothing is saved.
+    !matches!(op, Op::ConvMoments(_))
 }
 
 impl Device for CpuDevice {
@@ -143,9 +163,16 @@ impl Device for CpuDevice {
         self.context()?.read(view, bytes)
     }
 
+    fn fuses(&self, op: &Op) -> bool {
+        fuses(op)
+    }
+
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
         match op {
-            Op::Conv(w) => conv::forward_workspace(*w, ins, outs, self.threads),
+            Op::Conv(w) | Op::ConvMoments(w) => {
+                conv::forward_workspace(*w, ins, outs, self.threads)
+            }
+            Op::ConvBatchNormEval(n) => conv::forward_workspace(n.window, ins, outs, self.threads),
             Op::ConvDgrad(w) => conv::dgrad_workspace(*w, ins, outs, self.threads),
             Op::ConvWgrad(w) => conv::wgrad_workspace(*w, ins, outs, self.threads),
             _ => 0,
@@ -170,6 +197,8 @@ impl Device for CpuDevice {
                 stream,
             } => mix::mix(&cx, call, *kind, *prob, *ignore, *stream),
             Op::Conv(w) => conv::forward(&cx, call, *w),
+            Op::ConvBatchNormEval(n) => conv::forward_norm(&cx, call, *n),
+            Op::ConvMoments(w) => conv::forward_moments(&cx, call, *w),
             Op::ConvDgrad(w) => conv::dgrad(&cx, call, *w),
             Op::ConvWgrad(w) => conv::wgrad(&cx, call, *w),
             Op::BatchNorm {
@@ -177,6 +206,11 @@ impl Device for CpuDevice {
                 momentum,
                 relu,
             } => norm::train(&cx, call, *eps, *momentum, *relu),
+            Op::BatchNormMerge {
+                eps,
+                momentum,
+                relu,
+            } => norm::merge(&cx, call, *eps, *momentum, *relu),
             Op::BatchNormEval { eps, relu } => norm::eval(&cx, call, *eps, *relu),
             Op::BatchNormBackward { relu } => norm::backward(&cx, call, *relu),
             Op::MaxPool { size, window } => pool::max_pool(&cx, call, *size, *window),

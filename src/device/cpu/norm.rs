@@ -15,6 +15,7 @@ use super::rows::{
     for_rows, ins, outs, pixel, refuse_accumulate, scratch, task_pixels, want_shape, want_vector,
 };
 use super::simd::vectorised;
+use crate::device::op::MOMENT_PIXELS;
 use crate::error::{Error, Result};
 
 /// Pixels per statistics chunk: the chunk stays in a core's cache between its two passes, and f32
@@ -173,11 +174,46 @@ pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) 
     if x.elements() == 0 {
         return Err(Error::internal("batch_norm: no pixels"));
     }
-    let (means, squares) = by_element!(x, moments(cx, x))?;
+    let moments = by_element!(x, moments(cx, x))?;
+    normalise(cx, call, moments, call.ins.get(3), [eps, momentum], relu)
+}
+
+/// [`crate::device::Op::BatchNormMerge`].
+pub(super) fn merge(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) -> Result<()> {
+    let [x, gamma, beta, tiles] = ins(call)?;
+    let [_, mean, inv_std, running_mean, running_var] = outs(call)?;
+    let c = x.channels();
+    for vector in [gamma, beta, mean, inv_std, running_mean, running_var] {
+        want_vector(call, vector, c)?;
+    }
+    want_shape(
+        call,
+        tiles,
+        [1, 1, x.pixels().div_ceil(MOMENT_PIXELS), 2 * c],
+    )?;
+    if x.elements() == 0 || !tiles.is_dense() {
+        return Err(Error::internal("batch_norm_merge: no pixels"));
+    }
+    let moments = super::moments::merged(cx.f32(tiles)?, x.pixels(), c);
+    normalise(cx, call, moments, call.ins.get(4), [eps, momentum], relu)
+}
+
+/// What follows the statistics of a training pass: running buffers, `[eps, momentum]` given, and
+/// the result.
+fn normalise(
+    cx: &Ctx,
+    call: &Call,
+    (means, squares): (Vec<f64>, Vec<f64>),
+    residual: Option<&View>,
+    [eps, momentum]: [f32; 2],
+    relu: bool,
+) -> Result<()> {
+    let [x, gamma, beta] = ins(call)?;
+    let [_, mean, inv_std, running_mean, running_var] = outs(call)?;
     let n = x.pixels() as f64;
     let (mean, inv_std) = (cx.f32_mut(mean)?, cx.f32_mut(inv_std)?);
     let (running_mean, running_var) = (cx.f32_mut(running_mean)?, cx.f32_mut(running_var)?);
-    for i in 0..c {
+    for i in 0..x.channels() {
         let var = squares[i] / n;
         mean[i] = means[i] as f32;
         inv_std[i] = (1.0 / (var + f64::from(eps)).sqrt()) as f32;
@@ -191,7 +227,6 @@ pub(super) fn train(cx: &Ctx, call: &Call, eps: f32, momentum: f32, relu: bool) 
         scale: product(cx.f32(gamma)?, inv_std),
         beta: cx.f32(beta)?,
     };
-    let residual = call.ins.get(3);
     match x.dtype {
         DType::BF16 => affine.write::<bf16>(cx, call, residual, relu),
         _ => affine.write::<f32>(cx, call, residual, relu),

@@ -267,10 +267,14 @@ impl Device for GpuDevice {
 
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
         match op {
-            Op::Conv(_) | Op::ConvDgrad(_) | Op::ConvWgrad(_) => {
-                conv::workspace(self, op, ins, outs)
+            Op::Conv(_)
+            | Op::ConvBatchNormEval(_)
+            | Op::ConvMoments(_)
+            | Op::ConvDgrad(_)
+            | Op::ConvWgrad(_) => conv::workspace(self, op, ins, outs),
+            Op::BatchNorm { .. } | Op::BatchNormMerge { .. } | Op::BatchNormBackward { .. } => {
+                norm::workspace(op, ins)
             }
-            Op::BatchNorm { .. } | Op::BatchNormBackward { .. } => norm::workspace(op, ins),
             Op::Mix { .. } => mix::workspace(op, ins),
             Op::Percentile { .. } => select::percentile_workspace(ins),
             Op::OhemThreshold { .. } => select::ohem_workspace(),
@@ -300,6 +304,8 @@ impl Device for GpuDevice {
                 stream,
             } => mix::mix(&cx, *kind, *prob, *ignore, *stream),
             Op::Conv(w) => conv::forward(&cx, *w),
+            Op::ConvBatchNormEval(n) => conv::forward_norm(&cx, *n),
+            Op::ConvMoments(w) => conv::forward_moments(&cx, *w),
             Op::ConvDgrad(w) => conv::dgrad(&cx, *w),
             Op::ConvWgrad(w) => conv::wgrad(&cx, *w),
             Op::BatchNorm {
@@ -307,6 +313,11 @@ impl Device for GpuDevice {
                 momentum,
                 relu,
             } => norm::train(&cx, *eps, *momentum, *relu),
+            Op::BatchNormMerge {
+                eps,
+                momentum,
+                relu,
+            } => norm::merge(&cx, *eps, *momentum, *relu),
             Op::BatchNormEval { eps, relu } => norm::eval(&cx, *eps, *relu),
             Op::BatchNormBackward { relu } => norm::backward(&cx, *relu),
             Op::MaxPool { size, window } => pool::max_pool(&cx, *size, *window),

@@ -3,10 +3,11 @@
 use super::Launcher;
 use super::driver::Ptr;
 use super::kernels::{
-    self, Kernel, NormApplyArgs, NormDxArgs, NormFinishArgs, NormGradientsArgs, NormMomentsArgs,
-    NormSumsArgs, NormTiles,
+    self, Kernel, NormApplyArgs, NormDxArgs, NormFinishArgs, NormGradientsArgs, NormMergeArgs,
+    NormMomentsArgs, NormSumsArgs, NormTiles,
 };
 use super::planes::{Stand, optional, plane, refuse_accumulate, same_dtype, same_shape};
+use crate::device::op::MOMENT_PIXELS;
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 
@@ -34,6 +35,17 @@ fn scratch(map: &View) -> usize {
     map.channels() * 2 * (splits + 1) * size_of::<f32>()
 }
 
+/// Tiles of a convolution's moments that a block merges (`kMergeLanes` · `kMergeTiles`).
+const MERGED_TILES: usize = 64;
+/// Channels of such a block.
+const MERGE_COLUMNS: usize = 32;
+
+/// Chunks of [`Op::BatchNormMerge`], and the scratch for their moments.
+fn merge_chunks(map: &View) -> (usize, usize) {
+    let splits = map.pixels().div_ceil(MOMENT_PIXELS * MERGED_TILES);
+    (splits, map.channels() * 2 * splits * size_of::<f32>())
+}
+
 /// The maps that the reduction of a call reads; the rest of it follows from them.
 fn reduced<'a>(op: &Op, ins: &'a [View]) -> Vec<&'a View> {
     match op {
@@ -46,6 +58,9 @@ fn reduced<'a>(op: &Op, ins: &'a [View]) -> Vec<&'a View> {
 
 /// Scratch bytes of a call.
 pub(super) fn workspace(op: &Op, ins: &[View]) -> usize {
+    if let (Op::BatchNormMerge { .. }, Some(x)) = (op, ins.first()) {
+        return merge_chunks(x).1;
+    }
     match reduced(op, ins).first() {
         Some(map) if map.elements() > 0 => scratch(map),
         _ => 0,
@@ -177,6 +192,56 @@ pub(super) fn train(cx: &Launcher, eps: f32, momentum: f32, relu: bool) -> Resul
         kernels::BATCH_NORM_APPLY_BF16,
     ];
     apply(cx, kernels, [mean, inv_std], 3, eps, relu)
+}
+
+/// [`Op::BatchNormMerge`]: maps f32 or bf16, vectors f32; `y` may be `x` or `residual`.
+pub(super) fn merge(cx: &Launcher, eps: f32, momentum: f32, relu: bool) -> Result<()> {
+    let (x, moments) = (cx.input(0)?, cx.input(3)?);
+    let (mean, inv_std) = (cx.output(1)?, cx.output(2)?);
+    let (pixels, channels) = (x.pixels(), x.channels());
+    if x.elements() == 0 {
+        return Err(cx.wrong("no pixels"));
+    }
+    let shape = [1, 1, pixels.div_ceil(MOMENT_PIXELS), 2 * channels];
+    cx.want_shapes(&[(moments, shape)])?;
+    let (splits, need) = merge_chunks(x);
+    let (partials, bytes) = cx.workspace()?;
+    if bytes < need {
+        return Err(cx.wrong(&format!("a workspace of {bytes} bytes, {need} needed")));
+    }
+    let tiles = NormTiles {
+        pixels: pixels as u64,
+        chunk: (MOMENT_PIXELS * MERGED_TILES) as u64,
+        channels: cx.size(channels)?,
+        lanes_log2: 0,
+        splits: cx.size(splits)?,
+        vector: 0,
+    };
+    let merge = NormMergeArgs {
+        tiles,
+        moments: cx.dense(moments, DType::F32)?,
+        partials,
+    };
+    let finish = NormFinishArgs {
+        tiles,
+        partials,
+        first: Ptr::NULL,
+        mean: vector(cx, mean, x)?,
+        inv_std: vector(cx, inv_std, x)?,
+        running_mean: vector(cx, cx.output(3)?, x)?,
+        running_var: vector(cx, cx.output(4)?, x)?,
+        eps,
+        momentum,
+    };
+    let grid = [splits, channels.div_ceil(MERGE_COLUMNS), 1];
+    cx.launch(kernels::BATCH_NORM_MERGE, grid, 0, &merge)?;
+    let grid = [channels.div_ceil(MERGED_CHANNELS), 1, 1];
+    cx.launch(kernels::BATCH_NORM_FINISH, grid, 0, &finish)?;
+    let kernels = [
+        kernels::BATCH_NORM_APPLY_F32,
+        kernels::BATCH_NORM_APPLY_BF16,
+    ];
+    apply(cx, kernels, [mean, inv_std], 4, eps, relu)
 }
 
 /// [`Op::BatchNormEval`]: maps f32 or bf16, vectors f32; `y` may be `x` or `residual`.

@@ -1,11 +1,11 @@
-//! Convolution and its two gradients.
+//! Convolution, fused with batch norm or with the moments of its result, and its two gradients.
 //!
 //! Every shape runs in fp32, tf32 and bf16, on integers: sums of their products are exact in all
 //! three, so the bits must be the CPU's. A few run on fractions too. Maps and weights of 8 channels
 //! and more (4 in fp32) take 16-byte copies where they also start aligned, which half of the cases
 //! do; the others and narrower ones take the element-wise path.
 
-use crate::device::op::Window;
+use crate::device::op::{ConvNorm, MOMENT_PIXELS, Window};
 use crate::device::{DType, Op};
 use crate::selftest::{Case, Data, Math, Operand, Tolerance};
 
@@ -271,6 +271,58 @@ impl Maker<'_> {
         self.output(case, y, self.result, terms).math(self.math)
     }
 
+    /// With batch norm by running statistics: the CPU's arithmetic to the rounding, so exact where
+    /// the sums are. The shapes with `extra` have bias and residual.
+    fn norm(&mut self) -> Case {
+        let Shape { x, gap, extra, .. } = self.shape;
+        let (w, y, k) = (self.shape.weights(), self.shape.y(), self.shape.kernel[0]);
+        let op = Op::ConvBatchNormEval(ConvNorm {
+            window: self.shape.window(),
+            bias: extra,
+            eps: 1e-5,
+            relu: k % 16 == 8,
+        });
+        let mut case = self
+            .case(op)
+            .input(self.operand(x).gap(gap))
+            .input(self.operand(w));
+        for (low, high) in [(0.5, 1.5), (-1.0, 1.0), (-1.0, 1.0), (0.5, 2.0)] {
+            case = case.input(Operand::vector(&self.data.uniform(k, low, high)));
+        }
+        if extra {
+            let bias = self.numbers([1, 1, 1, k]);
+            let residual = self.data.floats(crate::device::elements(y), 2.0);
+            let residual = Operand::float(self.result, y, &residual).gap(gap / 2);
+            case = case.input(Operand::vector(&bias)).input(residual);
+        }
+        self.output(case, y, self.result, w[1] * w[2] * w[3])
+            .math(self.math)
+    }
+
+    /// Sums that bf16 holds exactly, so that the moments are exact too.
+    fn moments(&mut self) -> Case {
+        let Shape { x, gap, .. } = self.shape;
+        let (w, y, k) = (self.shape.weights(), self.shape.y(), self.shape.kernel[0]);
+        let dtype = self.dtype();
+        let mut units = |shape| {
+            let values = self.data.ints(crate::device::elements(shape), 1);
+            Operand::float(dtype, shape, &values)
+        };
+        let (x, weights) = (units(x).gap(gap), units(w));
+        let mut case = self
+            .case(Op::ConvMoments(self.shape.window()))
+            .input(x)
+            .input(weights);
+        if self.shape.extra {
+            let values: Vec<f32> = (0..k).map(|i| (i % 7) as f32).collect();
+            case = case.input(Operand::vector(&values));
+        }
+        let tiles = (y[0] * y[1] * y[2]).div_ceil(MOMENT_PIXELS);
+        self.output(case, y, self.result, 0)
+            .output([1, 1, tiles, 2 * k], DType::F32, Tolerance::Exact)
+            .math(self.math)
+    }
+
     fn dgrad(&mut self) -> Case {
         let Shape { x, gap, .. } = self.shape;
         let (w, y) = (self.shape.weights(), self.shape.y());
@@ -331,7 +383,10 @@ pub(super) fn cases(seed: u64) -> Vec<Case> {
                         _ => DType::F32,
                     },
                 };
-                cases.extend([maker.forward(), maker.dgrad(), maker.wgrad()]);
+                cases.extend([maker.forward(), maker.dgrad(), maker.wgrad(), maker.norm()]);
+                if matches!(values, Values::Integers) {
+                    cases.push(maker.moments());
+                }
             }
         }
     }

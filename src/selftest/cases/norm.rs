@@ -1,9 +1,10 @@
-//! Batch norm: training, evaluation, backward.
+//! Batch norm: training, from a convolution's moments, evaluation, backward.
 //!
 //! Evaluation has one rounding an operation, in the CPU's order: the same bits. The statistics and
 //! the gradients' sums add up in another order than the CPU: the backward has the same bits on small
 //! integers, everything else 1e-5 of the values at hand (one rounding more where maps are bf16).
 
+use crate::device::op::MOMENT_PIXELS;
 use crate::device::{DType, Op, Shape, elements};
 use crate::selftest::{Case, Data, Operand, Tolerance};
 
@@ -49,6 +50,7 @@ pub(super) fn cases(seed: u64) -> Vec<Case> {
                 gap,
             };
             cases.extend(bench.train());
+            cases.extend(bench.merge());
             cases.extend(bench.eval());
             cases.extend(bench.backward());
         }
@@ -59,6 +61,10 @@ pub(super) fn cases(seed: u64) -> Vec<Case> {
             gap: 0,
         };
         cases.push(bench.large_mean());
+        // More than one chunk of 64 tiles, the last tile of 37 pixels.
+        bench.shape = [1, 1, 64 * 130 + 37, 5];
+        cases.push(bench.merge_of("mean 1000", 1000.0, false, None));
+        bench.shape = [2, 24, 25, 8];
         cases.push(bench.constant());
         cases.push(bench.not_a_number());
     }
@@ -139,6 +145,54 @@ impl Bench<'_> {
         let case = case.input(self.floats(1.0)).in_place(3, close);
         cases.push(self.finish(case, stats));
         cases
+    }
+
+    fn merge(&mut self) -> Vec<Case> {
+        vec![
+            self.merge_of("plain", 0.5, false, None),
+            self.merge_of("relu, in place", -2.0, true, Some(0)),
+            self.merge_of("relu, onto the residual", 3.0, true, Some(4)),
+        ]
+    }
+
+    /// Moments about `mean`; they need not be those of `x`. `in_place` names an input.
+    fn merge_of(&mut self, name: &str, mean: f32, relu: bool, in_place: Option<usize>) -> Case {
+        let op = Op::BatchNormMerge {
+            eps: EPS,
+            momentum: 0.1,
+            relu,
+        };
+        let (pixels, c) = (elements(self.shape) / self.shape[3], self.shape[3]);
+        let tiles = pixels.div_ceil(MOMENT_PIXELS);
+        let mut moments = Vec::with_capacity(tiles * 2 * c);
+        for tile in 0..tiles {
+            let n = MOMENT_PIXELS.min(pixels - tile * MOMENT_PIXELS) as f32;
+            moments.extend(self.d.uniform(c, mean - 0.5, mean + 0.5));
+            moments.extend(self.d.uniform(c, 0.5 * n, 1.5 * n));
+        }
+        let values: Vec<f32> = (self.d.floats(elements(self.shape), 3.0).iter())
+            .map(|v| v + mean)
+            .collect();
+        let x = Operand::float(self.dtype, self.shape, &values).gap(self.gap);
+        let mut case = Case::new(name, op)
+            .input(x)
+            .input(self.vector(0.5, 1.5))
+            .input(self.vector(-1.0, 1.0))
+            .input(Operand::f32([1, 1, tiles, 2 * c], &moments));
+        if in_place == Some(4) {
+            case = case.input(self.floats(1.0));
+        }
+        let stats = Tolerance::Close {
+            rtol: 1e-6,
+            atol: 1e-6,
+        };
+        // An ulp of the mean is that much of a deviation of 1.
+        let close = map_close(self.dtype, 1e-5, 2e-6 + 4e-7 * f64::from(mean.abs()));
+        let case = match in_place {
+            Some(input) => case.in_place(input, close),
+            None => case.output_with(self.out(), close),
+        };
+        self.finish(case, stats)
     }
 
     fn eval(&mut self) -> Vec<Case> {

@@ -147,13 +147,13 @@ impl Geometry {
     }
 
     /// Copies the patch of a destination pixel, `[taps][channels]`, zeros in the padding.
-    pub(super) fn gather(
+    pub(super) fn gather<T: Copy + Default>(
         &self,
         pixel: [usize; 3],
-        src: &[f32],
+        src: &[T],
         ld: usize,
         channels: usize,
-        patch: &mut [f32],
+        patch: &mut [T],
     ) {
         let [image, y, x] = pixel;
         let Window {
@@ -169,7 +169,7 @@ impl Geometry {
         });
         for (r, line) in patch.chunks_exact_mut(width).enumerate() {
             let Some(sy) = self.source(0, y, r) else {
-                line.fill(0.0);
+                line.fill(T::default());
                 continue;
             };
             let base = (image * self.src[0] + sy) * self.src[1];
@@ -181,7 +181,7 @@ impl Geometry {
             for (s, tap) in line.chunks_exact_mut(channels).enumerate() {
                 match self.source(1, x, s) {
                     Some(sx) => tap.copy_from_slice(&src[(base + sx) * ld..][..channels]),
-                    None => tap.fill(0.0),
+                    None => tap.fill(T::default()),
                 }
             }
         }

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::finish::Finish;
 use super::geometry::{Geometry, NONE};
 use super::micro::{self, Block, Isa, MAX_COLUMNS, MIN_ROWS, Run};
 use super::pack;
@@ -61,6 +62,8 @@ pub(super) struct Target<'a> {
     pub ld: usize,
     /// Add to the map instead of overwriting it.
     pub accumulate: bool,
+    /// What is done to a pixel's sums once they are whole; not where they are added to.
+    pub finish: Option<Finish<'a>>,
 }
 
 /// Length of the fewest parts of at most `most` that make up `n`, all alike: a short last one
@@ -81,6 +84,7 @@ struct Job<'a> {
     /// Padded to whole panels.
     bias: &'a [f32],
     zeros: &'a [f32],
+    finish: Option<Finish<'a>>,
 }
 
 impl Plan {
@@ -178,6 +182,7 @@ impl Plan {
             weights: packed,
             bias: padded,
             zeros,
+            finish: dst.finish,
         };
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.geometry.pixels().div_ceil(self.pixels);
@@ -234,6 +239,17 @@ impl Job<'_> {
                     let runs = runs.iter().zip(&live).map(|(runs, &live)| &runs[..live]);
                     self.panel(panel, &part, runs, &destinations[..count]);
                 }
+            }
+        }
+        if let Some(finish) = &self.finish {
+            let first = panels.start * plan.isa.nr();
+            let columns = plan.outputs.min(panels.end * plan.isa.nr()) - first;
+            for &pixel in &destinations[..count] {
+                let pixel = pixel as usize;
+                // SAFETY: these channels of this pixel belong to this task alone, which has no
+                // other reference to them.
+                let row = unsafe { self.dst.slice(pixel * self.dst_ld + first, columns) };
+                finish.row(pixel, first, row);
             }
         }
     }

@@ -9,9 +9,11 @@
 //!
 //! Bits do not depend on the number of threads: each output has one fixed order of summation.
 
+mod finish;
 mod geometry;
 mod half;
 mod implicit;
+mod isa;
 mod micro;
 mod pack;
 mod shared;
@@ -22,16 +24,30 @@ mod winograd;
 
 use std::sync::LazyLock;
 
+use ::half::bf16;
+
 use super::super::{Call, DType, Op, View};
 use super::memory::Ctx;
+use super::moments::of_tiles;
+use super::rows::want_shape;
 use super::{mismatch, want};
-use crate::device::op::Window;
+use crate::device::op::{ConvNorm, MOMENT_PIXELS, Window};
 use crate::error::{Error, Result};
+use finish::Finish;
 use geometry::Geometry;
 use implicit::{Map, Target};
 use micro::Isa;
 
-static ISA: LazyLock<Isa> = LazyLock::new(Isa::detect);
+static ISA: LazyLock<Isa> =
+    LazyLock::new(|| isa::choice().map_or_else(|_| Isa::detect(), |choice| choice.float));
+
+/// Names of the instructions that f32 and bf16 convolutions use.
+///
+/// # Errors
+/// [`Error::Input`] when `U2PL_CPU_ISA` names none of this processor's.
+pub(super) fn instructions() -> Result<[&'static str; 2]> {
+    isa::choice().map(|choice| [choice.float.name, choice.half.name()])
+}
 
 /// The geometry of a convolution from its map `x`, kernel `w` and result `y`.
 fn geometry(window: Window, x: &View, kernel: [usize; 2], y: &View, transposed: bool) -> Geometry {
@@ -46,11 +62,16 @@ fn geometry(window: Window, x: &View, kernel: [usize; 2], y: &View, transposed: 
     }
 }
 
-/// Fails unless `x`, `w`, `y` are the operands of one convolution.
+/// Fails unless `x`, `w`, `y` are the operands of one convolution in f32.
 fn check(op: &str, window: Window, x: &View, w: &View, y: &View) -> Result<()> {
     for view in [x, w, y] {
         want(op, view, DType::F32)?;
     }
+    check_shapes(op, window, x, w, y)
+}
+
+/// Fails unless `x`, `w`, `y` are the operands of one convolution, of whatever type.
+fn check_shapes(op: &str, window: Window, x: &View, w: &View, y: &View) -> Result<()> {
     let size = |axis: usize| {
         let reach = window.dilation * w.shape[axis].saturating_sub(1) + 1;
         (x.shape[axis] + 2 * window.padding)
@@ -98,6 +119,7 @@ fn target<'a>(cx: &'a Ctx, call: &Call, i: usize) -> Result<Target<'a>> {
         data: cx.f32_mut(&call.outs[i])?,
         ld: call.outs[i].ld,
         accumulate: call.accumulates(i),
+        finish: None,
     })
 }
 
@@ -131,6 +153,36 @@ impl Plan {
     }
 }
 
+/// The way of the weight gradient that costs less for the shapes at hand.
+enum WgradPlan {
+    Direct(wgrad::Plan),
+    Tiles(winograd::wgrad::Plan),
+}
+
+impl WgradPlan {
+    fn new(isa: Isa, geometry: Geometry, channels: usize, outputs: usize) -> Self {
+        match winograd::wgrad::Plan::new(isa, &geometry, channels, outputs) {
+            Some(plan) => WgradPlan::Tiles(plan),
+            None => WgradPlan::Direct(wgrad::Plan::new(isa, geometry, channels, outputs)),
+        }
+    }
+
+    /// Elements of workspace.
+    fn workspace(&self, threads: usize) -> usize {
+        match self {
+            WgradPlan::Direct(plan) => plan.workspace(threads),
+            WgradPlan::Tiles(plan) => plan.workspace(threads),
+        }
+    }
+
+    fn run(&self, x: Map, dy: Map, dw: Target, workspace: &mut [f32]) {
+        match self {
+            WgradPlan::Direct(plan) => plan.run(x, dy, dw, workspace),
+            WgradPlan::Tiles(plan) => plan.run(x, dy, dw, workspace),
+        }
+    }
+}
+
 fn forward_plan(isa: Isa, window: Window, x: &View, w: &View, y: &View) -> Plan {
     let kernel = [w.shape[1], w.shape[2]];
     let geometry = geometry(window, x, kernel, y, false);
@@ -143,10 +195,10 @@ fn dgrad_plan(isa: Isa, window: Window, dy: &View, w: &View, dx: &View) -> Plan 
     Plan::new(isa, geometry, w.shape[0], w.shape[3])
 }
 
-fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> wgrad::Plan {
+fn wgrad_plan(isa: Isa, window: Window, x: &View, dy: &View, dw: &View) -> WgradPlan {
     let kernel = [dw.shape[1], dw.shape[2]];
     let geometry = geometry(window, x, kernel, dy, false);
-    wgrad::Plan::new(isa, geometry, dw.shape[3], dw.shape[0])
+    WgradPlan::new(isa, geometry, dw.shape[3], dw.shape[0])
 }
 
 /// [`crate::device::Op::Conv`].
@@ -163,9 +215,79 @@ fn forward_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
         ([x, w, bias], [y]) => ([x, w], Some(bias), [y]),
         _ => return Err(Error::internal("conv: wrong number of operands")),
     };
-    check("conv", window, x, w, y)?;
+    product(isa, cx, call, window, [x, w, y], bias, None)
+}
+
+/// [`crate::device::Op::ConvBatchNormEval`].
+pub(super) fn forward_norm(cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> {
+    if half::applies(&call.ins) {
+        return half::run(cx, call, norm.window);
+    }
+    forward_norm_on(*ISA, cx, call, norm)
+}
+
+fn forward_norm_on(isa: Isa, cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> {
+    let op = call.op.name();
+    let (&[x, w, gamma, beta, mean, var, ref rest @ ..], &[y]) = (&call.ins[..], &call.outs[..])
+    else {
+        return Err(Error::internal(format!("{op}: wrong number of operands")));
+    };
+    let (bias, residual) = match (norm.bias, rest) {
+        (false, []) => (None, None),
+        (false, [residual]) => (None, Some(residual)),
+        (true, [bias]) => (Some(bias), None),
+        (true, [bias, residual]) => (Some(bias), Some(residual)),
+        _ => return Err(Error::internal(format!("{op}: wrong number of operands"))),
+    };
+    if let Some(residual) = residual {
+        want_shape(call, residual, y.shape)?;
+    }
+    let vectors = [gamma, beta, mean, var];
+    let finish = Finish::new(cx, call, &vectors, residual, norm.eps, norm.relu)?;
+    product(isa, cx, call, norm.window, [&x, &w, &y], bias, Some(finish))
+}
+
+/// [`crate::device::Op::ConvMoments`].
+pub(super) fn forward_moments(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    let &[y, moments] = &call.outs[..] else {
+        return Err(Error::internal("conv_moments: wrong number of operands"));
+    };
+    let expected = [1, 1, y.pixels().div_ceil(MOMENT_PIXELS), 2 * y.channels()];
+    if moments.shape != expected || !moments.is_dense() {
+        let expected = format!("dense moments of shape {expected:?}");
+        return Err(mismatch("conv_moments", &expected, &moments));
+    }
+    let plain = Call {
+        op: Op::Conv(window),
+        outs: vec![y],
+        ..call.clone()
+    };
+    forward(cx, &plain, window)?;
+    let out = cx.f32_mut(&moments)?;
+    match y.dtype {
+        DType::BF16 => of_tiles(cx.map::<bf16>(&y)?, &y, out),
+        _ => of_tiles(cx.f32(&y)?, &y, out),
+    }
+    Ok(())
+}
+
+/// The forward pass, its sums finished where there is something to finish.
+fn product(
+    isa: Isa,
+    cx: &Ctx,
+    call: &Call,
+    window: Window,
+    [x, w, y]: [&View; 3],
+    bias: Option<&View>,
+    finish: Option<Finish>,
+) -> Result<()> {
+    check(call.op.name(), window, x, w, y)?;
     if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
-        return Err(mismatch("conv", "one bias per output channel", bias));
+        return Err(mismatch(
+            call.op.name(),
+            "one bias per output channel",
+            bias,
+        ));
     }
     if y.elements() == 0 {
         return Ok(());
@@ -173,7 +295,8 @@ fn forward_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
     let plan = forward_plan(isa, window, x, w, y);
     let workspace = workspace(cx, call, plan.workspace(rayon::current_num_threads()))?;
     let bias = bias.map(|b| cx.f32(b)).transpose()?;
-    let (src, dst) = (map(cx, x)?, target(cx, call, 0)?);
+    let (src, mut dst) = (map(cx, x)?, target(cx, call, 0)?);
+    dst.finish = finish;
     plan.run(src, cx.f32(w)?, bias, dst, workspace);
     Ok(())
 }
@@ -233,7 +356,7 @@ pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads:
         return half::workspace(&Op::Conv(w), ins, outs, threads);
     }
     match (ins, outs) {
-        ([x, weights, ..], [y]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
+        ([x, weights, ..], [y, ..]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
         _ => 0,
     }
 }

@@ -4,19 +4,19 @@ use std::marker::PhantomData;
 
 /// A mutable slice whose disjoint parts several tasks write.
 #[derive(Clone, Copy)]
-pub(super) struct Shared<'a> {
-    start: *mut f32,
+pub(super) struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: a plain address; those who write through it promise disjointness.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub(super) fn new(slice: &'a mut [f32]) -> Self {
+impl<'a, T> Shared<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
         Self {
             start: slice.as_mut_ptr(),
             len: slice.len(),
@@ -25,7 +25,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Address of an element.
-    pub(super) fn at(&self, index: usize) -> *mut f32 {
+    pub(super) fn at(&self, index: usize) -> *mut T {
         debug_assert!(index < self.len);
         self.start.wrapping_add(index)
     }
@@ -34,7 +34,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// No other task uses these elements meanwhile.
-    pub(super) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start + len <= self.len, "stretch outside the slice");
         // SAFETY: in bounds, and the caller promises that it is not shared.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }

@@ -7,16 +7,16 @@ use crate::device::{ArenaId, Device, Op};
 
 /// One convolution; `ld` gaps are added to every map.
 #[derive(Clone, Copy, Debug)]
-struct Case {
+pub(super) struct Case {
     /// N, H, W, C.
     x: [usize; 4],
     /// K and the kernel's side.
     k: usize,
     side: usize,
-    window: Window,
-    gap: usize,
+    pub(super) window: Window,
+    pub(super) gap: usize,
     bias: bool,
-    accumulate: bool,
+    pub(super) accumulate: bool,
 }
 
 impl Case {
@@ -56,7 +56,7 @@ impl Case {
     }
 }
 
-fn case(x: [usize; 4], k: usize, side: usize, stride: usize, dilation: usize) -> Case {
+pub(super) fn case(x: [usize; 4], k: usize, side: usize, stride: usize, dilation: usize) -> Case {
     Case {
         x,
         k,
@@ -73,7 +73,7 @@ fn case(x: [usize; 4], k: usize, side: usize, stride: usize, dilation: usize) ->
 }
 
 /// Ragged shapes, each plain and as an accumulating channel slice with a bias.
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let mut plain = vec![
         case([1, 1, 1, 1], 1, 1, 1, 1),
         case([2, 5, 7, 3], 21, 1, 1, 1),
@@ -114,14 +114,14 @@ fn cases() -> Vec<Case> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Pass {
+pub(super) enum Pass {
     Forward,
     Dgrad,
     Wgrad,
 }
 
 /// Values of a tensor, its gaps included.
-type Values = Vec<f32>;
+pub(super) type Values = Vec<f32>;
 
 fn span([n, h, w, c]: [usize; 4], gap: usize) -> usize {
     (n * h * w - 1) * (c + gap) + c
@@ -143,15 +143,15 @@ fn values(len: usize, seed: u32, exact: bool) -> Values {
 }
 
 /// The tensors of a case: x, w, bias, y, dx, dw, dbias as they are before the call.
-struct Tensors {
-    shapes: [[usize; 4]; 4],
-    gaps: [usize; 4],
-    data: [Values; 4],
+pub(super) struct Tensors {
+    pub(super) shapes: [[usize; 4]; 4],
+    pub(super) gaps: [usize; 4],
+    pub(super) data: [Values; 4],
 }
 
 impl Tensors {
     /// x, w, bias, y: whichever the pass writes is an output.
-    fn new(case: &Case, exact: bool) -> Self {
+    pub(super) fn new(case: &Case, exact: bool) -> Self {
         let shapes = [case.x, case.weights(), [1, 1, 1, case.k], case.y()];
         let gaps = [case.gap, 0, 0, case.gap];
         let data = std::array::from_fn(|i| values(span(shapes[i], gaps[i]), i as u32 + 1, exact));
@@ -160,7 +160,7 @@ impl Tensors {
 }
 
 /// What the pass should leave in the tensors, in f64.
-fn expected(case: &Case, pass: Pass, t: &Tensors) -> [Vec<f64>; 4] {
+pub(super) fn expected(case: &Case, pass: Pass, t: &Tensors) -> [Vec<f64>; 4] {
     let wide = |i: usize| t.data[i].iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
     let [mut x, mut w, mut bias, mut y] = [wide(0), wide(1), wide(2), wide(3)];
     let (c, k) = (case.x[3], case.k);
@@ -212,7 +212,7 @@ fn expected(case: &Case, pass: Pass, t: &Tensors) -> [Vec<f64>; 4] {
 }
 
 /// Builds the call of a pass over tensors at `offsets` of an arena.
-fn call(case: &Case, pass: Pass, v: &[View; 4]) -> Call {
+pub(super) fn call(case: &Case, pass: Pass, v: &[View; 4]) -> Call {
     let [x, w, bias, y] = *v;
     let (op, ins, outs) = match (pass, case.bias) {
         (Pass::Forward, false) => (Op::Conv(case.window), vec![x, w], vec![y]),

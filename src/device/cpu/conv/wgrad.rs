@@ -19,6 +19,10 @@ use super::shared::{Scratch, Shared};
 
 /// Pixels packed at a time: a panel of them stays in the first-level cache.
 const CHUNK: usize = 192;
+/// Elements between packed panels: lines of a row that is packed do not share a cache set.
+const GAP: usize = 16;
+/// So many pixels before one is packed, its values are asked for.
+const AHEAD: usize = 8;
 /// Most rows (of K) and columns (of C) of a task; both packed blocks stay in the second level.
 const ROWS: usize = 192;
 const COLUMNS: usize = 256;
@@ -44,6 +48,11 @@ pub(super) struct Plan {
     rows: usize,
     columns: usize,
     segments: usize,
+}
+
+/// Elements of a packed panel of `width` columns.
+fn panel(width: usize) -> usize {
+    CHUNK * width + GAP
 }
 
 /// What the tasks of a call share.
@@ -118,7 +127,12 @@ impl Plan {
     /// Elements of one thread's scratch: packed dy, packed x, one patch.
     fn scratch(&self) -> [usize; 3] {
         let patch = if self.gather { self.reduction().1 } else { 0 };
-        [self.rows * CHUNK, self.columns * CHUNK, patch]
+        let panels = |n: usize, width: usize| n.div_ceil(width) * panel(width);
+        [
+            panels(self.rows, self.isa.mr),
+            panels(self.columns, self.isa.nr()),
+            patch,
+        ]
     }
 
     /// Elements of workspace.
@@ -200,10 +214,17 @@ impl Job<'_> {
         // At least once: a block without pixels is still to be zeroed.
         loop {
             let chunk = CHUNK.min(end - start);
+            let pixel = |at: usize| {
+                let (line, x) = (at / xs.len(), xs.start + at % xs.len());
+                [line / ys.len(), ys.start + line % ys.len(), x]
+            };
             for i in 0..chunk {
-                let (line, x) = ((start + i) / xs.len(), xs.start + (start + i) % xs.len());
-                let pixel = [line / ys.len(), ys.start + line % ys.len(), x];
-                self.pack(task, pixel, i, a, b, patch);
+                if !plan.gather && start + i + AHEAD < hits {
+                    let [dy, x] = self.rows(task, pixel(start + i + AHEAD));
+                    pack::prefetch(dy);
+                    pack::prefetch(x);
+                }
+                self.pack(task, pixel(start + i), i, a, b, patch);
             }
             self.multiply(task, chunk, start > first || self.accumulate, a, b);
             start += chunk;
@@ -211,6 +232,16 @@ impl Job<'_> {
                 break;
             }
         }
+    }
+
+    /// What a pixel and its tap give: the block's rows of dy and columns of x.
+    fn rows(&self, task: &Task, pixel: [usize; 3]) -> [&[f32]; 2] {
+        let g = &self.plan.geometry;
+        let (dy, x) = (g.dst_index(pixel), g.hit(pixel, task.tap));
+        [
+            &self.dy.data[dy * self.dy.ld..][task.rows.clone()],
+            &self.x.data[x * self.x.ld..][task.columns.clone()],
+        ]
     }
 
     /// Packs one pixel as row `i` of the chunk.
@@ -226,7 +257,7 @@ impl Job<'_> {
         let plan = self.plan;
         let g = &plan.geometry;
         let dy = &self.dy.data[g.dst_index(pixel) * self.dy.ld..][task.rows.clone()];
-        pack::line(plan.isa.mr, CHUNK, i, dy, a);
+        pack::line(plan.isa.mr, panel(plan.isa.mr), i, dy, a);
         let x = if plan.gather {
             g.gather(pixel, self.x.data, self.x.ld, plan.channels, patch);
             &patch[task.columns.clone()]
@@ -234,7 +265,7 @@ impl Job<'_> {
             let start = g.hit(pixel, task.tap) * self.x.ld;
             &self.x.data[start..][task.columns.clone()]
         };
-        pack::line(plan.isa.nr(), CHUNK, i, x, b);
+        pack::line(plan.isa.nr(), panel(plan.isa.nr()), i, x, b);
     }
 
     /// Adds a packed chunk to the block.
@@ -252,10 +283,10 @@ impl Job<'_> {
         for (j, column) in task.columns.clone().step_by(isa.nr()).enumerate() {
             for (i, row) in task.rows.clone().step_by(isa.mr).enumerate() {
                 let mut run = Run::EMPTY;
-                run.a[0] = a[i * CHUNK * isa.mr..].as_ptr();
+                run.a[0] = a[i * panel(isa.mr)..].as_ptr();
                 let rows = isa.mr.min(task.rows.end - row);
                 let columns = isa.nr().min(task.columns.end - column);
-                let mut block = Block::new(b[j * CHUNK * isa.nr()..].as_ptr(), init);
+                let mut block = Block::new(b[j * panel(isa.nr())..].as_ptr(), init);
                 for (r, out) in block.out.iter_mut().enumerate().take(rows) {
                     let at = ((task.segment * plan.outputs + row + r) * taps + task.tap) * width;
                     *out = self.out.at(at + column);

@@ -1,15 +1,19 @@
 //! Launchers of `kernels/conv.cu` and `kernels/conv_wgrad.cu`.
 
 mod axis;
+mod finish;
 mod plan;
+#[cfg(test)]
+mod table;
 mod tiles;
 
 use super::driver::Ptr;
 use super::kernels::{
-    self, ConvArgs, ConvAxis, ConvBiasArgs, ConvReduceArgs, ConvSchedule, ConvWgradArgs, Kernel,
+    self, ConvArgs, ConvAxis, ConvBiasArgs, ConvFinish, ConvReduceArgs, ConvSchedule,
+    ConvWgradArgs, Kernel,
 };
 use super::{GpuDevice, Launcher};
-use crate::device::op::Window;
+use crate::device::op::{ConvNorm, Window};
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 use plan::{Extent, MapPlan, TICKETS, WgradPlan, wgrad_variant};
@@ -85,7 +89,8 @@ pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]
             let bias = !rest.is_empty();
             WgradPlan::new(product, multiprocessors, dy, dw, bias).workspace_bytes()
         }
-        (Op::Conv(window), Some(product), [x, w, ..], [y, ..]) => {
+        (Op::Conv(window) | Op::ConvMoments(window), Some(product), [x, w, ..], [y, ..])
+        | (Op::ConvBatchNormEval(ConvNorm { window, .. }), Some(product), [x, w, ..], [y, ..]) => {
             let extent = extent(product, x, y, &forward_axes(*window, x, w, y));
             map_workspace(product, multiprocessors, [x, w], extent)
         }
@@ -100,7 +105,7 @@ pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]
     }
 }
 
-/// Scratch bytes of one launch, for operands that may turn out to be aligned.
+/// Scratch bytes of one launch.
 fn map_workspace(
     product: Product,
     multiprocessors: usize,
@@ -113,15 +118,35 @@ fn map_workspace(
 
 /// [`Op::Conv`].
 pub(super) fn forward(cx: &Launcher, window: Window) -> Result<()> {
+    forward_of(cx, window, cx.call.ins.get(2), finish::NONE)
+}
+
+/// [`Op::ConvBatchNormEval`].
+pub(super) fn forward_norm(cx: &Launcher, norm: ConvNorm) -> Result<()> {
+    let (bias, finish) = finish::norm(cx, norm)?;
+    forward_of(cx, norm.window, bias, finish)
+}
+
+/// [`Op::ConvMoments`].
+pub(super) fn forward_moments(cx: &Launcher, window: Window) -> Result<()> {
+    forward_of(cx, window, cx.call.ins.get(2), finish::moments(cx)?)
+}
+
+fn forward_of(
+    cx: &Launcher,
+    window: Window,
+    bias: Option<&View>,
+    finish: ConvFinish,
+) -> Result<()> {
     let (x, w, y) = (cx.input(0)?, cx.input(1)?, cx.output(0)?);
     check(cx, window, x, w, y)?;
     let product = product(cx, x, w)?;
-    let bias = match cx.call.ins.get(2) {
+    let bias = match bias {
         Some(bias) => vector(cx, bias, w.shape[0])?,
         None => Ptr::NULL,
     };
     let axes = forward_axes(window, x, w, y);
-    launch_map(cx, &FORWARD, product, [x, w, y], bias, axes)
+    launch_map(cx, &FORWARD, product, [x, w, y], (bias, finish), axes)
 }
 
 /// Rows and columns of a forward pass.
@@ -141,7 +166,14 @@ pub(super) fn dgrad(cx: &Launcher, window: Window) -> Result<()> {
         let axes = dgrad_axes(window, phase, dy, w, dx);
         let nothing = axes.iter().any(|a| a.taps == 0);
         if !(nothing && cx.call.accumulates(0)) {
-            launch_map(cx, &DGRAD, product, [dy, w, dx], Ptr::NULL, axes)?;
+            launch_map(
+                cx,
+                &DGRAD,
+                product,
+                [dy, w, dx],
+                (Ptr::NULL, finish::NONE),
+                axes,
+            )?;
         }
     }
     Ok(())
@@ -260,7 +292,7 @@ fn launch_map(
     table: &Table<ConvArgs>,
     product: Product,
     [src, w, dst]: [&View; 3],
-    bias: Ptr,
+    (bias, finish): (Ptr, ConvFinish),
     axes: [ConvAxis; 2],
 ) -> Result<()> {
     let (src_map, dst_map) = (cx.map(src)?, cx.map(dst)?);
@@ -291,6 +323,7 @@ fn launch_map(
         kernel_w: w.shape[2] as u32,
         dst_bf16: u32::from(dst.dtype == DType::BF16),
         accumulate: u32::from(cx.call.accumulates(0)),
+        finish,
     };
     let kernel = table[product.index()][plan.variant.index()];
     let grid = [plan.blocks(), 1, 1];

@@ -44,22 +44,26 @@ pub(super) struct Extent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MapPlan {
     pub(super) variant: Variant,
+    /// Of the product.
     pub(super) tiles: usize,
+    /// Not cut.
     pub(super) whole: usize,
+    /// Of each of the other tiles.
     pub(super) parts: usize,
     /// Predicted clocks.
     pub(super) clocks: usize,
 }
 
 impl MapPlan {
-    /// The fastest by [`Variant::clocks`].
+    /// The fastest by [`Variant::clocks`]. `vectors`: what the shapes allow; whether the operands
+    /// also start aligned is a matter of addresses, which no plan depends on.
     pub(super) fn new(
         product: Product,
         multiprocessors: usize,
         vectors: bool,
         extent: Extent,
     ) -> Self {
-        let plan = |variant| Self::of(variant, product, multiprocessors, extent);
+        let plan = |variant| Self::cut(variant, product, multiprocessors, extent);
         if !vectors {
             return plan(Variant::Any);
         }
@@ -71,39 +75,38 @@ impl MapPlan {
         }
     }
 
-    /// With tiles of `variant`: one block each, or the tiles after the last full wave cut into the
-    /// number of parts that ends soonest.
-    pub(super) fn of(
+    /// With tiles of `variant`, a block each.
+    pub(super) fn uncut(
         variant: Variant,
         product: Product,
         multiprocessors: usize,
         extent: Extent,
     ) -> Self {
-        let Extent {
-            rows,
-            columns,
-            steps,
-        } = extent;
         let side = variant.side();
-        let tiles = rows.div_ceil(side) * columns.div_ceil(side);
-        let clocks = |blocks, steps| variant.clocks(product, multiprocessors, blocks, steps);
-        let slots = multiprocessors * variant.resident(product);
-        let (whole, left) = (tiles / slots * slots, tiles % slots);
-        let most = match left {
-            0 => 1,
-            n if n > TICKETS => 1,
-            n => (MOST_PARTIALS / (4 * n * side * side)).min(MOST_PARTS),
-        };
-        let mut best = Self {
+        let tiles = extent.rows.div_ceil(side) * extent.columns.div_ceil(side);
+        Self {
             variant,
             tiles,
             whole: tiles,
             parts: 1,
-            clocks: clocks(tiles, steps),
-        };
-        for parts in 2..=most.min(steps) {
-            let join = JOIN_STEPS * parts;
-            let clocks = clocks(whole, steps) + clocks(left * parts, steps.div_ceil(parts) + join);
+            clocks: variant.clocks(product, multiprocessors, tiles, extent.steps),
+        }
+    }
+
+    /// The same, or the tiles after the last full wave cut into the number of parts that ends
+    /// soonest.
+    fn cut(variant: Variant, product: Product, multiprocessors: usize, extent: Extent) -> Self {
+        let clocks = |blocks, steps| variant.clocks(product, multiprocessors, blocks, steps);
+        let mut best = Self::uncut(variant, product, multiprocessors, extent);
+        let slots = multiprocessors * variant.resident(product);
+        let (whole, left) = (best.tiles / slots * slots, best.tiles % slots);
+        if left == 0 || left > TICKETS {
+            return best;
+        }
+        let most = MOST_PARTIALS / (4 * left * variant.side().pow(2));
+        for parts in 2..=most.min(MOST_PARTS).min(extent.steps) {
+            let steps = extent.steps.div_ceil(parts) + JOIN_STEPS * parts;
+            let clocks = clocks(whole, extent.steps) + clocks(left * parts, steps);
             if clocks < best.clocks {
                 best = Self {
                     whole,
@@ -134,6 +137,9 @@ impl MapPlan {
 pub(super) struct WgradPlan {
     /// Parts of the pixels.
     pub(super) parts: usize,
+    /// Predicted clocks, without the bias.
+    #[cfg_attr(not(test), allow(dead_code, reason = "what the parts were chosen by"))]
+    pub(super) clocks: usize,
     /// Floats of one part: the size of dw.
     pub(super) elements: usize,
     /// Pixels of one block of the bias gradient, and such blocks; 0 without one.
@@ -174,14 +180,16 @@ impl WgradPlan {
         let steps = dy.pixels().div_ceil(product.step());
         let pixels = dy.pixels().max(1);
         let bias_pixels = BIAS_PIXELS.max(pixels.div_ceil(BIAS_PARTS));
+        let (parts, clocks) = parts(
+            product,
+            multiprocessors,
+            variant,
+            [tiles, steps],
+            dw.elements(),
+        );
         Self {
-            parts: parts(
-                product,
-                multiprocessors,
-                variant,
-                [tiles, steps],
-                dw.elements(),
-            ),
+            parts,
+            clocks,
             elements: dw.elements(),
             bias_pixels,
             bias_parts: if bias {
@@ -208,7 +216,7 @@ impl WgradPlan {
     }
 }
 
-/// The number of parts that ends soonest: waves of tiles × parts blocks, and every part's sums
+/// The number of parts that ends soonest, and its clocks: waves of tiles × parts blocks, and every part's sums
 /// written and read once. A convolution of 512 to 512 channels, 3×3, has 144 tiles: 288 blocks in
 /// two parts would leave the second of two waves of 264 almost empty; seven parts fill 3.8 waves.
 fn parts(
@@ -217,7 +225,7 @@ fn parts(
     variant: Variant,
     [tiles, steps]: [usize; 2],
     elements: usize,
-) -> usize {
+) -> (usize, usize) {
     let slots = multiprocessors * variant.resident(product);
     let most = (slots.div_ceil(tiles).max(MORE_PARTS)).min(steps / PART_STEPS);
     let clocks = |parts: usize| {
@@ -229,7 +237,6 @@ fn parts(
             steps.div_ceil(parts),
         ) + sums / BYTES_PER_CLOCK
     };
-    (1..=most.max(1))
-        .min_by_key(|&parts| clocks(parts))
-        .unwrap_or(1)
+    let plans = (1..=most.max(1)).map(|parts| (parts, clocks(parts)));
+    plans.min_by_key(|&(_, clocks)| clocks).unwrap_or((1, 0))
 }

@@ -85,14 +85,17 @@ impl Variant {
         }
     }
 
-    /// Clocks that a multiprocessor spends on a step of one block while others hide its waits, on
-    /// tensor cores: the larger of products / 1300 a clock (bf16 `mma.sync` on an H100; half the
-    /// products at half the rate in tf32) and bytes through shared memory / 128 a clock (tile.cuh).
-    /// Large: 806 and 768. Small: 202 and 384. Only the ratio decides anything. Not measured.
-    fn step_clocks(self) -> usize {
-        match self {
-            Self::Large => 806,
-            Self::Small | Self::Any => 384,
+    /// Clocks that a multiprocessor spends on a step of one block while others hide its waits. On
+    /// tensor cores the larger of products / 1300 a clock (bf16 `mma.sync` on an H100; half the
+    /// products at half the rate in tf32) and bytes through shared memory / 128 a clock (tile.cuh):
+    /// 806 and 768 for `Large`, 202 and 384 for `Small`. In fp32 128 products a clock, and the reads
+    /// from shared memory that take issue slots beside them. Only ratios matter. Not measured.
+    fn step_clocks(self, product: Product) -> usize {
+        match (self, product) {
+            (Self::Large, Product::Fp32) => 4352,
+            (_, Product::Fp32) => 1120,
+            (Self::Large, _) => 806,
+            (Self::Small | Self::Any, _) => 384,
         }
     }
 
@@ -114,7 +117,7 @@ impl Variant {
             0 => 0,
             n => n.div_ceil(multiprocessors) + resident,
         };
-        (2 * waves * resident + last) * (steps + BLOCK_STEPS) * self.step_clocks() / 2
+        (2 * waves * resident + last) * (steps + BLOCK_STEPS) * self.step_clocks(product) / 2
     }
 }
 
@@ -128,4 +131,60 @@ pub(super) fn shape_in_vectors(view: &View) -> bool {
 /// The same, and the map does start on one.
 pub(super) fn in_vectors(view: &View, ptr: Ptr) -> bool {
     ptr.0.is_multiple_of(16) && shape_in_vectors(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registers of a multiprocessor, of a warp's allocation unit, and shared memory: sm_90.
+    const REGISTERS: usize = 65_536;
+    const UNIT: usize = 256;
+    const SHARED: usize = 228 << 10;
+    /// Shared memory that every block takes beside its own.
+    const RESERVED: usize = 1 << 10;
+
+    fn threads(variant: Variant, product: Product) -> usize {
+        match (variant, product) {
+            (Variant::Large, Product::Fp32) => 256,
+            _ => 128,
+        }
+    }
+
+    /// What the model says of blocks at once is what registers and shared memory allow.
+    #[test]
+    fn resident_blocks_fit_the_table_of_resources() {
+        let table = include_str!("../../../../kernels/resources.tsv");
+        let mut checked = 0;
+        for line in table.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [kernel, "sm_90a", registers, ..] = fields[..] else {
+                continue;
+            };
+            let parts: Vec<&str> = kernel.split('_').collect();
+            let ["conv", pass, product, variant] = parts[..] else {
+                continue;
+            };
+            let product = match product {
+                "fp32" => Product::Fp32,
+                "tf32" => Product::Tf32,
+                "bf16" => Product::Bf16,
+                _ => continue,
+            };
+            let variant = match variant {
+                "large" => Variant::Large,
+                "small" => Variant::Small,
+                "any" => Variant::Any,
+                _ => continue,
+            };
+            let warps = threads(variant, product) / 32;
+            let registers: usize = registers.parse().expect("registers");
+            let block = warps * (32 * registers).next_multiple_of(UNIT);
+            let fit = (REGISTERS / block).min(SHARED / (variant.shared_bytes() + RESERVED));
+            let said = variant.resident(product);
+            assert!(fit >= said, "{kernel}: {fit} blocks at once, not {said}");
+            checked += usize::from(matches!(pass, "forward" | "dgrad" | "wgrad"));
+        }
+        assert_eq!(checked, 27);
+    }
 }

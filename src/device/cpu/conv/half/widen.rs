@@ -6,7 +6,9 @@ use half::bf16;
 use super::super::super::element::{round, widen};
 use super::super::super::memory::Ctx;
 use super::super::super::rows::{for_rows, pixel, zip};
-use super::super::{dgrad, dgrad_workspace, forward, forward_workspace, wgrad, wgrad_workspace};
+use super::super::{
+    dgrad, dgrad_workspace, forward, forward_norm, forward_workspace, wgrad, wgrad_workspace,
+};
 use crate::device::op::Window;
 use crate::device::{Call, DType, Op, View};
 use crate::error::{Error, Result};
@@ -78,6 +80,7 @@ pub(super) fn run(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
         outs,
     };
     match inner.op {
+        Op::ConvBatchNormEval(norm) => forward_norm(cx, &inner, norm)?,
         Op::ConvDgrad(_) => dgrad(cx, &inner, window)?,
         Op::ConvWgrad(_) => wgrad(cx, &inner, window)?,
         _ => forward(cx, &inner, window)?,

@@ -10,9 +10,10 @@
 
 use rayon::prelude::*;
 
+use super::super::finish::Finish;
 use super::super::geometry::{Geometry, NONE};
 use super::super::implicit::{Map, STEPS, Target, even};
-use super::super::micro::{self, Block, Isa, MAX_COLUMNS, Run};
+use super::super::micro::{Block, Isa, MAX_COLUMNS, Run};
 use super::super::shared::{Scratch, Shared};
 use super::{Tiles, weights};
 use crate::device::cpu::simd::vectorised;
@@ -57,6 +58,7 @@ struct Job<'a> {
     /// Padded to whole panels.
     bias: &'a [f32],
     zeros: &'a [f32],
+    finish: Option<Finish<'a>>,
 }
 
 impl Plan {
@@ -150,6 +152,7 @@ impl Plan {
             weights: packed,
             bias: padded,
             zeros,
+            finish: dst.finish,
         };
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.tiles.count().div_ceil(self.block);
@@ -271,6 +274,9 @@ impl Job<'_> {
             accumulate(out, values);
         } else {
             sum(out, values, &self.bias[first..]);
+            if let Some(finish) = &self.finish {
+                finish.row(pixel, first, out);
+            }
         }
     }
 }

@@ -15,5 +15,6 @@ pub(super) mod forward;
 mod tiles;
 pub(super) mod transform;
 mod weights;
+pub(super) mod wgrad;
 
 pub(super) use tiles::Tiles;
