@@ -7,7 +7,7 @@ usage() {
     cat <<'TEXT'
 usage: gpu-check.sh [--bin FILE] [--out DIR] [--device NAME] [--precision P]
                     [--data DIR] [--config FILE] [--set KEY=VALUE]... [--iters N]
-                    [--skip STEP]...
+                    [--peer PYTHON] [--skip STEP]...
 
 Runs, in this order, and writes DIR/gpu-check.json with the verdict of each step:
   info       what the binary and the machine have
@@ -19,6 +19,9 @@ Runs, in this order, and writes DIR/gpu-check.json with the verdict of each step
              of its last step, by CUDA events, goes into "profile"
   kernels    time by kernel of a few training steps, by Nsight Systems (nsys)
              (skipped where nsys is not installed)
+  bench      time of every operation of the VOC recipe against its floor; with --peer, PyTorch
+             (cuDNN) at each of them, at inference and at the whole training step, in turn with the
+             engine: bench.json, peers.json, infer.json, step.json
 
   --bin FILE       the binary (default: u2pl-engine beside this script, in ../target/release, or
                    on the PATH)
@@ -29,10 +32,11 @@ Runs, in this order, and writes DIR/gpu-check.json with the verdict of each step
   --config FILE    a recipe instead; DIR, if given, becomes its data.root
   --set KEY=VALUE  passed on to train; may be given several times
   --iters N        training iterations (default: 200)
+  --peer PYTHON    a Python with a CUDA build of PyTorch, for bench
   --skip STEP      leave a step out; may be given several times
 
 Each option can be given as an environment variable instead: BIN, OUT, DEVICE, PRECISION, DATA,
-CONFIG, ITERS.
+CONFIG, ITERS, PEER.
 
 Exit status: 0 every step passed or was skipped, 1 one failed, 2 wrong usage.
 TEXT
@@ -50,12 +54,13 @@ PRECISION=${PRECISION:-bf16}
 DATA=${DATA:-}
 CONFIG=${CONFIG:-}
 ITERS=${ITERS:-200}
+PEER=${PEER:-}
 sets=()
 skips=" "
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        --bin | --out | --device | --precision | --data | --config | --set | --iters | --skip)
+        --bin | --out | --device | --precision | --data | --config | --set | --iters | --peer | --skip)
             [ $# -ge 2 ] || wrong "$1 needs a value" ;;
         *) wrong "unknown argument $1" ;;
     esac
@@ -68,9 +73,10 @@ while [ $# -gt 0 ]; do
         --config) CONFIG=$2 ;;
         --set) sets+=(--set "$2") ;;
         --iters) ITERS=$2 ;;
+        --peer) PEER=$2 ;;
         --skip)
             case $2 in
-                info | selftest | sanitizer | train | kernels) skips+="$2 " ;;
+                info | selftest | sanitizer | train | kernels | bench) skips+="$2 " ;;
                 *) wrong "--skip $2: no such step" ;;
             esac ;;
     esac
@@ -325,6 +331,38 @@ kernels() {
     fi
 }
 
+# measure FILE ARGUMENTS: one benchmark into bench.log and FILE; why it failed is kept.
+measure() {
+    local file=$1 log=$OUT/${1%.json}.log
+    shift
+    run "$log" "$BIN" bench "$@" --device "$DEVICE" --json "$OUT/$file" && return
+    problem=${problem:-$(reason "$log")}
+    return 1
+}
+
+bench() {
+    skipped bench && return
+    local start=$SECONDS problem="" done=""
+    # On other devices than a GPU only whether it runs is of interest.
+    local recipe=(--recipe tiny) step=(--case train129 --crop 33) infer=(--case infer --size 33 33)
+    local repeats=(--repeats 1) time=(--time 0)
+    case $DEVICE in
+        cuda*) recipe=(--recipe voc) step=() infer=() repeats=(--repeats 5) time=() ;;
+    esac
+    local arithmetic=(--precision "$PRECISION")
+    measure bench.json "${recipe[@]}" ${time[@]+"${time[@]}"} "${arithmetic[@]}" && done+=" operations"
+    if [ -n "$PEER" ]; then
+        local peer=(--peer "$PEER" "${repeats[@]}" "${arithmetic[@]}")
+        measure peers.json "${recipe[@]}" "${peer[@]}" && done+=" operations/PyTorch"
+        measure infer.json infer ${infer[@]+"${infer[@]}"} "${peer[@]}" && done+=" infer/PyTorch"
+        measure step.json step ${step[@]+"${step[@]}"} "${peer[@]}" && done+=" step/PyTorch"
+    fi
+    local verdict=pass
+    [ -z "$problem" ] || verdict=fail
+    record bench $verdict $((SECONDS - start)) "measured:$done${problem:+; $problem}" \
+        peers "{\"operations\": $(embedded "$OUT/peers.json"), \"infer\": $(embedded "$OUT/infer.json"), \"step\": $(embedded "$OUT/step.json")}"
+}
+
 gpu=""
 choose_recipe
 echo "$("$BIN" --version), device $DEVICE, results in $OUT"
@@ -333,6 +371,7 @@ selftest
 sanitizer
 train
 kernels
+bench
 
 {
     printf '{\n  "date": "%s",\n  "device": %s,\n  "gpu": %s,\n  "verdict": "%s",\n' \

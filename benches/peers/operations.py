@@ -112,20 +112,29 @@ def backward(case, forward, inputs):
 
 
 def window(case):
-    """Stride, padding and dilation; refuses what else a convolution may have been fused with."""
-    known = {"stride", "padding", "dilation"}
-    extra = [k for k, v in case.attributes.items() if k not in known and v not in (None, False)]
-    if extra:
-        raise NoPeer(f"no peer for a convolution fused with {', '.join(extra)}")
     return [case["stride"]] * 2, [case["padding"]] * 2, [case["dilation"]] * 2
 
 
-@operation("conv")
+@operation("conv", "conv_moments")
 def conv(case):
     stride, padding, dilation = window(case)
     x, w = case.map(0), case.map(1)
     bias = case.vector(2).to(x.dtype) if len(case.ins) > 2 else None
     return case.finish(lambda: F.conv2d(x, w, bias, stride, padding, dilation))
+
+
+@operation("conv_batch_norm_eval")
+def conv_batch_norm_eval(case):
+    """With the batch norm folded into the weights beforehand, as for inference."""
+    w = case["window"]
+    x, weight, bias = case.map(0), case.map(1), case.vector(2).to(DTYPES[case.ins[0]["dtype"]])
+    residual = case.map(len(case.ins) - 1) if len(case.ins) > 6 + case["bias"] else None
+
+    def forward():
+        y = F.conv2d(x, weight, bias, w["stride"], w["padding"], w["dilation"])
+        return after_norm(y, residual, case["relu"])
+
+    return case.finish(case.compiled(forward))
 
 
 def convolution_backward(case, dy, x, w, bias, wanted):
@@ -165,10 +174,12 @@ def after_norm(y, residual, relu):
     return F.relu(y, inplace=True) if relu else y
 
 
-@operation("batch_norm")
+@operation("batch_norm", "batch_norm_merge")
 def batch_norm(case):
     x, gamma, beta = case.map(0), case.vector(1), case.vector(2)
-    residual = case.map(3) if len(case.ins) > 3 else None
+    # `batch_norm_merge` has its statistics before the residual; PyTorch has to take them.
+    last = 4 if case.kind == "batch_norm_merge" else 3
+    residual = case.map(last) if len(case.ins) > last else None
     mean, var = torch.zeros_like(beta), torch.ones_like(beta)
 
     def forward():

@@ -7,6 +7,7 @@ cache holds them from call to call.
 
 import common  # first: it says what is missing
 import torch
+import torch._functorch.config
 from operations import NoPeer, build
 
 
@@ -62,8 +63,6 @@ def main():
     args = common.arguments(common.parser(__doc__))
     if args.compile:
         # Backward graphs are kept and run again and again.
-        import torch._functorch.config
-
         torch._functorch.config.donated_buffer = False
     common.reply({"ready": common.about(args)})
     current = None

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    part: Option<Part>,
+    other: Option<Sub>,
     /// Only these cases: an operation (`conv`), or part of a name (`3x3 d2`). Default: all
     #[arg(value_name = "OP")]
     ops: Vec<String>,
@@ -70,7 +70,7 @@ pub(super) struct Args {
 
 /// What else can be measured.
 #[derive(Debug, clap::Subcommand)]
-enum Part {
+enum Sub {
     Data(bench_data::Args),
     #[command(flatten)]
     Versus(versus::Command),
@@ -78,9 +78,9 @@ enum Part {
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    match &args.part {
-        Some(Part::Data(args)) => return bench_data::run(args),
-        Some(Part::Versus(command)) => return versus::run(command),
+    match &args.other {
+        Some(Sub::Data(args)) => return bench_data::run(args),
+        Some(Sub::Versus(command)) => return versus::run(command),
         None => {}
     }
     check_seconds(args.time)?;
