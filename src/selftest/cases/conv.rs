@@ -113,6 +113,13 @@ const SHAPES: &[Shape] = &[
         ),
         8,
     ),
+    // Four large tiles: a full wave of the exact kernels, so that fp32 takes them too. Several,
+    // since only those that start aligned do.
+    shape("wave", [1, 16, 32, 128], 128, 1, 1, 1),
+    shape("wave, two images", [2, 16, 16, 128], 128, 1, 1, 1),
+    shape("wave, high", [1, 32, 16, 128], 128, 1, 1, 1),
+    shape("wave, four images", [4, 8, 16, 128], 128, 1, 1, 1),
+    shape("wave, wide", [1, 8, 64, 128], 128, 1, 1, 1),
     shape("parts", [2, 24, 23, 8], 16, 1, 1, 1),
     slice(shape("parts, 3x3", [1, 33, 32, 8], 8, 3, 1, 3), 8),
 ];
