@@ -5,6 +5,9 @@
 //! either) in f32 on widened copies of the operands. The first two share the packed layout and
 //! everything but the micro-kernel. Bits do not depend on the number of threads; they do on the
 //! path, which [`kernel`] explains.
+//!
+//! The AMX path has run with its five instructions emulated (every test here does so), not yet on
+//! a processor that has them.
 
 #![cfg_attr(
     not(all(target_arch = "x86_64", target_os = "linux")),
