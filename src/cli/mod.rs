@@ -39,7 +39,7 @@ enum Command {
     Infer(infer::Args),
     Split(split::Args),
     Plan(plan::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Selftest(selftest::Args),
     Info(info::Args),
 }
