@@ -349,7 +349,7 @@ fn a_residual_is_added_before_the_relu() {
             let n = chain.graph.shape(t).iter().product::<usize>();
             let value = |j: usize| ((j * 37 + i * 11) % 64) as f32 / 32.0 + 0.01;
             let sign = |j: usize| {
-                if t != norm.running_var && j % 3 == 0 {
+                if t != norm.running_var && j.is_multiple_of(3) {
                     -1.0
                 } else {
                     1.0
@@ -376,4 +376,23 @@ fn a_residual_is_added_before_the_relu() {
     // Neither all cut off by the ReLU nor none.
     let zeros = fused.1.iter().filter(|&&bits| bits == 0).count();
     assert!(zeros > 50 && zeros < fused.1.len() - 50, "{zeros}");
+}
+
+/// The conformance cases in bf16, on the CPU device's own bf16 paths.
+#[test]
+fn fused_operations_of_the_cpu_agree_in_bf16() {
+    use u2pl_engine::device::gpu::MathMode;
+    use u2pl_engine::selftest::{self, cases};
+    let device = CpuDevice::new(2).expect("cpu");
+    let fused = ["conv_batch_norm_eval", "conv_moments", "batch_norm_merge"];
+    let mut seen = 0;
+    for case in cases::all(1) {
+        if case.math == MathMode::Bf16 && fused.contains(&case.family) {
+            let outcome = selftest::run(&device, &device, &case);
+            let name = format!("{} {} ({})", case.family, case.name, case.shapes());
+            assert!(outcome.passed(), "{name}: {}", outcome.message);
+            seen += 1;
+        }
+    }
+    assert!(seen > 50);
 }

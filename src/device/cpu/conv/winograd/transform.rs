@@ -44,6 +44,8 @@ unsafe fn gather<S: Simd>(m: [S::V; 4]) -> [S::V; 2] {
 }
 
 /// One vector of [`Input`].
+// Plain counted loops: the compiler unrolls them and keeps the patch in registers.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 unsafe fn input_vector<S: Simd>(d: &[*const f32; 16], c: usize, out: *mut f32, stride: usize) {
     // SAFETY: the caller's promise, see `Input`.
@@ -82,6 +84,7 @@ pub(in super::super) unsafe fn input<S: Simd>(
 }
 
 /// [`Output`], for every instruction set.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub(in super::super) unsafe fn output<S: Simd>(
     sums: *const f32,

@@ -75,6 +75,8 @@ fn widen(g: [f32; 3]) -> [f32; 4] {
 
 vectorised! {
     /// One row of channels, `lanes` columns from `column`; frequencies are `stride` apart.
+    // The loop over lanes is the one that becomes a vector.
+    #[allow(clippy::needless_range_loop)]
     fn transform(taps: &Taps, row: usize, column: usize, lanes: usize, out: &mut [f32], stride: usize) {
         const LANES: usize = 8;
         for piece in (0..lanes).step_by(LANES) {
