@@ -349,7 +349,7 @@ fn a_residual_is_added_before_the_relu() {
             let n = chain.graph.shape(t).iter().product::<usize>();
             let value = |j: usize| ((j * 37 + i * 11) % 64) as f32 / 32.0 + 0.01;
             let sign = |j: usize| {
-                if t != norm.running_var && j % 3 == 0 {
+                if t != norm.running_var && j.is_multiple_of(3) {
                     -1.0
                 } else {
                     1.0
