@@ -11,26 +11,34 @@
 //
 // Never materialised: patches of x (im2col), transposed weights, a dilated or padded dy.
 //
-//              columns: channels of dst                A block makes one tile: it walks the taps
-//            +-----------+-----------+                 that do not read padding only (forward and
-//   rows:    | block 0   | block 1   | ...             data gradient alike), and for each tap the
-//   dst      +-----------+-----------+                 channels of src, 128 bytes a step, through
-//   pixels   | block n   | ...       |                 a three-stage pipeline (mainloop.cuh).
-//            +-----------+                             Neighbouring blocks share their pixels.
+//              columns: channels of dst                A block makes one tile, or a part of the
+//            +-----------+-----------+                 reduction of one (schedule.cuh): it walks the
+//   rows:    | tile 0    | tile 1    | ...             taps that do not read padding only (forward
+//   dst      +-----------+-----------+                 and data gradient alike), and for each tap the
+//   pixels   | tile n    | ...       |                 channels of src, 128 bytes a step, through a
+//            +-----------+                             three-stage pipeline (mainloop.cuh).
+//                                                      Neighbouring blocks share their pixels.
 //
 // Variants: fp32 (fmaf, exact fp32), tf32 and bf16 (mma.sync, float accumulators); tiles of
-// 128x128 (256 threads) and 64x64 (128 threads), which copy 16 bytes at a time and need src's
-// channels, ld and address, and w's C and address, to be multiples of 16 bytes; and `any`, 64x64,
-// for everything else (the 3-channel stem, 21-channel gradients).
+// 128x128 (128 threads, warp tiles of 64x64; fp32 256) and 64x64 (128 threads), which copy 16 bytes
+// at a time and need src's channels, ld and address, and w's C and address, to be multiples of 16
+// bytes; and `any`, 64x64, for everything else (21-channel gradients). Which of them a
+// layer takes, and why: src/device/gpu/conv/plan.rs; for the VOC network kernels/conv_plan.tsv.
 //
 // Bytes: src + weights + dst once (src and weights again per tile from L2). FLOPs: 2*pixels(y)*K*
 // R*S*C. Largest at the VOC shape: layer4's 3x3, [8,65,65,512] -> 512: 159 GFLOP, 74 MB in bf16;
-// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma that mma.sync does not reach. Measured: not measured on a GPU.
-// Grid: tiles of the rows * tiles of the columns, columns fastest. Block: 256 or 128 threads.
-// Dynamic shared: 100352 or 50176 bytes (tile.cuh).
+// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma that mma.sync does not reach.
+// Measured: not measured on a GPU. Predicted from tiles and waves: 64x64 warp tiles move 1024 -> 768
+// clocks of shared memory a step where mma.sync takes 806: at most 1.27 times; cutting the tiles of
+// the last wave 1.15 times over the forward passes of a VOC step, 1.07 over the data gradients.
+// Grid: a block a tile, and `parts` for each tile after the last full wave; columns fastest. Block:
+// 128 threads, fp32 of 128x128 256. Dynamic shared: 100352 or 50176 bytes (tile.cuh). At most 255
+// registers of 128 threads: two blocks of 128x128 a multiprocessor on sm_90, one on sm_80 (164 KB).
 // Order: every element is one accumulator over taps in row-major order, then channels ascending
-// (within an mma as the hardware sums); both tile sizes sum alike, so the choice changes no bit.
-// Bias and the previous value are added last, in float; bf16 results are rounded once.
+// (within an mma as the hardware sums); of a cut tile one a part, added in ascending order. Where a
+// tile is cut depends on the shapes and on which tiles they take, not on the schedule or the
+// machine at hand. Bias and the previous value are added last, in float; bf16 results are rounded
+// once.
 // Tolerance: equal to device/cpu/conv (forward, dgrad) where sums are exact; else fp32 1e-5, tf32
 // and bf16 their rounding of the operands (none where x, w are given in bf16), relative to
 // sum |x||w|.

@@ -8,9 +8,9 @@
 //
 // A GEMM of [K] x [R*S*C] over pixels. A block makes one tile of dw (64 or 128 square, columns
 // within one tap) from one part of the pixels, visiting only those whose tap hits the image, 128
-// bytes of pixels a step. dw has few tiles, so the pixels are split into parts (how many depends on
-// the shapes alone); each part's sums go to the workspace [part, K, R, S, C] and conv_reduce adds
-// them in order. With one part dw is written directly.
+// bytes of pixels a step. dw has few tiles, so the pixels are split into parts, as many as end
+// soonest by src/device/gpu/conv/plan.rs (a function of the shapes alone); each part's sums go to the
+// workspace [part, K, R, S, C] and conv_reduce adds them in order. With one part dw is written directly.
 //
 // Variants as in conv.cu. 16-byte copies need K and C, both ld and both addresses to be multiples
 // of 16 bytes; `any` takes everything else, its columns being the flat (r, s, c) axis.
@@ -18,8 +18,10 @@
 // Bytes: x and dy once per R*S*C/tile and K/tile (mostly from L2), parts*K*R*S*C*4 written and
 // read. FLOPs: 2*pixels(y)*K*R*S*C. Largest at the VOC shape: as the forward pass, 159 GFLOP,
 // floor 0.20 ms at 790 TFLOP/s, a rate of wgmma. conv_bias: dy once. conv_reduce: every part once, dw once.
-// Measured: not measured on a GPU.
-// Grid: parts * tiles of K * taps * tiles of C, the last fastest. Block: 256 or 128 threads.
+// Measured: not measured on a GPU. Predicted from waves: parts chosen by the blocks they make are 1.30
+// times over those that only reach 256 blocks (512 -> 512, 3x3: 288 blocks were two waves of 264).
+// Grid: parts * tiles of K * taps * tiles of C, the last fastest. Block: 128 threads, fp32 of
+// 128x128 256.
 // Dynamic shared: 100352 or 50176 bytes.
 // Order: pixels ascending within a part (within an mma as the hardware sums), parts ascending;
 // then the previous value: old + sum. No atomics; no bit depends on the schedule or the machine.

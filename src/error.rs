@@ -45,6 +45,14 @@ pub enum Error {
         /// What failed.
         problem: String,
     },
+    /// A process that a benchmark measures failed.
+    #[error("{side}: {problem}")]
+    Side {
+        /// Which side of the comparison.
+        side: String,
+        /// What it said last.
+        problem: String,
+    },
     /// A broken invariant of the engine itself: a bug, never the user's input.
     #[error("internal error (please report): {0}")]
     Internal(String),
@@ -96,7 +104,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Input { .. } | Error::Inputs(_) | Error::Io { .. } => 2,
-            Error::Device { .. } | Error::Internal(_) => 1,
+            Error::Device { .. } | Error::Side { .. } | Error::Internal(_) => 1,
         }
     }
 }

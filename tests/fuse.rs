@@ -377,3 +377,22 @@ fn a_residual_is_added_before_the_relu() {
     let zeros = fused.1.iter().filter(|&&bits| bits == 0).count();
     assert!(zeros > 50 && zeros < fused.1.len() - 50, "{zeros}");
 }
+
+/// The conformance cases in bf16, on the CPU device's own bf16 paths.
+#[test]
+fn fused_operations_of_the_cpu_agree_in_bf16() {
+    use u2pl_engine::device::gpu::MathMode;
+    use u2pl_engine::selftest::{self, cases};
+    let device = CpuDevice::new(2).expect("cpu");
+    let fused = ["conv_batch_norm_eval", "conv_moments", "batch_norm_merge"];
+    let mut seen = 0;
+    for case in cases::all(1) {
+        if case.math == MathMode::Bf16 && fused.contains(&case.family) {
+            let outcome = selftest::run(&device, &device, &case);
+            let name = format!("{} {} ({})", case.family, case.name, case.shapes());
+            assert!(outcome.passed(), "{name}: {}", outcome.message);
+            seen += 1;
+        }
+    }
+    assert!(seen > 50);
+}

@@ -1,42 +1,60 @@
-"""PyTorch peer of the inference benchmark: one u8 image in, entropy, argmax and confidence out."""
+"""PyTorch peer of the inference benchmark: u8 images in, entropy, argmax and confidence out.
 
-import argparse
+Images come from the host's memory and the maps go back to it, as in the engine's predictor.
+"""
 
+import common  # first: it says what is missing
 import torch
+from network import BLOCKS, Network, fold_batch_norm, resize
 
-import protocol
-from network import Network, fold_batch_norm, resize
-
-parser = argparse.ArgumentParser()
+parser = common.parser(__doc__)
 parser.add_argument("--height", type=int, default=360)
 parser.add_argument("--width", type=int, default=480)
-parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--format", choices=["nchw", "nhwc"], default="nchw")
+parser.add_argument("--batch", type=int, default=1)
+parser.add_argument("--classes", type=int, default=21)
+parser.add_argument("--encoder", choices=list(BLOCKS), default="resnet50")
 parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions")
-parser.add_argument("--steps", type=int, help="run this many and end; default: one per line of stdin")
-args = parser.parse_args()
+args = common.arguments(parser)
 
-torch.set_num_threads(args.threads)
-torch.manual_seed(0)
-base_mib = protocol.status_mib("VmRSS")
-
-layout = torch.channels_last if args.format == "nhwc" else torch.contiguous_format
-image = torch.randint(0, 256, (1, args.height, args.width, 3), dtype=torch.uint8)
-mean = torch.tensor([123.675, 116.28, 103.53])
-std = torch.tensor([58.395, 57.12, 57.375])
-net = Network().eval()
+image = torch.randint(0, 256, (args.batch, args.height, args.width, 3), dtype=torch.uint8)
+if args.device == "cuda":
+    image = image.pin_memory()
+mean = torch.tensor([123.675, 116.28, 103.53], device=args.device)
+std = torch.tensor([58.395, 57.12, 57.375], device=args.device)
+net = Network(args.classes, args.encoder).eval().requires_grad_(False)
+parameters = sum(p.numel() for p in net.parameters())
+# Inference has no use for it, in the engine neither.
+del net.representation
 if args.fold:
     net = fold_batch_norm(net)
-net = net.to(memory_format=layout)
+net = net.to(args.device, memory_format=args.layout)
+if args.precision == "bf16":
+    net = net.to(torch.bfloat16)  # weights cast once; autocast would cast them in every call
+dtype = next(net.parameters()).dtype
 
 
-@torch.inference_mode()
-def step():
-    x = ((image.float() - mean) / std).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+def maps(image):
+    x = ((image.float() - mean) / std).permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=args.layout)
     logits, _ = net(x, rep=False)
-    p = resize(logits, (args.height, args.width)).softmax(1)
+    p = resize(logits.float(), (args.height, args.width)).softmax(1)
     confidence, argmax = p.max(1)
     return torch.special.entr(p).sum(1), argmax.byte(), confidence
 
 
-protocol.serve(step, base_mib, args.steps)
+maps = common.compiled(maps, args)
+
+
+@torch.inference_mode()
+def step():
+    return [out.cpu() for out in maps(image.to(args.device, non_blocking=True))]
+
+
+def check():
+    entropy, argmax, confidence = step()
+    return {
+        "conv_flops": None if args.compile else common.convolution_flops(step),
+        "entropy_mean": entropy.mean().item(),
+    }
+
+
+common.serve(step, args, {"parameters": parameters, "batch": args.batch}, check)

@@ -1,4 +1,4 @@
-"""ResNet-50 DeepLabv3+ as a careful PyTorch user would write it for a CPU.
+"""ResNet DeepLabv3+ as a careful PyTorch user would write it.
 
 The same network as the engine's (output stride 8, deep stem, multi-grid, representation head);
 activations in place, so that only what backward needs stays in memory.
@@ -48,17 +48,22 @@ def resize(x, size):
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+
+
 class Network(nn.Module):
     """Images [B, 3, H, W] to logits [B, C, h, w] and representations [B, 256, h, w] or None."""
 
-    def __init__(self, classes=21, dropout=0.1):
+    def __init__(self, classes=21, encoder="resnet50", dropout=0.1):
         super().__init__()
         self.stem = nn.Sequential(
             *unit(3, 64, 3, 2), *unit(64, 64, 3), *unit(64, 128, 3), nn.MaxPool2d(3, 2, 1, ceil_mode=True)
         )
-        self.layer1 = stage(128, 64, 1, [1, 1, 1])
-        self.layer2 = stage(256, 128, 2, [1, 1, 1, 1])
-        self.layer3 = stage(512, 256, 1, [1, 2, 2, 2, 2, 2])
+        first, second, third, _ = BLOCKS[encoder]
+        self.layer1 = stage(128, 64, 1, [1] * first)
+        self.layer2 = stage(256, 128, 2, [1] * second)
+        # Output stride 8: dilation instead of stride; a stage's first block keeps the one before.
+        self.layer3 = stage(512, 256, 1, [1] + [2] * (third - 1))
         self.layer4 = stage(1024, 512, 1, [4, 8, 16])
         self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), *unit(2048, 256))
         self.point = nn.Sequential(*unit(2048, 256))

@@ -19,6 +19,7 @@ mod recipes;
 pub mod report;
 #[cfg(test)]
 mod tests;
+pub mod versus;
 
 pub use cases::{Case, Operand, Use, table};
 pub use ceilings::Ceilings;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::bench_data;
 use super::common::{DeviceArgs, Progress, emit, emit_json};
 use super::device::Kind;
+use super::versus;
 use crate::bench::compare::{self, Comparison};
 use crate::bench::report::{Report, Row, Run, cpu_model, header, utc_now};
 use crate::bench::{Case, Ceilings, Recipe, Timer, check_seconds, table};
@@ -19,7 +20,7 @@ use crate::{Error, Result};
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    data: Option<Sub>,
+    part: Option<Part>,
     /// Only these cases: an operation (`conv`), or part of a name (`3x3 d2`). Default: all
     #[arg(value_name = "OP")]
     ops: Vec<String>,
@@ -58,18 +59,29 @@ pub(super) struct Args {
     /// Fail when a case takes more than this many times as long as in --compare
     #[arg(long, value_name = "RATIO", requires = "compare")]
     fail_above: Option<f64>,
+    /// Measure PyTorch at the same operations, in turn with the engine, and print the ratios: a
+    /// Python that has it
+    #[arg(long, value_name = "PYTHON", conflicts_with_all = ["compare", "ceilings", "time"])]
+    peer: Option<PathBuf>,
+    /// Timed turns of each side
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "peer")]
+    repeats: usize,
 }
 
 /// What else can be measured.
 #[derive(Debug, clap::Subcommand)]
-enum Sub {
+enum Part {
     Data(bench_data::Args),
+    #[command(flatten)]
+    Versus(versus::Command),
 }
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(Sub::Data(args)) = &args.data {
-        return bench_data::run(args);
+    match &args.part {
+        Some(Part::Data(args)) => return bench_data::run(args),
+        Some(Part::Versus(command)) => return versus::run(command),
+        None => {}
     }
     check_seconds(args.time)?;
     let limit = args.fail_above.map(check_ratio).transpose()?;
@@ -80,6 +92,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let cases = chosen(table(&recipe, &*device)?, &args.ops)?;
     if args.list {
         return emit(&list(&cases));
+    }
+    if let Some(python) = &args.peer {
+        let timer = Timer::new(device.clone(), 0.0);
+        let fitted = cases.iter().filter_map(|c| timer.fitted(c));
+        let plan = versus::Operations {
+            recipe: args.recipe_arguments()?,
+            cases: fitted.collect(),
+            device: args.device.place(),
+            precision: args.device.precision(),
+            repeats: args.repeats,
+            json: args.json.as_deref(),
+        };
+        return plan.run(python);
     }
     let report = measure(args, &recipe, &cases, device)?;
     let quiet = args.json.as_deref() == Some(Path::new("-"));
@@ -128,19 +153,46 @@ fn check_ratio(ratio: f64) -> Result<f64> {
     }
 }
 
+/// The recipe of `--recipe`, `--config` and `--set`, or the usual one of a kind of device.
+pub(super) fn recipe_of(
+    name: Option<&str>,
+    config: Option<&Path>,
+    set: &[String],
+    usual: &str,
+) -> Result<Recipe> {
+    if let Some(path) = config {
+        let cfg = Config::load(Some(path), set)?;
+        cfg.validate_for_use()?;
+        return Ok(Recipe::of_config(path.display().to_string(), cfg));
+    }
+    Recipe::named(name.unwrap_or(usual), set)
+}
+
 impl Args {
     fn recipe(&self) -> Result<Recipe> {
-        if let Some(path) = &self.config {
-            let cfg = Config::load(Some(path), &self.set)?;
-            cfg.validate_for_use()?;
-            return Ok(Recipe::of_config(path.display().to_string(), cfg));
-        }
         let usual = match self.device.kind()? {
             Kind::Cpu => "small",
             Kind::Cuda(_) => "voc",
             Kind::Simt => "tiny",
         };
-        Recipe::named(self.recipe.as_deref().unwrap_or(usual), &self.set)
+        recipe_of(
+            self.recipe.as_deref(),
+            self.config.as_deref(),
+            &self.set,
+            usual,
+        )
+    }
+
+    /// The arguments that choose the same recipe in another process.
+    fn recipe_arguments(&self) -> Result<Vec<String>> {
+        let mut arguments = match &self.config {
+            Some(path) => vec!["--config".into(), path.display().to_string()],
+            None => vec!["--recipe".into(), self.recipe()?.name],
+        };
+        for set in &self.set {
+            arguments.extend(["--set".into(), set.clone()]);
+        }
+        Ok(arguments)
     }
 
     fn ceilings(&self, device: &Arc<dyn Device>, threads: usize) -> Result<Option<Ceilings>> {

@@ -77,6 +77,23 @@ impl Place {
         }
     }
 
+    /// Threads that the cpu and simt devices use; 0 on a GPU.
+    pub(super) fn used_threads(&self) -> Result<usize> {
+        Ok(match (self.kind()?, self.threads) {
+            (Kind::Cuda(_), _) => 0,
+            (_, 0) => std::thread::available_parallelism().map_or(1, usize::from),
+            (_, n) => n,
+        })
+    }
+
+    /// The arguments that choose the same device in another process.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let threads = self.threads.to_string();
+        ["--device", &self.device, "--threads", &threads]
+            .map(String::from)
+            .to_vec()
+    }
+
     fn wrong(&self, problem: &str, mend: &str) -> Error {
         Error::input(format!("--device {}", self.device), problem, mend)
     }
@@ -132,7 +149,7 @@ impl Place {
 }
 
 /// Reads a precision by name.
-fn precision(name: &str) -> std::result::Result<MathMode, String> {
+pub(super) fn precision(name: &str) -> std::result::Result<MathMode, String> {
     let known = MathMode::ALL.into_iter().find(|m| m.name() == name);
     known.ok_or_else(|| "not one of fp32, tf32, bf16".into())
 }
@@ -160,11 +177,12 @@ impl DeviceArgs {
 
     /// Threads that the cpu and simt devices use; 0 on a GPU.
     pub(super) fn threads(&self) -> Result<usize> {
-        Ok(match (self.kind()?, self.place.threads) {
-            (Kind::Cuda(_), _) => 0,
-            (_, 0) => std::thread::available_parallelism().map_or(1, usize::from),
-            (_, n) => n,
-        })
+        self.place.used_threads()
+    }
+
+    /// The device without its precision.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Name of the arithmetic.

@@ -14,6 +14,7 @@ mod plan;
 mod selftest;
 mod split;
 mod train;
+mod versus;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ enum Command {
     Infer(infer::Args),
     Split(split::Args),
     Plan(plan::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Selftest(selftest::Args),
     Info(info::Args),
 }

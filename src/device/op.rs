@@ -26,8 +26,8 @@ pub struct Window {
     pub dilation: usize,
 }
 
-/// Pixels of a map whose moments are taken together ([`Op::ConvMoments`]). No tile of a device's
-/// convolution has fewer rows or a part of them.
+/// Pixels of a map whose moments are taken together ([`Op::ConvMoments`]): as many as the smallest
+/// tile of a GPU's convolution has, of which the others have a multiple.
 pub const MOMENT_PIXELS: usize = 64;
 
 /// Attributes of [`Op::ConvBatchNormEval`].

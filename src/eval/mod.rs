@@ -22,6 +22,6 @@ mod tests;
 
 pub use evaluator::{Evaluator, LoadedWeights};
 pub use metrics::Metrics;
-pub use network::{Weights, inference_graph};
+pub use network::{Batched, Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};
 pub use windows::{Rect, Rgb, Sliding};

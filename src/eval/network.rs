@@ -157,18 +157,65 @@ impl Networks {
         size: [usize; 2],
         tail: Tail,
     ) -> Result<Net> {
-        let made = graph(&self.cfg, &mut self.layout, set, size, tail)?;
-        let program = Program::new(made.graph, self.device.clone(), arena)?;
-        program.write(made.rng, &[0u32; 4])?;
-        Ok(Net {
-            program,
-            images: made.images,
-            labels: made.labels,
-            sizes: made.sizes,
-            logits: made.logits,
-            results: made.results,
-            capacity: size[0] * size[1],
-        })
+        let made = graph(&self.cfg, &mut self.layout, set, (1, size), tail)?;
+        made.bind(self.device.clone(), arena, size)
+    }
+}
+
+/// The network on several whole images of one size at a time.
+pub struct Batched {
+    net: Net,
+    images: usize,
+    size: [usize; 2],
+}
+
+impl Batched {
+    /// A program for `images` images of `size` (height, width), with the weights that it will
+    /// always use.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] when the images are too small for the network; the device's.
+    pub fn new(
+        device: Arc<dyn Device>,
+        cfg: &Config,
+        mut layout: Layout,
+        weights: Weights,
+        images: usize,
+        size: [usize; 2],
+    ) -> Result<Self> {
+        let made = graph(cfg, &mut layout, weights.set, (images, size), Tail::Maps)?;
+        let net = made.bind(device, weights.arena, size)?;
+        Ok(Self { net, images, size })
+    }
+
+    /// Entropy, class and confidence of every pixel, image after image. `pixels` are u8 RGB,
+    /// `[images, height, width, 3]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] when `pixels` is not of that size; the device's.
+    pub fn maps(&self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<u8>, Vec<f32>)> {
+        let [h, w] = self.size;
+        if pixels.len() != 3 * self.images * h * w {
+            return Err(crate::Error::internal(format!(
+                "{} bytes for {} images of {h} x {w}",
+                pixels.len(),
+                self.images
+            )));
+        }
+        let net = &self.net;
+        net.program.write(net.images, pixels)?;
+        // Every time: their memory is others' once they have been read.
+        net.program
+            .write(net.labels, &vec![0u8; self.images * h * w])?;
+        let sizes = [h as u32, w as u32].repeat(self.images);
+        net.program.write(net.sizes, &sizes)?;
+        net.program.run()?;
+        Ok((net.result(0)?, net.result(1)?, net.result(2)?))
+    }
+
+    /// The program, for its plan and its cost.
+    pub fn program(&self) -> &Program {
+        &self.net.program
     }
 }
 
@@ -183,6 +230,23 @@ struct NetGraph {
     results: Vec<TensorId>,
 }
 
+impl NetGraph {
+    /// Gives it memory.
+    fn bind(self, device: Arc<dyn Device>, arena: ArenaId, [h, w]: [usize; 2]) -> Result<Net> {
+        let program = Program::new(self.graph, device, arena)?;
+        program.write(self.rng, &[0u32; 4])?;
+        Ok(Net {
+            program,
+            images: self.images,
+            labels: self.labels,
+            sizes: self.sizes,
+            logits: self.logits,
+            results: self.results,
+            capacity: h * w,
+        })
+    }
+}
+
 /// The graph that `infer` runs on an image of `size` (height, width): normalise, network, maps.
 ///
 /// # Errors
@@ -193,24 +257,24 @@ pub fn inference_graph(
     set: ParamSet,
     size: [usize; 2],
 ) -> Result<Graph> {
-    Ok(graph(cfg, layout, set, size, Tail::Maps)?.graph)
+    Ok(graph(cfg, layout, set, (1, size), Tail::Maps)?.graph)
 }
 
 fn graph(
     cfg: &Config,
     layout: &mut Layout,
     set: ParamSet,
-    [h, w]: [usize; 2],
+    (n, [h, w]): (usize, [usize; 2]),
     tail: Tail,
 ) -> Result<NetGraph> {
     let mut g = Graph::new();
-    let images = g.input("images", [1, 1, 1, 3 * h * w], DType::U8);
-    let labels = g.input("labels", [1, 1, 1, h * w], DType::U8);
-    let sizes = g.input("sizes", [1, 1, 1, 2], DType::U32);
+    let images = g.input("images", [n, 1, 1, 3 * h * w], DType::U8);
+    let labels = g.input("labels", [n, 1, 1, h * w], DType::U8);
+    let sizes = g.input("sizes", [n, 1, 1, 2], DType::U32);
     // Nothing is drawn: no scale, no flip, no dropout.
     let rng = g.input("rng", [1, 1, 1, 4], DType::U32);
-    let x = g.transient("image", [1, h, w, 3], DType::F32);
-    let label = g.transient("label", [1, h, w, 1], DType::U8);
+    let x = g.transient("image", [n, h, w, 3], DType::F32);
+    let label = g.transient("label", [n, h, w, 1], DType::U8);
     let normalise = Op::Augment(Augment {
         scale: (1.0, 1.0),
         flip: 0.0,
@@ -265,11 +329,11 @@ fn add_tail(
     logits: TensorId,
     label: TensorId,
 ) -> Vec<TensorId> {
-    let [_, h, w, _] = g.shape(label);
+    let [n, h, w, _] = g.shape(label);
     let results = match tail {
         Tail::Logits => Vec::new(),
         Tail::Maps => {
-            let map = |g: &mut Graph, name, dtype| g.transient(name, [1, h, w, 1], dtype);
+            let map = |g: &mut Graph, name, dtype| g.transient(name, [n, h, w, 1], dtype);
             let outs = vec![
                 map(g, "entropy", DType::F32),
                 map(g, "argmax", DType::U8),

@@ -12,7 +12,7 @@ use super::super::DType;
 use super::simd::vectorised;
 
 /// Elements that runs of no particular length are handled in.
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// What a map may consist of.
 pub(super) trait Element: Pod + Send + Sync {

@@ -4,24 +4,25 @@
 //! Whatever computes a convolution calls [`Finish::row`] once on every stretch of a pixel's
 //! channels, when the sums in it are whole and still in cache.
 
+use super::super::element::{BLOCK, Element};
 use super::super::elementwise::rectify;
 use super::super::memory::Ctx;
 use super::super::rows::want_vector;
 use super::super::simd::vectorised;
-use super::implicit::Map;
-use crate::device::{Call, View};
+use crate::device::{Call, DType, View};
 use crate::error::Result;
 
 /// The tail of a fused convolution.
-pub(super) struct Finish<'a> {
+pub(super) struct Finish<'a, T = f32> {
     mean: &'a [f32],
     scale: Vec<f32>,
     beta: &'a [f32],
-    residual: Option<Map<'a>>,
+    /// Elements, and from a pixel to the next.
+    residual: Option<(&'a [T], usize)>,
     relu: bool,
 }
 
-impl<'a> Finish<'a> {
+impl<'a, T: Element> Finish<'a, T> {
     /// From `[gamma, beta, running mean, running variance]` and the residual.
     pub(super) fn new(
         cx: &'a Ctx,
@@ -36,10 +37,7 @@ impl<'a> Finish<'a> {
         }
         let [gamma, beta, mean, var] = vectors;
         let residual = match residual {
-            Some(view) => Some(Map {
-                data: cx.f32(view)?,
-                ld: view.ld,
-            }),
+            Some(view) => Some((cx.map(view)?, view.ld)),
             None => None,
         };
         // As batch_norm_eval has it, rounding by rounding.
@@ -64,8 +62,22 @@ impl<'a> Finish<'a> {
             &self.scale[channels.clone()],
             &self.beta[channels],
         ];
-        let residual = self.residual.map(|map| &map.data[pixel * map.ld + first..]);
-        finish(row, affine, residual, self.relu);
+        let Some((data, ld)) = self.residual else {
+            return finish(row, affine, None, self.relu);
+        };
+        let residual = &data[pixel * ld + first..][..row.len()];
+        if T::DTYPE == DType::F32 {
+            return finish(row, affine, Some(T::read(residual, &mut [])), self.relu);
+        }
+        let mut scratch = [0.0; BLOCK];
+        for (i, (row, residual)) in (row.chunks_mut(BLOCK))
+            .zip(residual.chunks(BLOCK))
+            .enumerate()
+        {
+            let affine = affine.map(|a| &a[i * BLOCK..][..row.len()]);
+            let residual = T::read(residual, &mut scratch);
+            finish(row, affine, Some(residual), self.relu);
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use std::sync::LazyLock;
 use ::half::bf16;
 
 use super::super::{Call, DType, Op, View};
+use super::element::Element;
 use super::memory::Ctx;
 use super::moments::of_tiles;
 use super::rows::want_shape;
@@ -227,6 +228,17 @@ pub(super) fn forward_norm(cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> 
 }
 
 fn forward_norm_on(isa: Isa, cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()> {
+    let ([x, w, y], bias, finish) = norm_operands(cx, call, norm)?;
+    product(isa, cx, call, norm.window, [&x, &w, &y], bias, Some(finish))
+}
+
+/// Of [`crate::device::Op::ConvBatchNormEval`]: x, w and y, the bias, and what finishes a row,
+/// with a residual of `T`.
+fn norm_operands<'a, T: Element>(
+    cx: &'a Ctx,
+    call: &'a Call,
+    norm: ConvNorm,
+) -> Result<([View; 3], Option<&'a View>, Finish<'a, T>)> {
     let op = call.op.name();
     let (&[x, w, gamma, beta, mean, var, ref rest @ ..], &[y]) = (&call.ins[..], &call.outs[..])
     else {
@@ -244,7 +256,7 @@ fn forward_norm_on(isa: Isa, cx: &Ctx, call: &Call, norm: ConvNorm) -> Result<()
     }
     let vectors = [gamma, beta, mean, var];
     let finish = Finish::new(cx, call, &vectors, residual, norm.eps, norm.relu)?;
-    product(isa, cx, call, norm.window, [&x, &w, &y], bias, Some(finish))
+    Ok(([x, w, y], bias, finish))
 }
 
 /// [`crate::device::Op::ConvMoments`].
@@ -352,11 +364,13 @@ fn wgrad_on(isa: Isa, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 
 /// Bytes of workspace of [`forward`].
 pub(super) fn forward_workspace(w: Window, ins: &[View], outs: &[View], threads: usize) -> usize {
+    // Moments are taken without any.
+    let outs = &outs[..outs.len().min(1)];
     if half::applies(ins) {
         return half::workspace(&Op::Conv(w), ins, outs, threads);
     }
     match (ins, outs) {
-        ([x, weights, ..], [y, ..]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
+        ([x, weights, ..], [y]) => 4 * forward_plan(*ISA, w, x, weights, y).workspace(threads),
         _ => 0,
     }
 }

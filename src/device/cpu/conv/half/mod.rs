@@ -30,7 +30,8 @@ use half::bf16;
 use super::super::element::Element;
 use super::super::memory::Ctx;
 use super::super::{mismatch, want};
-use super::{check_shapes, geometry, isa, workspace as space};
+use super::finish::Finish;
+use super::{check_shapes, geometry, isa, norm_operands, workspace as space};
 use crate::device::op::Window;
 use crate::device::{Call, DType, Op, View};
 use crate::error::{Error, Result};
@@ -124,7 +125,9 @@ fn workspace_on(path: Path, op: &Op, ins: &[View], outs: &[View], threads: usize
         return widen::workspace(op, ins, outs, threads);
     }
     match (op, ins, outs) {
-        (Op::Conv(w), [x, weights, ..], [y]) => forward_plan(*w, x, weights, y).workspace(threads),
+        (Op::Conv(w), [x, weights, ..], [y, ..]) => {
+            forward_plan(*w, x, weights, y).workspace(threads)
+        }
         (Op::ConvDgrad(w), [dy, weights], [dx]) => {
             dgrad_plan(*w, dy, weights, dx).workspace(threads)
         }
@@ -154,6 +157,9 @@ pub(super) fn run(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
 }
 
 fn run_on(path: Path, cx: &Ctx, call: &Call, window: Window) -> Result<()> {
+    for view in call.ins.iter().take(2) {
+        want(call.op.name(), view, DType::BF16)?;
+    }
     match path {
         Path::Widened => widen::run(cx, call, window),
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -172,24 +178,28 @@ fn run_with<K: Kernel>(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
     let half = |y: &View| y.dtype == DType::BF16;
     match (&call.op, &call.ins[..], &call.outs[..]) {
         (Op::Conv(_), [x, w, bias @ ..], [y]) if bias.len() < 2 => {
-            check_shapes("conv", window, x, w, y)?;
-            want("conv", w, DType::BF16)?;
-            let bias = bias.first();
-            if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
-                return Err(mismatch("conv", "one bias per output channel", bias));
-            }
-            let plan = forward_plan(window, x, w, y);
+            let (maps, bias) = ([x, w, y], bias.first());
             match half(y) {
-                true => product_to::<K, bf16>(cx, call, &plan, bias),
-                false => product_to::<K, f32>(cx, call, &plan, bias),
+                true => forward_to::<K, bf16>(cx, call, window, maps, bias, None),
+                false => forward_to::<K, f32>(cx, call, window, maps, bias, None),
             }
         }
+        (&Op::ConvBatchNormEval(norm), _, [y]) => match half(y) {
+            true => {
+                let (maps, bias, finish) = norm_operands(cx, call, norm)?;
+                forward_to::<K, bf16>(cx, call, window, maps.each_ref(), bias, Some(finish))
+            }
+            false => {
+                let (maps, bias, finish) = norm_operands(cx, call, norm)?;
+                forward_to::<K, f32>(cx, call, window, maps.each_ref(), bias, Some(finish))
+            }
+        },
         (Op::ConvDgrad(_), [dy, w], [dx]) => {
             check_shapes("conv_dgrad", window, dx, w, dy)?;
             let plan = dgrad_plan(window, dy, w, dx);
             match half(dx) {
-                true => product_to::<K, bf16>(cx, call, &plan, None),
-                false => product_to::<K, f32>(cx, call, &plan, None),
+                true => product_to::<K, bf16>(cx, call, &plan, None, None),
+                false => product_to::<K, f32>(cx, call, &plan, None, None),
             }
         }
         (Op::ConvWgrad(_), [x, dy], [dw, dbias @ ..]) => {
@@ -203,12 +213,30 @@ fn run_with<K: Kernel>(cx: &Ctx, call: &Call, window: Window) -> Result<()> {
     }
 }
 
+/// The convolution, finished where there is something to finish, to a map of `T`.
+fn forward_to<K: Kernel, T: Element>(
+    cx: &Ctx,
+    call: &Call,
+    window: Window,
+    [x, w, y]: [&View; 3],
+    bias: Option<&View>,
+    finish: Option<Finish<T>>,
+) -> Result<()> {
+    let op = call.op.name();
+    check_shapes(op, window, x, w, y)?;
+    if let Some(bias) = bias.filter(|b| b.span() != w.shape[0]) {
+        return Err(mismatch(op, "one bias per output channel", bias));
+    }
+    product_to::<K, T>(cx, call, &forward_plan(window, x, w, y), bias, finish)
+}
+
 /// The convolution or its data gradient, to a map of `T`.
 fn product_to<K: Kernel, T: Element>(
     cx: &Ctx,
     call: &Call,
     plan: &product::Plan,
     bias: Option<&View>,
+    finish: Option<Finish<T>>,
 ) -> Result<()> {
     let y = &call.outs[0];
     if y.elements() == 0 {
@@ -220,6 +248,7 @@ fn product_to<K: Kernel, T: Element>(
         data: cx.map_mut::<T>(y)?,
         ld: y.ld,
         accumulate: call.accumulates(0),
+        finish,
     };
     let src = Half::new(cx, &call.ins[0])?;
     plan.run::<K, T>(src, cx.map(&call.ins[1])?, bias, target, workspace);
@@ -245,6 +274,7 @@ fn wgrad_to<K: Kernel>(
         data: cx.f32_mut(dw)?,
         ld: dw.ld,
         accumulate: call.accumulates(0),
+        finish: None,
     };
     plan.run::<K>(Half::new(cx, x)?, map, target, workspace);
     Ok(())

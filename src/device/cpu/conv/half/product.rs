@@ -13,6 +13,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::super::super::element::Element;
+use super::super::finish::Finish;
 use super::super::geometry::{Geometry, NONE};
 use super::super::shared::{Scratch, Shared};
 use super::kernel::{Block, COLUMNS, Kernel, MAX_STRETCH, Run};
@@ -54,6 +55,8 @@ pub(super) struct Target<'a, T> {
     pub ld: usize,
     /// Add to the map instead of overwriting it.
     pub accumulate: bool,
+    /// What becomes of a row of sums before it is written.
+    pub finish: Option<Finish<'a, T>>,
 }
 
 /// What the tasks of a call share.
@@ -66,6 +69,7 @@ struct Job<'a, T> {
     /// Packed.
     weights: &'a [bf16],
     bias: Option<&'a [f32]>,
+    finish: Option<Finish<'a, T>>,
 }
 
 /// One thread's memory.
@@ -167,6 +171,7 @@ impl Plan {
             accumulate: dst.accumulate,
             weights: packed,
             bias,
+            finish: dst.finish,
         };
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.geometry.pixels().div_ceil(self.pixels);
@@ -260,8 +265,28 @@ impl<T: Element> Job<'_, T> {
             let start = to as usize * self.dst_ld + columns.start;
             // SAFETY: the pixel's columns are this task's alone.
             let row = unsafe { self.dst.slice(start, columns.len()) };
-            let bias = self.bias.map(|bias| &bias[columns.clone()]);
-            finish(&mut sums[..columns.len()], bias, row, self.accumulate);
+            self.finish(to as usize, columns.start, &mut sums[..row.len()], row);
+        }
+    }
+
+    /// Finishes a row of sums, channels `first ..` of a pixel: bias, batch norm, residual and
+    /// ReLU, what is there already, one rounding.
+    #[inline(always)]
+    fn finish(&self, pixel: usize, first: usize, sums: &mut [f32], row: &mut [T]) {
+        if let Some(bias) = self.bias {
+            let bias = &bias[first..][..sums.len()];
+            sums.iter_mut().zip(bias).for_each(|(sum, b)| *sum += b);
+        }
+        if let Some(finish) = &self.finish {
+            finish.row(pixel, first, sums);
+        }
+        if self.accumulate {
+            let mut scratch = [0.0; MAX_COLUMNS];
+            T::update(row, &mut scratch, |row| {
+                row.iter_mut().zip(&*sums).for_each(|(y, sum)| *y += sum);
+            });
+        } else {
+            T::write(sums, row);
         }
     }
 
@@ -353,21 +378,5 @@ impl Part<'_> {
     fn row(&self, i: usize, at: usize, count: usize, line: Option<&[bf16]>, a: &mut [bf16]) {
         let to = &mut a[(at * self.side + i / SIDE) * TILE..];
         pack::row(line, i % SIDE, self.side * TILE, to, count);
-    }
-}
-
-/// Finishes a row of sums: bias, what is there already, one rounding.
-#[inline(always)]
-fn finish<T: Element>(sums: &mut [f32], bias: Option<&[f32]>, row: &mut [T], accumulate: bool) {
-    for (sum, bias) in sums.iter_mut().zip(bias.unwrap_or(&[])) {
-        *sum += bias;
-    }
-    if accumulate {
-        let mut scratch = [0.0; MAX_COLUMNS];
-        T::update(row, &mut scratch, |row| {
-            row.iter_mut().zip(&*sums).for_each(|(y, sum)| *y += sum);
-        });
-    } else {
-        T::write(sums, row);
     }
 }
