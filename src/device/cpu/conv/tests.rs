@@ -94,6 +94,14 @@ pub(super) fn cases() -> Vec<Case> {
         case([2, 36, 33, 9], 70, 3, 2, 1),
         case([1, 4, 4, 290], 210, 1, 1, 1),
         case([2, 40, 40, 20], 24, 1, 1, 1),
+        // Tiles: odd maps, one row, one column, dilation near and above the map, segments.
+        case([2, 13, 12, 40], 48, 3, 1, 1),
+        case([1, 1, 37, 64], 64, 3, 1, 1),
+        case([1, 29, 1, 33], 70, 3, 1, 1),
+        case([1, 15, 13, 48], 40, 3, 1, 6),
+        case([1, 9, 8, 64], 50, 3, 1, 8),
+        case([1, 5, 6, 24], 32, 3, 1, 9),
+        case([2, 33, 35, 32], 48, 3, 1, 2),
     ];
     let unpadded = Case {
         window: Window {
@@ -309,6 +317,87 @@ fn dgrad_equals_f64() {
 #[test]
 fn wgrad_equals_f64() {
     exact(Pass::Wgrad);
+}
+
+/// By tiles whether or not they are cheaper: equality with f64 on small integers, 1 and 3 threads.
+#[test]
+fn tiles_equal_f64_where_they_are_not_cheaper() {
+    let threads = [1, 3].map(|n| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n);
+        (n, pool.build().unwrap())
+    });
+    let mut seen = 0;
+    for case in cases() {
+        let t = Tensors::new(&case, true);
+        let expected =
+            [Pass::Forward, Pass::Dgrad, Pass::Wgrad].map(|pass| expected(&case, pass, &t));
+        let (v, _) = views(ArenaId(0), &t);
+        let plain = geometry(case.window, &v[0], [case.side; 2], &v[3], false);
+        let turned = geometry(case.window, &v[0], [case.side; 2], &v[3], true);
+        let (Some(plain), Some(turned)) =
+            (winograd::Tiles::new(&plain), winograd::Tiles::new(&turned))
+        else {
+            continue;
+        };
+        seen += 1;
+        let (c, k) = (case.x[3], case.k);
+        for isa in Isa::available() {
+            let forward = winograd::forward::Plan::of(isa, plain, c, k);
+            let dgrad = winograd::forward::Plan::of(isa, turned, k, c);
+            let wgrad = winograd::wgrad::Plan::of(isa, plain, c, k);
+            for (n, pool) in &threads {
+                let mut found = [t.data[3].clone(), t.data[0].clone(), t.data[1].clone()];
+                let [y, dx, dw] = &mut found;
+                let source = |i: usize| Map {
+                    data: &t.data[i],
+                    ld: v[i].ld,
+                };
+                let target = |data, ld, accumulate| Target {
+                    data,
+                    ld,
+                    accumulate,
+                    finish: None,
+                };
+                let (x, dy, add) = (source(0), source(3), case.accumulate);
+                let (y, dx) = (target(y, v[3].ld, false), target(dx, v[0].ld, add));
+                let dw = target(dw, v[1].ld, add);
+                let bias = case.bias.then_some(&t.data[2][..]);
+                pool.install(|| {
+                    let scratch = |elements| vec![f32::NAN; elements];
+                    let mut space = scratch(forward.workspace(*n));
+                    forward.run(x, &t.data[1], bias, y, &mut space);
+                    let mut space = scratch(dgrad.workspace(*n));
+                    dgrad.run(dy, &t.data[1], None, dx, &mut space);
+                    let mut space = scratch(wgrad.workspace(*n));
+                    wgrad.run(x, dy, dw, &mut space);
+                });
+                let wanted = [&expected[0][3], &expected[1][0], &expected[2][1]];
+                for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+                    let same = found.iter().zip(wanted).all(|(&f, &e)| f64::from(f) == e);
+                    assert!(same, "pass {i} {isa:?} {n} threads {case:?}");
+                }
+            }
+        }
+    }
+    assert!(seen > 10, "{seen} cases have tiles");
+}
+
+/// The cases hold both ways of every pass.
+#[test]
+fn plans_choose_both_ways() {
+    let isa = Isa::detect();
+    let mut ways = [[0; 2]; 3];
+    for case in cases() {
+        let (v, _) = views(ArenaId(0), &Tensors::new(&case, true));
+        let [x, w, _, y] = &v;
+        let forward = matches!(forward_plan(isa, case.window, x, w, y), Plan::Tiles(_));
+        let dgrad = matches!(dgrad_plan(isa, case.window, y, w, x), Plan::Tiles(_));
+        let wgrad = matches!(wgrad_plan(isa, case.window, x, y, w), WgradPlan::Tiles(_));
+        for (ways, tiles) in ways.iter_mut().zip([forward, dgrad, wgrad]) {
+            ways[usize::from(tiles)] += 1;
+        }
+    }
+    assert!(ways.as_flattened().iter().all(|&n| n > 0), "{ways:?}");
 }
 
 /// Through the device, workspace from its own answer: 1 and 3 threads agree bit by bit, and with

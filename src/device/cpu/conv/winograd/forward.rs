@@ -70,9 +70,12 @@ impl Plan {
         outputs: usize,
     ) -> Option<Self> {
         let tiles = Tiles::new(geometry)?;
-        if !cheaper(&tiles, geometry, channels, outputs) {
-            return None;
-        }
+        cheaper(&tiles, geometry, channels, outputs)
+            .then(|| Self::of(isa, tiles, channels, outputs))
+    }
+
+    /// The plan for tiles, cheap or not.
+    pub(in super::super) fn of(isa: Isa, tiles: Tiles, channels: usize, outputs: usize) -> Self {
         let fitting = BLOCK / FREQUENCIES / (channels + GAP);
         let mut block = fitting.clamp(TILES[0], TILES[1]);
         while block > TILES[0] && tiles.count().div_ceil(block) < TASKS / 2 {
@@ -85,14 +88,14 @@ impl Plan {
             .div_ceil(tiles.count().div_ceil(block))
             .min(panels / PANELS)
             .max(1);
-        Some(Self {
+        Self {
             tiles,
             isa,
             channels,
             outputs,
             block,
             panels: panels.div_ceil(stretches),
-        })
+        }
     }
 
     /// Distance between the rows of a transformed block.
