@@ -22,7 +22,7 @@
 // Variants: fp32 (fmaf, exact fp32), tf32 and bf16 (mma.sync, float accumulators); tiles of
 // 128x128 (128 threads, warp tiles of 64x64; fp32 256) and 64x64 (128 threads), which copy 16 bytes
 // at a time and need src's channels, ld and address, and w's C and address, to be multiples of 16
-// bytes; and `any`, 64x64, for everything else (21-channel gradients). Which of them a
+// bytes; and `any`, 64x64, for everything else (the 3-channel stem, 21-channel gradients). Which of them a
 // layer takes, and why: src/device/gpu/conv/plan.rs; for the VOC network kernels/conv_plan.tsv.
 //
 // Bytes: src + weights + dst once (src and weights again per tile from L2). FLOPs: 2*pixels(y)*K*

@@ -112,8 +112,12 @@ fn map_workspace(
     operands: [&View; 2],
     extent: Extent,
 ) -> usize {
-    let vectors = operands.iter().all(|view| shape_in_vectors(view));
-    MapPlan::new(product, multiprocessors, vectors, extent).workspace_bytes()
+    let bytes = |vectors| MapPlan::new(product, multiprocessors, vectors, extent).workspace_bytes();
+    // The launch finds out whether the operands also start aligned: room for either plan.
+    match operands.iter().all(|view| shape_in_vectors(view)) {
+        true => bytes(true).max(bytes(false)),
+        false => bytes(false),
+    }
 }
 
 /// [`Op::Conv`].

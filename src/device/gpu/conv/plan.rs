@@ -55,8 +55,8 @@ pub(super) struct MapPlan {
 }
 
 impl MapPlan {
-    /// The fastest by [`Variant::clocks`]. `vectors`: what the shapes allow; whether the operands
-    /// also start aligned is a matter of addresses, which no plan depends on.
+    /// The fastest by [`Variant::clocks`]. `vectors`: whether shapes and addresses allow copies of
+    /// 16 bytes. The plan, and with it the order of sums, depends on it.
     pub(super) fn new(
         product: Product,
         multiprocessors: usize,
