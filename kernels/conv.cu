@@ -22,15 +22,16 @@
 // Variants: fp32 (fmaf, exact fp32), tf32 and bf16 (mma.sync, float accumulators); tiles of
 // 128x128 (128 threads, warp tiles of 64x64; fp32 256) and 64x64 (128 threads), which copy 16 bytes
 // at a time and need src's channels, ld and address, and w's C and address, to be multiples of 16
-// bytes; and `any`, 64x64, for everything else (the 3-channel stem, 21-channel gradients). Which of them a
-// layer takes, and why: src/device/gpu/conv/plan.rs; for the VOC network kernels/conv_plan.tsv.
+// bytes; and `any`, 64x64, for everything else (the 3-channel stem, 21-channel gradients). Which of
+// them a layer takes, and why: src/device/gpu/conv/plan.rs; for the VOC network kernels/conv_plan.tsv.
 //
 // Bytes: src + weights + dst once (src and weights again per tile from L2). FLOPs: 2*pixels(y)*K*
 // R*S*C. Largest at the VOC shape: layer4's 3x3, [8,65,65,512] -> 512: 159 GFLOP, 74 MB in bf16;
 // floor 0.20 ms at 790 TFLOP/s, a rate of wgmma that mma.sync does not reach.
 // Measured: not measured on a GPU. Predicted from tiles and waves: 64x64 warp tiles move 1024 -> 768
-// clocks of shared memory a step where mma.sync takes 806: at most 1.27 times; cutting the tiles of
-// the last wave 1.15 times over the forward passes of a VOC step, 1.07 over the data gradients.
+// clocks of shared memory a step where mma.sync takes 806: at most 1.27 times; choosing tiles
+// by table and cutting those of the last wave, together, 1.15 times over the forward passes of a VOC
+// step, 1.07 over the data gradients.
 // Grid: a block a tile, and `parts` for each tile after the last full wave; columns fastest. Block:
 // 128 threads, fp32 of 128x128 256. Dynamic shared: 100352 or 50176 bytes (tile.cuh). At most 255
 // registers of 128 threads: two blocks of 128x128 a multiprocessor on sm_90, one on sm_80 (164 KB).

@@ -175,13 +175,10 @@ fn step(args: &StepArgs) -> anyhow::Result<()> {
     let mut cases = named(known, |w| w.name.as_str(), &args.case, usual)?;
     for case in &mut cases {
         let before = case.clone();
-        let c = &args.common;
-        case.encoder = c.encoder.unwrap_or(case.encoder);
-        case.batch = c.batch.map_or(case.batch, usize::from);
-        case.classes = c.classes.map_or(case.classes, usize::from);
+        let sizes = (&mut case.encoder, &mut case.batch, &mut case.classes);
+        let encoder = args.common.fit(sizes);
         case.crop = args.crop.map_or(case.crop, usize::from);
         if *case != before {
-            let encoder = format!("{:?}", case.encoder).to_lowercase();
             let b = case.batch;
             case.name = format!("{encoder} {}² {b}+{b} c{}", case.crop, case.classes);
         }
@@ -195,15 +192,12 @@ fn infer(args: &InferArgs) -> anyhow::Result<()> {
     let mut cases = named(known, |w| w.name.as_str(), &args.case, usual)?;
     for case in &mut cases {
         let before = case.clone();
-        let c = &args.common;
-        case.encoder = c.encoder.unwrap_or(case.encoder);
-        case.batch = c.batch.map_or(case.batch, usize::from);
-        case.classes = c.classes.map_or(case.classes, usize::from);
+        let sizes = (&mut case.encoder, &mut case.batch, &mut case.classes);
+        let encoder = args.common.fit(sizes);
         if let [h, w] = args.size[..] {
             case.size = [usize::from(h), usize::from(w)];
         }
         if *case != before {
-            let encoder = format!("{:?}", case.encoder).to_lowercase();
             let [h, w] = case.size;
             case.name = format!("{encoder} {h}x{w} b{} c{}", case.batch, case.classes);
         }
@@ -271,6 +265,14 @@ fn turns(place: &work::Place, repeats: usize) -> Turns {
 }
 
 impl Common {
+    /// Puts what was asked for in the place of a case's own; the name of its encoder.
+    fn fit(&self, (encoder, batch, classes): (&mut Encoder, &mut usize, &mut usize)) -> String {
+        *encoder = self.encoder.unwrap_or(*encoder);
+        *batch = self.batch.map_or(*batch, usize::from);
+        *classes = self.classes.map_or(*classes, usize::from);
+        format!("{encoder:?}").to_lowercase()
+    }
+
     fn cuda(&self) -> Result<bool> {
         Ok(matches!(self.place.kind()?, Kind::Cuda(_)))
     }

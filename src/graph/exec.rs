@@ -112,8 +112,8 @@ impl Program {
         Ok(Self::bind(graph, plan, device, state, Some(arena), id))
     }
 
-    /// Several programs that never run at the same time, each fused, in one transient arena of the largest
-    /// one's size.
+    /// Several programs that never run at the same time, each fused, in one transient arena of the
+    /// largest one's size.
     ///
     /// # Errors
     /// The device's, when the memory is not there.

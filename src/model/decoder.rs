@@ -69,7 +69,7 @@ fn rest_of_head(net: &mut Net, prefix: &str, x: TensorId, out: usize) -> Result<
 
 /// Classifier and representation head on one input. Their first convolutions and batch norms run
 /// as one of twice the channels where their parameters lie side by side, which takes a width that
-/// is a multiple of the layout's alignment; every value is the same either way.
+/// is a multiple of the layout's alignment; either way the values are the same but for rounding.
 fn both_heads(
     net: &mut Net,
     x: TensorId,

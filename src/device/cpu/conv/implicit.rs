@@ -12,8 +12,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::finish::Finish;
 use super::geometry::{Geometry, NONE};
 use super::micro::{self, Block, Isa, MAX_COLUMNS, MIN_ROWS, Run};
@@ -187,14 +185,12 @@ impl Plan {
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.geometry.pixels().div_ceil(self.pixels);
         let stretches = self.outputs.div_ceil(self.isa.nr()).div_ceil(self.panels);
-        (0..blocks * stretches)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| {
-                // SAFETY: a task makes no rayon call.
-                let scratch = unsafe { scratch.mine() };
+        // SAFETY: a task makes no rayon call.
+        unsafe {
+            scratch.each(blocks * stretches, |task, scratch| {
                 job.task(task / stretches, task % stretches, scratch);
             });
+        }
     }
 }
 

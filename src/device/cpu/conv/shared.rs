@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use rayon::prelude::*;
+
 /// A mutable slice whose disjoint parts several tasks write.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a, T = f32> {
@@ -55,13 +57,16 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// The calling thread's stretch.
+    /// Runs tasks `0 .. count`, each with the stretch of the thread that runs it.
     ///
     /// # Safety
-    /// The caller drops it before its thread takes another task: no rayon call in between.
-    pub(super) unsafe fn mine(&self) -> &'a mut [f32] {
-        let thread = rayon::current_thread_index().unwrap_or(0);
-        // SAFETY: threads of a pool have distinct indices.
-        unsafe { self.all.slice(thread * self.each, self.each) }
+    /// `task` makes no rayon call: its thread would take another task, and with it the stretch.
+    pub(super) unsafe fn each(&self, count: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+        (0..count).into_par_iter().with_max_len(1).for_each(|i| {
+            let thread = rayon::current_thread_index().unwrap_or(0);
+            // SAFETY: threads of a pool have distinct indices, and each has one task at a time.
+            let mine = unsafe { self.all.slice(thread * self.each, self.each) };
+            task(i, mine);
+        });
     }
 }

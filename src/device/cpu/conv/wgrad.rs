@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
-use super::implicit::{Map, Target};
+use super::implicit::{Map, Target, even};
 use super::micro::{self, Block, Isa, MAX_ROWS, Run};
 use super::pack;
 use super::shared::{Scratch, Shared};
@@ -88,12 +88,9 @@ impl Plan {
             segments: 1,
         };
         let (taps, width) = plan.reduction();
-        // Even stretches, in whole blocks of the kernel.
-        let even = |n: usize, most: usize, unit: usize| {
-            n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(unit)
-        };
-        plan.rows = even(outputs, ROWS, isa.mr);
-        plan.columns = even(width, COLUMNS, isa.nr());
+        // In whole blocks of the kernel.
+        plan.rows = even(outputs, ROWS).next_multiple_of(isa.mr);
+        plan.columns = even(width, COLUMNS).next_multiple_of(isa.nr());
         let blocks = taps * outputs.div_ceil(plan.rows) * width.div_ceil(plan.columns);
         plan.segments = TASKS
             .div_ceil(blocks.max(1))
@@ -156,10 +153,9 @@ impl Plan {
         let (taps, width) = self.reduction();
         let down = self.outputs.div_ceil(self.rows);
         let across = width.div_ceil(self.columns);
-        (0..self.segments * taps * down * across)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|i| {
+        // SAFETY: a task makes no rayon call.
+        unsafe {
+            scratch.each(self.segments * taps * down * across, |i, scratch| {
                 let (column, i) = (i % across * self.columns, i / across);
                 let (row, i) = (i % down * self.rows, i / down);
                 let task = Task {
@@ -168,10 +164,9 @@ impl Plan {
                     columns: column..width.min(column + self.columns),
                     segment: i / taps,
                 };
-                // SAFETY: a task makes no rayon call.
-                let scratch = unsafe { scratch.mine() };
                 job.task(&task, scratch);
             });
+        }
         if split {
             add_up(partials, self.elements(), dw_data, dw.accumulate);
         }

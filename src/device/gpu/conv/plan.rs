@@ -216,8 +216,8 @@ impl WgradPlan {
     }
 }
 
-/// The number of parts that ends soonest, and its clocks: waves of tiles × parts blocks, and every part's sums
-/// written and read once. A convolution of 512 to 512 channels, 3×3, has 144 tiles: 288 blocks in
+/// The number of parts that ends soonest, and its clocks: waves of tiles × parts blocks, and every
+/// part's sums written and read once. A convolution of 512 to 512 channels, 3×3, has 144 tiles: 288 blocks in
 /// two parts would leave the second of two waves of 264 almost empty; seven parts fill 3.8 waves.
 fn parts(
     product: Product,

@@ -108,11 +108,6 @@ fn aligned(workspace: &mut [f32]) -> &mut [f32] {
     &mut workspace[skip..]
 }
 
-/// `n` in the fewest parts of at most `most`, of one size: that size.
-fn split_even(n: usize, most: usize) -> usize {
-    n.div_ceil(n.div_ceil(most).max(1)).max(1)
-}
-
 /// Whether a call's operands are bf16.
 pub(super) fn applies(ins: &[View]) -> bool {
     ins.first().is_some_and(|x| x.dtype == DType::BF16)

@@ -10,16 +10,16 @@
 use std::ops::Range;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::super::super::element::Element;
 use super::super::finish::Finish;
 use super::super::geometry::{Geometry, NONE};
+use super::super::implicit::even;
 use super::super::shared::{Scratch, Shared};
 use super::kernel::{Block, COLUMNS, Kernel, MAX_STRETCH, Run};
 use super::pack::{self, STEPS};
 use super::tiles::{SIDE, TILE};
-use super::{Half, aligned, split_even};
+use super::{Half, aligned};
 
 /// Most pixels of a task; a stretch of them stays in the second-level cache.
 const MAX_PIXELS: usize = 128;
@@ -176,14 +176,12 @@ impl Plan {
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.geometry.pixels().div_ceil(self.pixels);
         let parts = self.outputs.div_ceil(self.columns);
-        (0..blocks * parts)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| {
-                // SAFETY: a task makes no rayon call.
-                let scratch = unsafe { scratch.mine() };
+        // SAFETY: a task makes no rayon call.
+        unsafe {
+            scratch.each(blocks * parts, |task, scratch| {
                 job.task::<K>(task / parts, task % parts, self.space(scratch));
             });
+        }
     }
 
     fn space<'a>(&self, scratch: &'a mut [f32]) -> Space<'a> {
@@ -211,7 +209,7 @@ impl<T: Element> Job<'_, T> {
         let columns = part * plan.columns..plan.outputs.min((part + 1) * plan.columns);
         self.index(first, count, space.sources, space.destinations);
         let depth = plan.depth();
-        let stretch = split_even(depth, K::STRETCH);
+        let stretch = even(depth, K::STRETCH);
         // SAFETY: the call chose a kernel that the processor has.
         let mut kernel = unsafe { K::begin() };
         let mut runs = [[Run::EMPTY; MAX_RUNS]; MAX_GROUPS];

@@ -14,6 +14,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
+use super::super::implicit::even;
 use super::super::shared::{Scratch, Shared};
 use super::kernel::{Block, COLUMNS, Kernel, MAX_GROUP, Run};
 use super::pack::{self, STEPS};
@@ -95,12 +96,9 @@ impl Plan {
             segments: 1,
         };
         let (taps, width) = plan.reduction();
-        // Even stretches, in whole blocks of the kernel.
-        let even = |n: usize, most: usize, unit: usize| {
-            n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(unit)
-        };
-        plan.rows = even(outputs, ROWS, MAX_GROUP);
-        plan.columns = even(width, MAX_COLUMNS, COLUMNS);
+        // In whole blocks of the kernel.
+        plan.rows = even(outputs, ROWS).next_multiple_of(MAX_GROUP);
+        plan.columns = even(width, MAX_COLUMNS).next_multiple_of(COLUMNS);
         let blocks = taps * outputs.div_ceil(plan.rows) * width.div_ceil(plan.columns);
         plan.segments = TASKS
             .div_ceil(blocks.max(1))
@@ -163,10 +161,9 @@ impl Plan {
         let (taps, width) = self.reduction();
         let down = self.outputs.div_ceil(self.rows);
         let across = width.div_ceil(self.columns);
-        (0..self.segments * taps * down * across)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|i| {
+        // SAFETY: a task makes no rayon call.
+        unsafe {
+            scratch.each(self.segments * taps * down * across, |i, scratch| {
                 let (column, i) = (i % across * self.columns, i / across);
                 let (row, i) = (i % down * self.rows, i / down);
                 let task = Task {
@@ -175,10 +172,9 @@ impl Plan {
                     columns: column..width.min(column + self.columns),
                     segment: i / taps,
                 };
-                // SAFETY: a task makes no rayon call.
-                let scratch = unsafe { scratch.mine() };
                 job.task::<K>(&task, self.space(scratch));
             });
+        }
         if split {
             add_up(partials, self.elements(), dw.data, dw.accumulate);
         }

@@ -8,18 +8,14 @@
 //! Workspace: transformed weights, padded bias, zeros (what a tile reads outside the map), and for
 //! each thread the transformed block, the sums of one panel and where they go.
 
-use rayon::prelude::*;
-
 use super::super::finish::Finish;
 use super::super::geometry::{Geometry, NONE};
 use super::super::implicit::{Map, STEPS, Target, even};
 use super::super::micro::{Block, Isa, MAX_COLUMNS, Run};
 use super::super::shared::{Scratch, Shared};
-use super::{Tiles, weights};
+use super::{FREQUENCIES, Tiles, add, weights};
 use crate::device::cpu::simd::vectorised;
 
-/// Products of a pixel, or tile, and a channel pair.
-const FREQUENCIES: usize = 16;
 /// Elements of a task's transformed block, where tiles are not few: 512 KiB.
 const BLOCK: usize = 1 << 17;
 /// Fewest and most tiles of a task: weights are read once a task, hence not fewer.
@@ -160,14 +156,12 @@ impl Plan {
         let scratch = Scratch::new(rest, self.scratch().iter().sum());
         let blocks = self.tiles.count().div_ceil(self.block);
         let stretches = self.outputs.div_ceil(self.isa.nr()).div_ceil(self.panels);
-        (0..blocks * stretches)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| {
-                // SAFETY: a task makes no rayon call.
-                let scratch = unsafe { scratch.mine() };
+        // SAFETY: a task makes no rayon call.
+        unsafe {
+            scratch.each(blocks * stretches, |task, scratch| {
                 job.task(task / stretches, task % stretches, scratch);
             });
+        }
     }
 }
 
@@ -274,7 +268,7 @@ impl Job<'_> {
         // SAFETY: pixels and panels of a task are its own.
         let out = unsafe { self.dst.slice(pixel * self.dst_ld + first, values.len()) };
         if self.accumulate {
-            accumulate(out, values);
+            add(out, values);
         } else {
             sum(out, values, &self.bias[first..]);
             if let Some(finish) = &self.finish {
@@ -285,12 +279,6 @@ impl Job<'_> {
 }
 
 vectorised! {
-    fn accumulate(out: &mut [f32], values: &[f32]) {
-        for (out, value) in out.iter_mut().zip(values) {
-            *out += value;
-        }
-    }
-
     fn sum(out: &mut [f32], a: &[f32], b: &[f32]) {
         for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
             *out = a + b;

@@ -18,3 +18,17 @@ mod weights;
 pub(super) mod wgrad;
 
 pub(super) use tiles::Tiles;
+
+use crate::device::cpu::simd::vectorised;
+
+/// Products of a tile and a channel pair.
+const FREQUENCIES: usize = 16;
+
+vectorised! {
+    /// `sums ← sums + values`.
+    fn add(sums: &mut [f32], values: &[f32]) {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value;
+        }
+    }
+}

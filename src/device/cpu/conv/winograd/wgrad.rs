@@ -18,7 +18,7 @@ use super::super::implicit::{Map, Target, even};
 use super::super::micro::{self, Block, Isa, MAX_COLUMNS, Run};
 use super::super::pack;
 use super::super::shared::{Scratch, Shared};
-use super::Tiles;
+use super::{FREQUENCIES, Tiles, add};
 use crate::device::cpu::simd::vectorised;
 
 /// Tiles packed at a time: the four frequencies of a chunk stay in the second-level cache.
@@ -104,7 +104,7 @@ impl Plan {
         let segments = TASKS
             .div_ceil(blocks)
             .min(tiles.count() / SEGMENT)
-            .min(PARTIALS / (16 * outputs * channels))
+            .min(PARTIALS / (FREQUENCIES * outputs * channels))
             .max(1);
         Self {
             tiles,
@@ -119,7 +119,7 @@ impl Plan {
 
     /// Elements of the sums of one segment.
     fn elements(&self) -> usize {
-        16 * self.outputs * self.channels
+        FREQUENCIES * self.outputs * self.channels
     }
 
     /// Elements of one packed frequency: of dy, of x.
@@ -148,10 +148,9 @@ impl Plan {
         };
         let down = self.outputs.div_ceil(self.rows);
         let across = self.channels.div_ceil(self.columns);
-        (0..self.segments * 4 * down * across)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|i| {
+        // SAFETY: a task makes no rayon call.
+        unsafe {
+            scratch.each(self.segments * 4 * down * across, |i, scratch| {
                 let (column, i) = (i % across * self.columns, i / across);
                 let (row, i) = (i % down * self.rows, i / down);
                 let task = Task {
@@ -160,10 +159,9 @@ impl Plan {
                     columns: column..self.channels.min(column + self.columns),
                     segment: i / 4,
                 };
-                // SAFETY: a task makes no rayon call.
-                let scratch = unsafe { scratch.mine() };
                 job.task(&task, scratch);
             });
+        }
         let (width, accumulate) = (self.channels, dw.accumulate);
         dw.data
             .par_chunks_mut(9 * width)
@@ -171,7 +169,7 @@ impl Plan {
             .for_each(|(k, dw)| {
                 for first in (0..width).step_by(FOLD) {
                     let part = first..width.min(first + FOLD);
-                    self.fold(&sums[16 * k * width..], part, dw, accumulate);
+                    self.fold(&sums[FREQUENCIES * k * width..], part, dw, accumulate);
                 }
             });
     }
@@ -180,7 +178,7 @@ impl Plan {
     /// `[9][C]`, some channels at a time.
     fn fold(&self, sums: &[f32], part: Range<usize>, dw: &mut [f32], accumulate: bool) {
         let (width, len) = (self.channels, part.len());
-        let mut total = [[0.0f32; FOLD]; 16];
+        let mut total = [[0.0f32; FOLD]; FREQUENCIES];
         for segment in 0..self.segments {
             for (f, total) in total.iter_mut().enumerate() {
                 let start = segment * self.elements() + f * width;
@@ -307,7 +305,7 @@ impl Job<'_> {
                     let columns = nr.min(task.columns.end - column);
                     let mut block = Block::new(b[j * panel(nr)..].as_ptr(), init);
                     for (r, out) in block.out.iter_mut().enumerate().take(rows) {
-                        let at = 16 * (segment + row + r) + 4 * task.line + f;
+                        let at = FREQUENCIES * (segment + row + r) + 4 * task.line + f;
                         *out = self.sums.at(at * plan.channels + column);
                     }
                     // SAFETY: packed panels hold `CHUNK >= chunk` steps; the rows of the sums are
@@ -351,12 +349,6 @@ vectorised! {
             o1[c] = t[0] + t[1];
             o2[c] = t[0] - t[1];
             o3[c] = -t[1];
-        }
-    }
-
-    fn add(sums: &mut [f32], values: &[f32]) {
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += value;
         }
     }
 
