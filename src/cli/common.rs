@@ -14,7 +14,7 @@ use crate::eval::LoadedWeights;
 use crate::files::write_atomic;
 use crate::graph::params::Layout;
 use crate::weights::{Prefer, Reader, read_params};
-use crate::{Error, Result};
+use crate::{Result, infer};
 
 /// Which configuration.
 #[derive(Debug, clap::Args)]
@@ -46,8 +46,8 @@ enum Network {
 /// Trained weights and the configuration they belong to.
 #[derive(Debug, clap::Args)]
 pub(super) struct WeightsArgs {
-    /// Weights or checkpoint (safetensors)
-    #[arg(long, value_name = "FILE")]
+    /// Weights or checkpoint (safetensors), or a run folder
+    #[arg(long, value_name = "FILE|DIR")]
     weights: PathBuf,
     /// Which network of a checkpoint that holds both
     #[arg(long, value_enum, default_value = "teacher")]
@@ -63,28 +63,8 @@ pub(super) struct WeightsArgs {
 impl WeightsArgs {
     /// Opens the file and finds its configuration, `sets` overriding it last.
     pub(super) fn open(&self, sets: Vec<String>) -> Result<(Reader, Config)> {
-        let file = Reader::open(&self.weights)?;
         let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
-        let beside = run_config(&self.weights);
-        let cfg = match (
-            self.config.as_ref().or(beside.as_ref()),
-            file.meta("config"),
-        ) {
-            (Some(path), _) => Config::load(Some(path), &sets)?,
-            (None, Some(text)) => {
-                let origin = format!("{} (metadata)", self.weights.display());
-                Config::parse(&origin, text, &sets)?
-            }
-            (None, None) => {
-                return Err(Error::input(
-                    self.weights.display().to_string(),
-                    "neither its folder nor the file itself says which configuration it is of",
-                    "give --config",
-                ));
-            }
-        };
-        cfg.validate_for_use()?;
-        Ok((file, cfg))
+        infer::config_of(&self.weights, self.config.as_deref(), &sets)
     }
 
     /// Copies the chosen network to the device.
@@ -94,20 +74,16 @@ impl WeightsArgs {
         layout: &Layout,
         device: &Arc<dyn Device>,
     ) -> Result<LoadedWeights> {
-        let prefer = match self.model {
-            Network::Teacher => Prefer::Teacher,
-            Network::Student => Prefer::Student,
-        };
-        let (weights, buffers) = read_params(file, layout, prefer)?;
+        let (weights, buffers) = read_params(file, layout, self.prefer())?;
         LoadedWeights::new(device, layout, &weights, &buffers)
     }
-}
 
-/// `RUN/config.yaml` of `RUN/checkpoints/W`, when it is there.
-fn run_config(weights: &Path) -> Option<PathBuf> {
-    let folder = weights.parent()?;
-    let config = folder.parent()?.join("config.yaml");
-    (folder.file_name()? == "checkpoints" && config.is_file()).then_some(config)
+    fn prefer(&self) -> Prefer {
+        match self.model {
+            Network::Teacher => Prefer::Teacher,
+            Network::Student => Prefer::Student,
+        }
+    }
 }
 
 /// Prints to stdout; a reader that went away is no error.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::common::{DeviceArgs, Progress, WeightsArgs, emit};
 use crate::eval::Predictor;
-use crate::infer::{self, Options};
+use crate::infer::{self, files};
 use crate::{Error, model};
 
 /// Segments an image or a folder of images of any sizes: index masks in masks/, colours in color/.
@@ -46,14 +46,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let weights = args.weights.load(&file, &layout, &device)?;
     drop(file);
-    let options = Options {
+    let options = files::Options {
         out: args.out,
         force: args.force,
         overlay: args.overlay,
         entropy: args.entropy,
         logits: args.save_logits,
     };
-    infer::prepare(&options)?;
+    files::prepare(&options)?;
 
     let cfg = infer::adapt(&cfg);
     let mut predictor = Predictor::new(device, &cfg, layout);
@@ -66,7 +66,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         progress.at(done);
     };
     let at = weights.weights();
-    let failed = infer::run(&mut predictor, at, &cfg, images, &options, &mut tell)?;
+    let failed = files::run(&mut predictor, at, &cfg, images, &options, &mut tell)?;
     drop(progress);
 
     let (done, out) = (images.len() - failed, options.out.display());

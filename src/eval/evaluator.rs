@@ -119,6 +119,11 @@ impl LoadedWeights {
         Ok(Self { arena, set })
     }
 
+    /// Bytes of device memory.
+    pub fn bytes(&self) -> usize {
+        self.arena.bytes()
+    }
+
     /// Where they are.
     pub fn weights(&self) -> Weights {
         Weights {

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!  image ── whole ──────────── network ── confusion / maps        (one program)
-//!        └─ scales, flips, windows ── network ── score map ── confusion / maps
+//!        ├─ scales, flips, windows ── network ── score map ── confusion / maps
+//!        └─ tiles ── network, twice ── logits of the whole image ── maps
 //! ```
 
 mod evaluator;
@@ -15,6 +16,8 @@ mod network;
 mod predictor;
 pub mod prefetch;
 mod scores;
+mod tiled;
+mod tiles;
 mod windows;
 
 #[cfg(test)]
@@ -24,4 +27,5 @@ pub use evaluator::{Evaluator, LoadedWeights};
 pub use metrics::Metrics;
 pub use network::{Batched, Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};
-pub use windows::{Rect, Rgb, Sliding};
+pub use tiles::Tiling;
+pub use windows::{Rect, Rgb, Sample, SampleKind, Sliding};

@@ -1,4 +1,5 @@
-//! The network as a program that takes one u8 image: normalise, pad, infer, read the result.
+//! The network as a program that takes images of one size, u8 or f32: normalise, pad, infer, read
+//! the result.
 //!
 //! One program per input size. Programs are kept for the sizes seen last, because a dataset
 //! comes in few sizes and a plan and an arena cost time and memory.
@@ -7,14 +8,18 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::config::schema::{Config, Mode};
-use crate::device::op::Augment;
+use crate::device::op::{Augment, Window};
 use crate::device::{ArenaId, DType, Device, Op, View};
 use crate::graph::exec::Program;
+use crate::graph::ops::{BnMode, BnParams};
 use crate::graph::params::{Layout, ParamSet};
+use crate::graph::plan::Plan;
 use crate::graph::{Graph, TensorId};
 use crate::model::{self, Want};
 
-/// Programs kept at a time.
+use super::windows::{Sample, SampleKind};
+
+/// Programs kept at a time, where nothing else is said.
 const KEPT: usize = 8;
 
 /// Memory that kept programs may hold together, bytes; the one in use always may.
@@ -29,56 +34,154 @@ pub struct Weights {
     pub set: ParamSet,
 }
 
-/// What a program computes from the logits.
+/// What a program computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// Nothing: the logits are the result.
+    /// The logits.
     Logits,
-    /// Entropy, argmax and confidence at the input's resolution.
+    /// The logits, and from them entropy, argmax and confidence at the input's resolution.
     Maps,
-    /// The confusion matrix against labels at the input's resolution.
+    /// The logits, and from them the confusion matrix against labels at the input's resolution.
     Confusion,
+    /// The sum of the encoder's features over the cells of a mask.
+    FeatureSum,
+    /// The logits, given the mean of the features over a larger image.
+    InContext,
+}
+
+/// Images, all of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub images: usize,
+    /// Height and width.
+    pub size: [usize; 2],
+}
+
+impl Shape {
+    /// One image.
+    pub(super) fn one(size: [usize; 2]) -> Self {
+        Self { images: 1, size }
+    }
+}
+
+/// The tensors that the host fills.
+enum Inputs {
+    /// u8 images, labels, and the size of each.
+    Bytes {
+        images: TensorId,
+        labels: TensorId,
+        sizes: TensorId,
+    },
+    /// f32 images, and the mean and one over the deviation of each channel, then zeros and ones.
+    Floats {
+        images: TensorId,
+        constants: [TensorId; 4],
+    },
 }
 
 /// A program and the tensors that the host fills and reads.
 pub(super) struct Net {
     program: Program,
-    images: TensorId,
-    labels: TensorId,
-    sizes: TensorId,
-    logits: TensorId,
+    inputs: Inputs,
+    /// What a tail takes besides: a mask, a context.
+    extra: Option<TensorId>,
+    logits: Option<TensorId>,
     /// Of the tail, in the order of its operation's outputs.
     results: Vec<TensorId>,
-    capacity: usize,
+    shape: Shape,
+    /// Of the pixels, bytes 0 to 255.
+    mean: [f32; 3],
+    std: [f32; 3],
 }
 
 impl Net {
-    /// Runs on an image of `height` × `width`, at most the program's size (the rest is padded);
+    /// Runs on images of `height` × `width`, at most the program's size (the rest is padded);
     /// without labels every pixel is labelled 0.
-    pub(super) fn run(
+    pub(super) fn run<T: Sample>(
         &self,
-        rgb: &[u8],
+        images: &[&[T]],
         labels: Option<&[u8]>,
-        height: usize,
-        width: usize,
+        size: [usize; 2],
     ) -> Result<()> {
-        let mut staged = vec![0u8; 3 * self.capacity];
-        staged[..rgb.len()].copy_from_slice(rgb);
-        self.program.write(self.images, &staged)?;
-        staged.truncate(self.capacity);
-        staged.fill(0);
-        if let Some(labels) = labels {
-            staged[..labels.len()].copy_from_slice(labels);
+        let given = (images.len(), 3 * size[0] * size[1]);
+        let fits = size[0] <= self.shape.size[0] && size[1] <= self.shape.size[1];
+        if !fits || given.0 != self.shape.images || images.iter().any(|i| i.len() != given.1) {
+            return Err(crate::Error::internal(format!(
+                "{} images of {size:?} for a program of {:?}",
+                given.0, self.shape
+            )));
         }
-        self.program.write(self.labels, &staged)?;
-        self.program
-            .write(self.sizes, &[height as u32, width as u32])?;
+        match self.inputs {
+            Inputs::Bytes {
+                images: pixels,
+                labels: at,
+                sizes,
+            } => {
+                let capacity = self.shape.size[0] * self.shape.size[1];
+                let mut staged = vec![0u8; 3 * capacity * images.len()];
+                for (to, from) in staged.chunks_exact_mut(3 * capacity).zip(images) {
+                    to[..given.1].copy_from_slice(bytemuck::try_cast_slice(from).map_err(kind)?);
+                }
+                self.program.write(pixels, &staged)?;
+                // Every time: their memory is others' once they have been read.
+                staged.truncate(capacity * images.len());
+                staged.fill(0);
+                if let Some(labels) = labels {
+                    staged[..labels.len()].copy_from_slice(labels);
+                }
+                self.program.write(at, &staged)?;
+                let words = size.map(|n| n as u32).repeat(images.len());
+                self.program.write(sizes, &words)?;
+            }
+            Inputs::Floats {
+                images: pixels,
+                constants: [mean, scale, zero, one],
+            } => {
+                let mut staged = Vec::new();
+                for image in images {
+                    let image = bytemuck::try_cast_slice(image).map_err(kind)?;
+                    self.centre(image, size, &mut staged);
+                }
+                self.program.write(pixels, &staged)?;
+                self.program.write(mean, &self.mean.map(|m| m / 255.0))?;
+                self.program.write(scale, &self.std.map(|s| 255.0 / s))?;
+                self.program.write(zero, &[0f32; 3])?;
+                self.program.write(one, &[1f32; 3])?;
+            }
+        }
         self.program.run()
     }
 
+    /// Appends an image in the middle of the program's size, the rest of the colour that is zero
+    /// when normalised; the odd row and column of padding come last, as [`Augment`] has them.
+    fn centre(&self, image: &[f32], [height, width]: [usize; 2], out: &mut Vec<f32>) {
+        let [h, w] = self.shape.size;
+        let blank = self.mean.map(|m| m / 255.0);
+        let (top, left) = ((h - height) / 2, (w - width) / 2);
+        let start = out.len();
+        for _ in 0..h * w {
+            out.extend(blank);
+        }
+        for (y, row) in image.chunks_exact(3 * width).enumerate() {
+            let at = start + 3 * ((top + y) * w + left);
+            out[at..at + row.len()].copy_from_slice(row);
+        }
+    }
+
+    /// Fills what the tail takes besides the images; before each run.
+    pub(super) fn write_extra(&self, values: &[f32]) -> Result<()> {
+        let extra = self
+            .extra
+            .ok_or_else(|| crate::Error::internal("a program without a further input"))?;
+        self.program.write(extra, values)
+    }
+
     /// Where the logits of the last run are.
-    pub(super) fn logits(&self) -> View {
-        self.program.view(self.logits)
+    pub(super) fn logits(&self) -> Result<View> {
+        let logits = self
+            .logits
+            .ok_or_else(|| crate::Error::internal("a program without logits"))?;
+        Ok(self.program.view(logits))
     }
 
     /// Output `i` of the tail's operation.
@@ -90,11 +193,16 @@ impl Net {
     }
 }
 
+fn kind(_: bytemuck::PodCastError) -> crate::Error {
+    crate::Error::internal("images of another sample type than the program's")
+}
+
 /// What makes two programs different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     weights: Weights,
-    size: [usize; 2],
+    shape: Shape,
+    sample: SampleKind,
     tail: Tail,
 }
 
@@ -103,6 +211,7 @@ pub(super) struct Networks {
     device: Arc<dyn Device>,
     cfg: Config,
     layout: Layout,
+    limit: usize,
     /// Most recently used first.
     kept: Vec<(Key, Net)>,
 }
@@ -113,30 +222,43 @@ impl Networks {
             device,
             cfg: cfg.clone(),
             layout,
+            limit: KEPT,
             kept: Vec::new(),
         }
     }
 
-    /// The program for inputs padded to `size` (height, width).
-    pub(super) fn get(&mut self, weights: Weights, size: [usize; 2], tail: Tail) -> Result<&Net> {
+    /// Keeps at most `limit` programs, and always the one in use.
+    pub(super) fn keep(&mut self, limit: usize) {
+        self.limit = limit.max(1);
+        self.kept.truncate(self.limit);
+    }
+
+    /// The program for images of samples `T` padded to `shape`.
+    pub(super) fn get<T: Sample>(
+        &mut self,
+        weights: Weights,
+        shape: Shape,
+        tail: Tail,
+    ) -> Result<&Net> {
         let key = Key {
             weights,
-            size,
+            shape,
+            sample: T::KIND,
             tail,
         };
         match self.kept.iter().position(|(k, _)| *k == key) {
             Some(at) => self.kept[..=at].rotate_right(1),
             None => {
                 // Room first, so that the peak is that of what is kept.
-                self.kept.truncate(KEPT - 1);
+                self.kept.truncate(self.limit - 1);
                 while self.held() > KEPT_BYTES {
                     self.kept.pop();
                 }
-                let net = match self.build(weights.arena, weights.set, size, tail) {
+                let net = match self.build(&key) {
                     // What is kept is a cache: its memory may be what is missing.
                     Err(crate::Error::Device { .. }) if !self.kept.is_empty() => {
                         self.kept.clear();
-                        self.build(weights.arena, weights.set, size, tail)?
+                        self.build(&key)?
                     }
                     built => built?,
                 };
@@ -146,27 +268,40 @@ impl Networks {
         Ok(&self.kept[0].1)
     }
 
-    fn held(&self) -> usize {
+    /// Bytes of the arena that [`Networks::get`] would allocate.
+    pub(super) fn bytes<T: Sample>(
+        &mut self,
+        set: ParamSet,
+        shape: Shape,
+        tail: Tail,
+    ) -> Result<usize> {
+        let mut graph = graph(&self.cfg, &mut self.layout, set, shape, T::KIND, tail)?.graph;
+        graph.fuse(|op| self.device.fuses(op));
+        Ok(Plan::new(&graph, &*self.device).bytes)
+    }
+
+    /// Bytes of the kept programs' arenas.
+    pub(super) fn held(&self) -> usize {
         self.kept.iter().map(|(_, n)| n.program.arena_bytes()).sum()
     }
 
-    fn build(
-        &mut self,
-        arena: ArenaId,
-        set: ParamSet,
-        size: [usize; 2],
-        tail: Tail,
-    ) -> Result<Net> {
-        let made = graph(&self.cfg, &mut self.layout, set, (1, size), tail)?;
-        made.bind(self.device.clone(), arena, size)
+    fn build(&mut self, key: &Key) -> Result<Net> {
+        let (set, shape) = (key.weights.set, key.shape);
+        let made = graph(
+            &self.cfg,
+            &mut self.layout,
+            set,
+            shape,
+            key.sample,
+            key.tail,
+        )?;
+        made.bind(&self.cfg, self.device.clone(), key.weights.arena)
     }
 }
 
 /// The network on several whole images of one size at a time.
 pub struct Batched {
     net: Net,
-    images: usize,
-    size: [usize; 2],
 }
 
 impl Batched {
@@ -183,9 +318,10 @@ impl Batched {
         images: usize,
         size: [usize; 2],
     ) -> Result<Self> {
-        let made = graph(cfg, &mut layout, weights.set, (images, size), Tail::Maps)?;
-        let net = made.bind(device, weights.arena, size)?;
-        Ok(Self { net, images, size })
+        let (shape, kind) = (Shape { images, size }, SampleKind::Byte);
+        let made = graph(cfg, &mut layout, weights.set, shape, kind, Tail::Maps)?;
+        let net = made.bind(cfg, device, weights.arena)?;
+        Ok(Self { net })
     }
 
     /// Entropy, class and confidence of every pixel, image after image. `pixels` are u8 RGB,
@@ -194,22 +330,10 @@ impl Batched {
     /// # Errors
     /// [`crate::Error::Internal`] when `pixels` is not of that size; the device's.
     pub fn maps(&self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<u8>, Vec<f32>)> {
-        let [h, w] = self.size;
-        if pixels.len() != 3 * self.images * h * w {
-            return Err(crate::Error::internal(format!(
-                "{} bytes for {} images of {h} x {w}",
-                pixels.len(),
-                self.images
-            )));
-        }
+        let Shape { size: [h, w], .. } = self.net.shape;
+        let images: Vec<&[u8]> = pixels.chunks(3 * h * w).collect();
+        self.net.run(&images, None, [h, w])?;
         let net = &self.net;
-        net.program.write(net.images, pixels)?;
-        // Every time: their memory is others' once they have been read.
-        net.program
-            .write(net.labels, &vec![0u8; self.images * h * w])?;
-        let sizes = [h as u32, w as u32].repeat(self.images);
-        net.program.write(net.sizes, &sizes)?;
-        net.program.run()?;
         Ok((net.result(0)?, net.result(1)?, net.result(2)?))
     }
 
@@ -222,27 +346,28 @@ impl Batched {
 /// A program before it has memory.
 struct NetGraph {
     graph: Graph,
-    images: TensorId,
-    labels: TensorId,
-    sizes: TensorId,
+    inputs: Inputs,
     rng: TensorId,
-    logits: TensorId,
+    extra: Option<TensorId>,
+    logits: Option<TensorId>,
     results: Vec<TensorId>,
+    shape: Shape,
 }
 
 impl NetGraph {
     /// Gives it memory.
-    fn bind(self, device: Arc<dyn Device>, arena: ArenaId, [h, w]: [usize; 2]) -> Result<Net> {
+    fn bind(self, cfg: &Config, device: Arc<dyn Device>, arena: ArenaId) -> Result<Net> {
         let program = Program::new(self.graph, device, arena)?;
         program.write(self.rng, &[0u32; 4])?;
         Ok(Net {
             program,
-            images: self.images,
-            labels: self.labels,
-            sizes: self.sizes,
+            inputs: self.inputs,
+            extra: self.extra,
             logits: self.logits,
             results: self.results,
-            capacity: h * w,
+            shape: self.shape,
+            mean: cfg.data.mean,
+            std: cfg.data.std,
         })
     }
 }
@@ -257,22 +382,92 @@ pub fn inference_graph(
     set: ParamSet,
     size: [usize; 2],
 ) -> Result<Graph> {
-    Ok(graph(cfg, layout, set, (1, size), Tail::Maps)?.graph)
+    let (shape, kind) = (Shape::one(size), SampleKind::Byte);
+    Ok(graph(cfg, layout, set, shape, kind, Tail::Maps)?.graph)
 }
 
 fn graph(
     cfg: &Config,
     layout: &mut Layout,
     set: ParamSet,
-    (n, [h, w]): (usize, [usize; 2]),
+    shape: Shape,
+    kind: SampleKind,
     tail: Tail,
 ) -> Result<NetGraph> {
     let mut g = Graph::new();
+    // Nothing is drawn: no scale, no flip, no dropout.
+    let rng = g.input("rng", [1, 1, 1, 4], DType::U32);
+    let (inputs, x, label) = match kind {
+        SampleKind::Byte => {
+            let (inputs, x, label) = from_bytes(cfg, &mut g, shape, rng);
+            (inputs, x, Some(label))
+        }
+        SampleKind::Float => {
+            let (inputs, x) = from_floats(&mut g, shape)?;
+            (inputs, x, None)
+        }
+    };
+    let mut ctx = model::Ctx {
+        graph: &mut g,
+        layout,
+        set: ParamSet {
+            trainable: false,
+            ..set
+        },
+        train: false,
+        rng,
+        stream: 0,
+    };
+    let (model, classes) = (&cfg.model, cfg.data.classes);
+    let (mut logits, mut extra, mut results) = (None, None, Vec::new());
+    match tail {
+        Tail::Logits | Tail::Maps | Tail::Confusion => {
+            let want = Want::default();
+            logits = Some(model::network(&mut ctx, model, classes, x, want)?.logits);
+        }
+        Tail::FeatureSum => {
+            let features = model::features(&mut ctx, model, x)?;
+            let (mask, sum) = feature_sum(&mut g, features);
+            (extra, results) = (Some(mask), vec![sum]);
+        }
+        Tail::InContext => {
+            let (found, context) = model::network_in_context(&mut ctx, model, classes, x)?;
+            (logits, extra) = (Some(found), Some(context));
+        }
+    }
+    if let Some(logits) = logits {
+        g.keep(logits);
+        results = add_tail(cfg, &mut g, tail, shape, logits, label)?;
+    }
+    for &t in &results {
+        g.keep(t);
+    }
+    if let Some(twin) = set.twin(layout) {
+        g.lower_to_bf16(&[twin])?;
+    }
+    Ok(NetGraph {
+        graph: g,
+        inputs,
+        rng,
+        extra,
+        logits,
+        results,
+        shape,
+    })
+}
+
+/// u8 images, each of its own size within `shape`, to normalised ones in the middle of it, and
+/// their labels.
+fn from_bytes(
+    cfg: &Config,
+    g: &mut Graph,
+    shape: Shape,
+    rng: TensorId,
+) -> (Inputs, TensorId, TensorId) {
+    let (n, [h, w]) = (shape.images, shape.size);
     let images = g.input("images", [n, 1, 1, 3 * h * w], DType::U8);
     let labels = g.input("labels", [n, 1, 1, h * w], DType::U8);
     let sizes = g.input("sizes", [n, 1, 1, 2], DType::U32);
-    // Nothing is drawn: no scale, no flip, no dropout.
-    let rng = g.input("rng", [1, 1, 1, 4], DType::U32);
     let x = g.transient("image", [n, h, w, 3], DType::F32);
     let label = g.transient("label", [n, h, w, 1], DType::U8);
     let normalise = Op::Augment(Augment {
@@ -293,45 +488,64 @@ fn graph(
         vec![images, labels, sizes, rng],
         vec![x, label],
     );
-    let mut ctx = model::Ctx {
-        graph: &mut g,
-        layout,
-        set: ParamSet {
-            trainable: false,
-            ..set
-        },
-        train: false,
-        rng,
-        stream: 0,
-    };
-    let (classes, want) = (cfg.data.classes, Want::default());
-    let logits = model::network(&mut ctx, &cfg.model, classes, x, want)?.logits;
-    g.keep(logits);
-    let results = add_tail(cfg, &mut g, tail, logits, label);
-    if let Some(twin) = set.twin(layout) {
-        g.lower_to_bf16(&[twin])?;
-    }
-    Ok(NetGraph {
-        graph: g,
+    let inputs = Inputs::Bytes {
         images,
         labels,
         sizes,
-        rng,
-        logits,
-        results,
-    })
+    };
+    (inputs, x, label)
+}
+
+/// f32 images of `shape` to normalised ones: a batch norm with the dataset's statistics.
+fn from_floats(g: &mut Graph, shape: Shape) -> Result<(Inputs, TensorId)> {
+    let (n, [h, w]) = (shape.images, shape.size);
+    let images = g.input("images", [n, h, w, 3], DType::F32);
+    let constants =
+        ["mean", "scale", "zero", "one"].map(|name| g.input(name, [1, 1, 1, 3], DType::F32));
+    let [mean, scale, zero, one] = constants;
+    let norm = BnParams {
+        gamma: scale,
+        beta: zero,
+        running_mean: mean,
+        running_var: one,
+    };
+    let mode = BnMode {
+        train: false,
+        eps: 0.0,
+        momentum: 0.0,
+        relu: false,
+    };
+    let x = g.batch_norm("normalise", images, norm, None, mode, None)?;
+    Ok((Inputs::Floats { images, constants }, x))
+}
+
+/// Per channel the sum of `features` over the cells where the mask, an input of ones and zeros,
+/// is one: the gradient of a 1×1 convolution to its weights is that sum.
+fn feature_sum(g: &mut Graph, features: TensorId) -> (TensorId, TensorId) {
+    let [n, h, w, channels] = g.shape(features);
+    let mask = g.input("mask", [n, h, w, 1], DType::F32);
+    let sum = g.transient("feature_sum", [1, 1, 1, channels], DType::F32);
+    let window = Window {
+        stride: 1,
+        padding: 0,
+        dilation: 1,
+    };
+    let op = Op::ConvWgrad(window);
+    g.push("feature_sum", op, vec![features, mask], vec![sum]);
+    (mask, sum)
 }
 
 fn add_tail(
     cfg: &Config,
     g: &mut Graph,
     tail: Tail,
+    shape: Shape,
     logits: TensorId,
-    label: TensorId,
-) -> Vec<TensorId> {
-    let [n, h, w, _] = g.shape(label);
-    let results = match tail {
-        Tail::Logits => Vec::new(),
+    label: Option<TensorId>,
+) -> Result<Vec<TensorId>> {
+    let (n, [h, w]) = (shape.images, shape.size);
+    Ok(match tail {
+        Tail::Logits | Tail::InContext | Tail::FeatureSum => Vec::new(),
         Tail::Maps => {
             let map = |g: &mut Graph, name, dtype| g.transient(name, [n, h, w, 1], dtype);
             let outs = vec![
@@ -344,6 +558,8 @@ fn add_tail(
             outs
         }
         Tail::Confusion => {
+            let label = label
+                .ok_or_else(|| crate::Error::internal("labels come with images of bytes only"))?;
             let classes = cfg.data.classes;
             let matrix = g.transient("confusion", [1, 1, classes, classes], DType::U32);
             let op = Op::Confusion {
@@ -352,9 +568,5 @@ fn add_tail(
             g.push("confusion", op, vec![logits, label], vec![matrix]);
             vec![matrix]
         }
-    };
-    for &t in &results {
-        g.keep(t);
-    }
-    results
+    })
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::network::{Networks, Tail, Weights};
+use super::network::{Networks, Shape, Tail, Weights};
 use super::scores::{ScoreMap, Uploaded};
-use super::windows::{Rect, Rgb, Sliding, center, cut};
-use crate::config::schema::{Config, Protocol};
-use crate::device::Device;
+use super::tiles::{Tiling, on_grid};
+use super::windows::{Rect, Rgb, Sample, Sliding, center, cut};
+use crate::config::schema::{Config, Decoder, Protocol};
+use crate::device::{Device, elements};
 use crate::graph::exec::read_view;
-use crate::graph::params::Layout;
+use crate::graph::params::{Layout, ParamSet};
 use crate::{Error, Result};
 
 /// What the network says about an image, at the image's resolution.
@@ -37,6 +38,29 @@ pub struct Scores {
     pub probabilities: bool,
 }
 
+impl Maps {
+    /// The maps of images of one size that lie one after another.
+    fn split(
+        [height, width]: [usize; 2],
+        entropy: &[f32],
+        argmax: &[u8],
+        confidence: &[f32],
+    ) -> Vec<Self> {
+        let pixels = height * width;
+        let parts = entropy
+            .chunks_exact(pixels)
+            .zip(confidence.chunks_exact(pixels));
+        let part = |((entropy, confidence), argmax): ((&[f32], &[f32]), &[u8])| Self {
+            width,
+            height,
+            argmax: argmax.to_vec(),
+            entropy: entropy.to_vec(),
+            confidence: confidence.to_vec(),
+        };
+        parts.zip(argmax.chunks_exact(pixels)).map(part).collect()
+    }
+}
+
 /// One look at the image: resized by `scale`, perhaps mirrored.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -46,12 +70,16 @@ struct Look {
 
 /// Scores images with given weights. Holds the programs and no weights.
 pub struct Predictor {
-    device: Arc<dyn Device>,
-    nets: Networks,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) nets: Networks,
     protocol: Protocol,
     crop: [usize; 2],
     looks: Vec<Look>,
-    classes: usize,
+    pub(super) tiling: Option<Tiling>,
+    pub(super) decoder: Decoder,
+    /// Output stride of the encoder.
+    pub(super) stride: usize,
+    pub(super) classes: usize,
     ignore: u8,
 }
 
@@ -78,9 +106,34 @@ impl Predictor {
             protocol: eval.protocol,
             crop: eval.crop.unwrap_or(cfg.augment.crop),
             looks: looks.collect(),
+            tiling: None,
+            decoder: cfg.model.decoder,
+            stride: cfg.model.output_stride,
             classes: cfg.data.classes,
             ignore: cfg.data.ignore_index,
         }
+    }
+
+    /// Cuts images larger than a tile up, where the protocol looks at them as a whole. What comes
+    /// out is what the network says of the whole image, its last row and column repeated up to a
+    /// multiple of the output stride plus one, except near the borders of tiles that overlap by
+    /// less than the network sees.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when tiles are too small or overlap too much.
+    pub fn tile(&mut self, tiling: Option<Tiling>) -> Result<()> {
+        self.tiling = tiling.map(|t| t.snapped(self.stride)).transpose()?;
+        Ok(())
+    }
+
+    /// Keeps at most `limit` programs, one for each size of images.
+    pub fn keep(&mut self, limit: usize) {
+        self.nets.keep(limit);
+    }
+
+    /// Bytes of device memory that kept programs hold.
+    pub fn held_bytes(&self) -> usize {
+        self.nets.held()
     }
 
     /// Class map, entropy and confidence of `image`. The centre-crop protocol has no answer for
@@ -88,22 +141,55 @@ impl Predictor {
     ///
     /// # Errors
     /// [`Error::Input`] when the image is too small for the network; the device's.
-    pub fn maps(&mut self, weights: Weights, image: &Rgb) -> Result<Maps> {
-        let (height, width) = (image.height, image.width);
-        if self.is_plain() && self.protocol != Protocol::Sliding {
-            let net = self.nets.get(weights, [height, width], Tail::Maps)?;
-            net.run(&image.pixels, None, height, width)?;
-            return Ok(Maps {
-                width,
-                height,
-                entropy: net.result(0)?,
-                argmax: net.result(1)?,
-                confidence: net.result(2)?,
-            });
+    pub fn maps<T: Sample>(&mut self, weights: Weights, image: &Rgb<T>) -> Result<Maps> {
+        let mut maps = self.maps_of(weights, &[image])?;
+        maps.pop()
+            .ok_or_else(|| Error::internal("an image without a map"))
+    }
+
+    /// [`Predictor::maps`] of several images, which run as one batch where they are of one size
+    /// and looked at once as a whole.
+    ///
+    /// # Errors
+    /// As [`Predictor::maps`].
+    pub fn maps_of<T: Sample>(
+        &mut self,
+        weights: Weights,
+        images: &[&Rgb<T>],
+    ) -> Result<Vec<Maps>> {
+        let Some(first) = images.first() else {
+            return Ok(Vec::new());
+        };
+        let size = [first.height, first.width];
+        let alike = images.iter().all(|i| [i.height, i.width] == size);
+        if self.is_whole(size) && alike {
+            let shape = Shape {
+                images: images.len(),
+                size,
+            };
+            let net = self.nets.get::<T>(weights, shape, Tail::Maps)?;
+            let pixels: Vec<&[T]> = images.iter().map(|i| &i.pixels[..]).collect();
+            net.run(&pixels, None, size)?;
+            return Ok(Maps::split(
+                size,
+                &net.result::<f32>(0)?,
+                &net.result::<u8>(1)?,
+                &net.result::<f32>(2)?,
+            ));
         }
-        let scored = self.scored(weights, image)?;
-        scored.map.finish(scored.softmax)?;
-        scored.maps()
+        let one = |image: &&Rgb<T>| {
+            let size = [image.height, image.width];
+            if self.is_whole(size) {
+                return self.maps(weights, image);
+            }
+            if self.is_plain() && self.protocol != Protocol::Sliding {
+                return self.tiled_maps(weights, image);
+            }
+            let scored = self.scored(weights, image)?;
+            scored.map.finish(scored.softmax)?;
+            scored.maps()
+        };
+        images.iter().map(one).collect()
     }
 
     /// The scores that [`Predictor::maps`] decides by: the logits on the network's own grid for
@@ -111,12 +197,12 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Predictor::maps`].
-    pub fn scores(&mut self, weights: Weights, image: &Rgb) -> Result<Scores> {
-        let (height, width) = (image.height, image.width);
-        if self.is_plain() && self.protocol != Protocol::Sliding {
-            let net = self.nets.get(weights, [height, width], Tail::Maps)?;
-            net.run(&image.pixels, None, height, width)?;
-            let view = net.logits();
+    pub fn scores<T: Sample>(&mut self, weights: Weights, image: &Rgb<T>) -> Result<Scores> {
+        let size = [image.height, image.width];
+        if self.is_whole(size) {
+            let net = self.nets.get::<T>(weights, Shape::one(size), Tail::Maps)?;
+            net.run(&[&image.pixels], None, size)?;
+            let view = net.logits()?;
             let [_, h, w, c] = view.shape;
             return Ok(Scores {
                 shape: [h, w, c],
@@ -126,10 +212,81 @@ impl Predictor {
         }
         let scored = self.scored(weights, image)?;
         Ok(Scores {
-            shape: [height, width, self.classes],
+            shape: [image.height, image.width, self.classes],
             values: scored.map.mean(scored.image)?,
             probabilities: scored.softmax,
         })
+    }
+
+    /// Class probabilities of every pixel, `[height, width, classes]`: of one look its softmax, of
+    /// several the mean of theirs.
+    ///
+    /// # Errors
+    /// As [`Predictor::maps`].
+    pub fn probabilities<T: Sample>(
+        &mut self,
+        weights: Weights,
+        image: &Rgb<T>,
+    ) -> Result<Vec<f32>> {
+        if self.protocol == Protocol::Sliding && self.is_plain() {
+            let scored = self.slide(weights, image)?;
+            let mut values = scored.map.mean(scored.image)?;
+            values.chunks_exact_mut(self.classes).for_each(softmax);
+            return Ok(values);
+        }
+        let scored = self.averaged(weights, image, true)?;
+        scored.map.mean(scored.image)
+    }
+
+    /// Bytes of device memory that [`Predictor::maps_of`] takes for `images` images of `size`
+    /// (height, width) and samples `T`, the weights aside: what one look holds at most.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the images are too small for the network.
+    pub fn memory_required<T: Sample>(
+        &mut self,
+        set: ParamSet,
+        images: usize,
+        size: [usize; 2],
+    ) -> Result<usize> {
+        if self.is_whole(size) {
+            return self
+                .nets
+                .bytes::<T>(set, Shape { images, size }, Tail::Maps);
+        }
+        if self.protocol == Protocol::Sliding {
+            let padded = [0, 1].map(|i| size[i].max(self.crop[i]));
+            let net = self
+                .nets
+                .bytes::<T>(set, Shape::one(self.crop), Tail::Logits)?;
+            return Ok(net + ScoreMap::bytes(padded, self.classes));
+        }
+        let (base, tiled) = self.base(size);
+        let mut most = 0;
+        let mut programs = 0;
+        for scale in self.looks.iter().map(|l| l.scale).collect::<Vec<_>>() {
+            let seen = self.seen(base, scale);
+            let (logits, bytes) = if tiled {
+                let tile = self.axes(seen)?.map(|a| a.size);
+                let mut bytes = 0;
+                for tail in [Tail::FeatureSum, Tail::InContext] {
+                    bytes += self.nets.bytes::<T>(set, Shape::one(tile), tail)?;
+                }
+                (4 * elements(self.logits_shape(seen)), bytes)
+            } else {
+                (
+                    0,
+                    self.nets.bytes::<T>(set, Shape::one(seen), Tail::Logits)?,
+                )
+            };
+            programs += bytes;
+            most = most.max(logits);
+        }
+        let scores = match self.is_plain() {
+            true => base[0] * base[1] * 9,
+            false => ScoreMap::bytes(base, self.classes),
+        };
+        Ok(programs + most + scores)
     }
 
     /// The confusion matrix of `image` against `labels` (row = truth, `classes²` entries).
@@ -158,7 +315,7 @@ impl Predictor {
             let labels = cut(labels, width, 1, rect);
             return self.confusion_padded(weights, &part, &labels, self.crop);
         }
-        if self.is_plain() && self.protocol == Protocol::Whole {
+        if self.is_whole([height, width]) {
             return self.confusion_padded(weights, image, labels, [height, width]);
         }
         let scored = self.scored(weights, image)?;
@@ -178,6 +335,19 @@ impl Predictor {
         )
     }
 
+    /// Whether an image of `size` is looked at once and as a whole.
+    fn is_whole(&self, size: [usize; 2]) -> bool {
+        self.is_plain() && self.protocol != Protocol::Sliding && !self.is_tiled(size)
+    }
+
+    /// Whether an image of `size` is cut up.
+    fn is_tiled(&self, size: [usize; 2]) -> bool {
+        self.protocol != Protocol::Sliding
+            && self
+                .tiling
+                .is_some_and(|t| size.iter().any(|&n| on_grid(n, self.stride) > t.size))
+    }
+
     fn confusion_padded(
         &mut self,
         weights: Weights,
@@ -185,62 +355,92 @@ impl Predictor {
         labels: &[u8],
         size: [usize; 2],
     ) -> Result<Vec<u32>> {
-        let net = self.nets.get(weights, size, Tail::Confusion)?;
-        net.run(&image.pixels, Some(labels), image.height, image.width)?;
+        let net = self
+            .nets
+            .get::<u8>(weights, Shape::one(size), Tail::Confusion)?;
+        let own = [image.height, image.width];
+        net.run(&[&image.pixels[..]], Some(labels), own)?;
         net.result(0)
     }
 
     /// Scores of every window or look, added up.
-    fn scored(&mut self, weights: Weights, image: &Rgb) -> Result<Scored> {
+    fn scored<T: Sample>(&mut self, weights: Weights, image: &Rgb<T>) -> Result<Scored> {
         if self.is_plain() && self.protocol == Protocol::Sliding {
             return self.slide(weights, image);
         }
-        let whole = Rect {
-            y: 0,
-            x: 0,
-            height: image.height,
-            width: image.width,
-        };
-        let map = ScoreMap::new(
-            self.device.clone(),
-            [image.height, image.width],
-            self.classes,
-        )?;
         // Logits of different looks differ in scale: probabilities are what can be averaged.
-        let softmax = self.looks.len() > 1;
+        self.averaged(weights, image, self.looks.len() > 1)
+    }
+
+    /// Height and width of what is looked at for an image of `size`, and whether it is cut up: then
+    /// it is lengthened to the network's grid.
+    pub(super) fn base(&self, size: [usize; 2]) -> ([usize; 2], bool) {
+        match self.is_tiled(size) {
+            true => (size.map(|n| on_grid(n, self.stride)), true),
+            false => (size, false),
+        }
+    }
+
+    /// Height and width of `base` at `scale`, on the network's grid where it is cut up.
+    fn seen(&self, base: [usize; 2], scale: f32) -> [usize; 2] {
+        let scaled = base.map(|n| ((n as f32 * scale).round() as usize).max(1));
+        match self.is_tiled(base) {
+            true if scale != 1.0 => scaled.map(|n| on_grid(n, self.stride)),
+            _ => scaled,
+        }
+    }
+
+    /// Logits, or with `softmax` probabilities, of every look, added up.
+    fn averaged<T: Sample>(
+        &mut self,
+        weights: Weights,
+        image: &Rgb<T>,
+        softmax: bool,
+    ) -> Result<Scored> {
+        let (size, tiled) = self.base([image.height, image.width]);
+        let extended = tiled.then(|| image.extended(size[0], size[1]));
+        let base = extended.as_ref().unwrap_or(image);
+        let map = ScoreMap::new(self.device.clone(), size, self.classes)?;
         for look in self.looks.clone() {
-            let mut seen = image.scaled(look.scale)?;
+            let [height, width] = self.seen(size, look.scale);
+            let mut seen = base.resized(height, width)?;
             if look.flip {
                 seen = seen.mirrored();
             }
             if self.protocol == Protocol::Sliding {
                 let part = self.slide(weights, &seen)?;
-                let shape = [1, seen.height, seen.width, self.classes];
+                let shape = [1, height, width, self.classes];
                 let mean = Uploaded::new(&self.device, &part.map.mean(part.image)?, shape)?;
-                map.add(mean.view, whole, look.flip, softmax)?;
+                map.add(mean.view, base.rect(), look.flip, softmax)?;
+            } else if tiled {
+                let logits = self.tiled(weights, &seen)?;
+                map.add(logits.view, base.rect(), look.flip, softmax)?;
             } else {
-                let size = [seen.height, seen.width];
-                let net = self.nets.get(weights, size, Tail::Logits)?;
-                net.run(&seen.pixels, None, seen.height, seen.width)?;
-                map.add(net.logits(), whole, look.flip, softmax)?;
+                let size = [height, width];
+                let net = self
+                    .nets
+                    .get::<T>(weights, Shape::one(size), Tail::Logits)?;
+                net.run(&[&seen.pixels[..]], None, size)?;
+                map.add(net.logits()?, base.rect(), look.flip, softmax)?;
             }
         }
         Ok(Scored {
             map,
-            image: whole,
+            image: image.rect(),
             softmax,
         })
     }
 
     /// Logits of overlapping windows, added up.
-    fn slide(&mut self, weights: Weights, image: &Rgb) -> Result<Scored> {
+    fn slide<T: Sample>(&mut self, weights: Weights, image: &Rgb<T>) -> Result<Scored> {
         let sliding = Sliding::new(image.height, image.width, self.crop);
         let map = ScoreMap::new(self.device.clone(), sliding.padded, self.classes)?;
-        let net = self.nets.get(weights, self.crop, Tail::Logits)?;
+        let shape = Shape::one(self.crop);
+        let net = self.nets.get::<T>(weights, shape, Tail::Logits)?;
         for (place, shown) in &sliding.windows {
             let part = cut(&image.pixels, image.width, 3, *shown);
-            net.run(&part, None, shown.height, shown.width)?;
-            map.add(net.logits(), *place, false, false)?;
+            net.run(&[&part[..]], None, [shown.height, shown.width])?;
+            map.add(net.logits()?, *place, false, false)?;
         }
         Ok(Scored {
             map,
@@ -248,6 +448,14 @@ impl Predictor {
             softmax: false,
         })
     }
+}
+
+/// Scores to probabilities.
+fn softmax(scores: &mut [f32]) {
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|s| *s = (*s - most).exp());
+    let sum: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|s| *s /= sum);
 }
 
 impl Scored {

@@ -20,9 +20,7 @@ pub(super) struct ScoreMap {
 }
 
 impl ScoreMap {
-    /// An empty map of `size` (height, width).
-    pub(super) fn new(device: Arc<dyn Device>, size: [usize; 2], classes: usize) -> Result<Self> {
-        let [h, w] = size;
+    fn layout([h, w]: [usize; 2], classes: usize) -> State {
         let mut layout = State::new();
         layout.add("scores", [1, h, w, classes], DType::F32);
         layout.add("counts", [1, h, w, 1], DType::F32);
@@ -32,6 +30,17 @@ impl ScoreMap {
         layout.add("confidence", [1, h, w, 1], DType::F32);
         layout.add("truth", [1, h, w, 1], DType::U8);
         layout.add("confusion", [1, 1, classes, classes], DType::U32);
+        layout
+    }
+
+    /// Bytes of a map of `size` (height, width).
+    pub(super) fn bytes(size: [usize; 2], classes: usize) -> usize {
+        Self::layout(size, classes).bytes()
+    }
+
+    /// An empty map of `size` (height, width).
+    pub(super) fn new(device: Arc<dyn Device>, size: [usize; 2], classes: usize) -> Result<Self> {
+        let layout = Self::layout(size, classes);
         let arena = Arena::new(device.clone(), layout.bytes())?;
         Ok(Self {
             device,
@@ -57,21 +66,7 @@ impl ScoreMap {
     }
 
     fn call(&self, op: Op, ins: Vec<View>, outs: Vec<View>) -> Result<()> {
-        let bytes = self.device.workspace_bytes(&op, &ins, &outs);
-        let scratch = match bytes {
-            0 => None,
-            n => Some(Arena::new(self.device.clone(), n)?),
-        };
-        let workspace = scratch
-            .as_ref()
-            .map(|a| View::dense(a.id(), 0, [1, 1, 1, bytes / 4], DType::F32));
-        self.device.run(&Call {
-            op,
-            ins,
-            outs,
-            accumulate: 0,
-            workspace,
-        })
+        call(&self.device, op, ins, outs)
     }
 
     /// Adds `logits`, upsampled to `window`, or their softmax; mirrored when `flip`.
@@ -136,6 +131,25 @@ impl ScoreMap {
     }
 }
 
+/// Runs one operation with scratch of its own.
+fn call(device: &Arc<dyn Device>, op: Op, ins: Vec<View>, outs: Vec<View>) -> Result<()> {
+    let bytes = device.workspace_bytes(&op, &ins, &outs);
+    let scratch = match bytes {
+        0 => None,
+        n => Some(Arena::new(device.clone(), n)?),
+    };
+    let workspace = scratch
+        .as_ref()
+        .map(|a| View::dense(a.id(), 0, [1, 1, 1, bytes / 4], DType::F32));
+    device.run(&Call {
+        op,
+        ins,
+        outs,
+        accumulate: 0,
+        workspace,
+    })
+}
+
 /// A tensor of host values in an arena of its own.
 pub(super) struct Uploaded {
     _arena: Arena,
@@ -153,5 +167,28 @@ impl Uploaded {
             _arena: arena,
             view,
         })
+    }
+
+    /// Entropy, argmax and confidence of logits, upsampled to `size` (height, width).
+    pub(super) fn maps(
+        &self,
+        device: &Arc<dyn Device>,
+        [h, w]: [usize; 2],
+    ) -> Result<(Vec<f32>, Vec<u8>, Vec<f32>)> {
+        let mut layout = State::new();
+        layout.add("entropy", [1, h, w, 1], DType::F32);
+        layout.add("argmax", [1, h, w, 1], DType::U8);
+        layout.add("confidence", [1, h, w, 1], DType::F32);
+        let arena = Arena::new(device.clone(), layout.bytes())?;
+        let [entropy, argmax, confidence] =
+            ["entropy", "argmax", "confidence"].map(|name| layout.view(name, arena.id()));
+        let outs = [entropy?, argmax?, confidence?];
+        let op = Op::SoftmaxEntropy { log_eps: 0.0 };
+        call(device, op, vec![self.view], outs.to_vec())?;
+        Ok((
+            read_view(&**device, &outs[0])?,
+            read_view(&**device, &outs[1])?,
+            read_view(&**device, &outs[2])?,
+        ))
     }
 }

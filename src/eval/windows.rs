@@ -1,8 +1,8 @@
 //! Where on an image a network looks: crops, sliding windows, mirrored and resized copies.
 //! Host side and exact in whole pixels; padding and normalising are the device's.
 
-use image::RgbImage;
 use image::imageops::{self, FilterType};
+use image::{ImageBuffer, Pixel};
 
 use crate::{Error, Result};
 
@@ -19,26 +19,74 @@ pub struct Rect {
     pub width: usize,
 }
 
-/// An RGB image on the host, rows from the top, 3 bytes a pixel.
+/// What pixels of an image on the host are made of.
+pub trait Sample: bytemuck::Pod + PartialEq + Send + Sync {
+    /// How a network takes them.
+    const KIND: SampleKind;
+
+    /// The image of `pixels` at another size (bilinear, antialiased).
+    #[doc(hidden)]
+    fn resized(image: &Rgb<Self>, width: usize, height: usize) -> Result<Rgb<Self>>;
+}
+
+/// The types of [`Sample`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleKind {
+    /// Bytes, 0 to 255.
+    Byte,
+    /// f32, 0 to 1 (the byte over 255).
+    Float,
+}
+
+impl Sample for u8 {
+    const KIND: SampleKind = SampleKind::Byte;
+
+    fn resized(image: &Rgb<Self>, width: usize, height: usize) -> Result<Rgb<Self>> {
+        triangle::<image::Rgb<u8>>(&image.pixels, [image.width, image.height], [width, height])
+            .and_then(|pixels| Rgb::new(width, height, pixels))
+    }
+}
+
+impl Sample for f32 {
+    const KIND: SampleKind = SampleKind::Float;
+
+    fn resized(image: &Rgb<Self>, width: usize, height: usize) -> Result<Rgb<Self>> {
+        triangle::<image::Rgb<f32>>(&image.pixels, [image.width, image.height], [width, height])
+            .and_then(|pixels| Rgb::new(width, height, pixels))
+    }
+}
+
+fn triangle<P: Pixel + 'static>(
+    pixels: &[P::Subpixel],
+    [width, height]: [usize; 2],
+    to: [usize; 2],
+) -> Result<Vec<P::Subpixel>> {
+    let image = ImageBuffer::<P, &[P::Subpixel]>::from_raw(width as u32, height as u32, pixels)
+        .ok_or_else(|| Error::internal("an image whose pixels do not fit its size"))?;
+    let out = imageops::resize(&image, to[0] as u32, to[1] as u32, FilterType::Triangle);
+    Ok(out.into_raw())
+}
+
+/// An RGB image on the host, rows from the top, 3 samples a pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rgb {
+pub struct Rgb<T = u8> {
     /// Columns.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `3 · width · height` bytes.
-    pub pixels: Vec<u8>,
+    /// `3 · width · height` samples.
+    pub pixels: Vec<T>,
 }
 
-impl Rgb {
+impl<T: Sample> Rgb<T> {
     /// The image of `pixels`.
     ///
     /// # Errors
     /// [`Error::Internal`] when there are not `3 · width · height` of them, or none.
-    pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self> {
+    pub fn new(width: usize, height: usize, pixels: Vec<T>) -> Result<Self> {
         if pixels.len() != 3 * width * height || pixels.is_empty() {
             return Err(Error::internal(format!(
-                "{} bytes for an image of {width}×{height}",
+                "{} samples for an image of {width}×{height}",
                 pixels.len()
             )));
         }
@@ -66,14 +114,45 @@ impl Rgb {
     /// [`Error::Internal`] when the pixels do not fit the size.
     pub fn scaled(&self, factor: f32) -> Result<Self> {
         let side = |n: usize| ((n as f32 * factor).round() as usize).max(1);
-        let (width, height) = (side(self.width), side(self.height));
+        self.resized(side(self.height), side(self.width))
+    }
+
+    /// Resized to `height` × `width` (bilinear).
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the pixels do not fit the size.
+    pub fn resized(&self, height: usize, width: usize) -> Result<Self> {
         if (width, height) == (self.width, self.height) {
             return Ok(self.clone());
         }
-        let image = RgbImage::from_raw(self.width as u32, self.height as u32, self.pixels.clone())
-            .ok_or_else(|| Error::internal("an image whose pixels do not fit its size"))?;
-        let out = imageops::resize(&image, width as u32, height as u32, FilterType::Triangle);
-        Self::new(width, height, out.into_raw())
+        T::resized(self, width, height)
+    }
+
+    /// Its last row and column repeated up to `height` × `width`.
+    pub fn extended(&self, height: usize, width: usize) -> Self {
+        let mut pixels = Vec::with_capacity(3 * width * height);
+        for y in 0..height {
+            let row = &self.pixels[3 * self.width * y.min(self.height - 1)..][..3 * self.width];
+            pixels.extend_from_slice(&row[..3 * width.min(self.width)]);
+            for _ in self.width..width {
+                pixels.extend_from_slice(&row[3 * (self.width - 1)..]);
+            }
+        }
+        Self {
+            width,
+            height,
+            pixels,
+        }
+    }
+
+    /// All of it.
+    pub fn rect(&self) -> Rect {
+        Rect {
+            y: 0,
+            x: 0,
+            height: self.height,
+            width: self.width,
+        }
     }
 }
 
@@ -203,7 +282,7 @@ mod tests {
 
     #[test]
     fn mirroring_twice_is_nothing_and_cutting_takes_the_rectangle() {
-        let image = Rgb::new(3, 2, (0..18).collect()).unwrap();
+        let image = Rgb::new(3, 2, (0..18u8).collect()).unwrap();
         assert_eq!(image.mirrored().pixels[..3], [6, 7, 8]);
         assert_eq!(image.mirrored().mirrored(), image);
         let rect = Rect {
@@ -214,8 +293,13 @@ mod tests {
         };
         assert_eq!(cut(&image.pixels, 3, 3, rect), [12, 13, 14, 15, 16, 17]);
         assert_eq!(image.scaled(1.0).unwrap(), image);
-        let half = Rgb::new(4, 2, vec![9; 24]).unwrap().scaled(0.5).unwrap();
+        let half = Rgb::new(4, 2, vec![9u8; 24]).unwrap().scaled(0.5).unwrap();
         assert_eq!((half.width, half.height), (2, 1));
         assert!(half.pixels.iter().all(|&p| p == 9));
+        let more = Rgb::new(2, 1, vec![1u8, 2, 3, 4, 5, 6])
+            .unwrap()
+            .extended(2, 3);
+        assert_eq!(more.pixels[..9], [1, 2, 3, 4, 5, 6, 4, 5, 6]);
+        assert_eq!(more.pixels[9..], more.pixels[..9]);
     }
 }

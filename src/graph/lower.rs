@@ -148,6 +148,10 @@ impl Graph {
     /// Which root tensors become bf16.
     fn half_roots(&self) -> Vec<bool> {
         let mut groups = Groups::new(self.tensors.len());
+        // The host reads and writes f32: what must be alike stays f32 with it.
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            groups.float[i] = tensor.input || tensor.keep;
+        }
         let is_map = |t: TensorId| {
             let tensor = self.tensor(t);
             tensor.dtype == DType::F32 && matches!(tensor.storage, Storage::Transient)
@@ -175,12 +179,7 @@ impl Graph {
             .map(|i| {
                 let id = TensorId(i as u32);
                 let group = groups.find(i);
-                // The host reads and writes f32.
-                is_map(id)
-                    && groups.map[group]
-                    && !groups.float[group]
-                    && !self.tensors[i].input
-                    && !self.tensors[i].keep
+                is_map(id) && groups.map[group] && !groups.float[group]
             })
             .collect()
     }

@@ -9,7 +9,8 @@ use crate::graph::TensorId;
 
 /// Atrous spatial pyramid pooling: global context, a 1×1 and one dilated 3×3 per
 /// `model.aspp_dilations`, side by side in the channels of one tensor, each written in place.
-fn aspp(net: &mut Net, x: TensorId) -> Result<TensorId> {
+/// `context` stands in for the mean of `x` where `x` is a part of an image.
+fn aspp(net: &mut Net, x: TensorId, context: Option<TensorId>) -> Result<TensorId> {
     const NAME: &str = "decoder.aspp";
     let [n, h, w, _] = net.shape(x);
     let width = net.cfg.head_width;
@@ -17,7 +18,10 @@ fn aspp(net: &mut Net, x: TensorId) -> Result<TensorId> {
     let shape = [n, h, w, (dilations.len() + 2) * width];
     let y = net.ctx.graph.transient(NAME, shape, DType::F32);
 
-    let context = net.ctx.graph.global_avg_pool("decoder.aspp.conv1.0", x);
+    let context = match context {
+        Some(context) => context,
+        None => net.ctx.graph.global_avg_pool("decoder.aspp.conv1.0", x),
+    };
     let context = net.conv("decoder.aspp.conv1.1", context, Conv::decoder(1, width))?;
     let context = net.bn("decoder.aspp.conv1.2", context, Bn::default())?;
     let slice = net.ctx.graph.channel_slice(y, 0, width)?;
@@ -100,13 +104,13 @@ pub(super) fn deeplabv3(
     net: &mut Net,
     features: &Features,
     classes: usize,
-    rep: bool,
+    want: Want,
 ) -> Result<(TensorId, Option<TensorId>)> {
-    let pyramid = aspp(net, features.layer4)?;
+    let pyramid = aspp(net, features.layer4, features.context)?;
     let conv = Conv::decoder(3, net.cfg.head_width);
     let x = unit(net, "decoder.head", 0, pyramid, conv)?;
     let logits = net.conv("decoder.head.4", x, Conv::decoder(1, classes).bias())?;
-    let rep = match rep {
+    let rep = match want.rep {
         true => Some(fused_head(net, REPRESENTATION, pyramid, net.cfg.rep_width)?),
         false => None,
     };
@@ -122,7 +126,7 @@ pub(super) fn deeplabv3plus(
     want: Want,
 ) -> Result<(TensorId, Option<TensorId>)> {
     let width = net.cfg.head_width;
-    let pyramid = aspp(net, features.layer4)?;
+    let pyramid = aspp(net, features.layer4, features.context)?;
     let high = unit(net, "decoder.head", 0, pyramid, Conv::decoder(3, width))?;
 
     let [n, h, w, _] = net.shape(features.layer1);

@@ -76,12 +76,53 @@ pub fn network(
 ) -> Result<Outputs> {
     let mut net = layers::Net { ctx, cfg };
     let features = resnet::encoder(&mut net, x)?;
-    let (logits, rep) = match cfg.decoder {
-        Decoder::Deeplabv3 => decoder::deeplabv3(&mut net, &features, classes, want.rep)?,
-        Decoder::Deeplabv3plus => decoder::deeplabv3plus(&mut net, &features, classes, want)?,
+    heads(&mut net, &features, classes, want)
+}
+
+/// What the image-level branch of the pyramid takes the mean of, `[B, h, w, C]`: layer4 of the
+/// encoder on images `x`.
+///
+/// # Errors
+/// As [`network`].
+pub fn features(ctx: &mut Ctx, cfg: &Model, x: TensorId) -> Result<TensorId> {
+    Ok(resnet::encoder(&mut layers::Net { ctx, cfg }, x)?.layer4)
+}
+
+/// Logits of `x`, a part of an image, and the input that they take besides: the mean of
+/// [`features`] over the whole image, `[B, 1, 1, C]`.
+///
+/// # Errors
+/// As [`network`].
+pub fn network_in_context(
+    ctx: &mut Ctx,
+    cfg: &Model,
+    classes: usize,
+    x: TensorId,
+) -> Result<(TensorId, TensorId)> {
+    let mut net = layers::Net { ctx, cfg };
+    let mut features = resnet::encoder(&mut net, x)?;
+    let [n, _, _, channels] = net.shape(features.layer4);
+    let context = net
+        .ctx
+        .graph
+        .input("context", [n, 1, 1, channels], DType::F32);
+    features.context = Some(context);
+    let logits = heads(&mut net, &features, classes, Want::default())?.logits;
+    Ok((logits, context))
+}
+
+fn heads(
+    net: &mut layers::Net,
+    features: &resnet::Features,
+    classes: usize,
+    want: Want,
+) -> Result<Outputs> {
+    let (logits, rep) = match net.cfg.decoder {
+        Decoder::Deeplabv3 => decoder::deeplabv3(net, features, classes, want)?,
+        Decoder::Deeplabv3plus => decoder::deeplabv3plus(net, features, classes, want)?,
     };
     let aux = match want.aux {
-        true => Some(decoder::auxiliary(&mut net, &features, classes)?),
+        true => Some(decoder::auxiliary(net, features, classes)?),
         false => None,
     };
     Ok(Outputs { logits, rep, aux })

@@ -17,6 +17,8 @@ pub(super) struct Features {
     pub layer1: TensorId,
     pub layer3: TensorId,
     pub layer4: TensorId,
+    /// The mean of layer4 over the whole image, `[B, 1, 1, C]`, where `x` is only a part of it.
+    pub context: Option<TensorId>,
 }
 
 /// The two kinds of residual block.
@@ -113,6 +115,7 @@ pub(super) fn encoder(net: &mut Net, x: TensorId) -> Result<Features> {
         layer1,
         layer3,
         layer4,
+        context: None,
     })
 }
 

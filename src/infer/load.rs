@@ -1,0 +1,97 @@
+//! Weights and the configuration that they belong to, from wherever they were saved.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::device::Device;
+use crate::eval::LoadedWeights;
+use crate::graph::params::Layout;
+use crate::weights::{Prefer, Reader, read_params};
+use crate::{Error, Result, model};
+
+/// A network on a device.
+pub struct Network {
+    /// Where operations run.
+    pub device: Arc<dyn Device>,
+    /// The network's configuration.
+    pub cfg: Config,
+    /// Names and places of its parameters.
+    pub layout: Layout,
+    /// Their values, on the device.
+    pub weights: LoadedWeights,
+}
+
+/// The weights in `path`, a file or a run folder, on `device`. The configuration is `config`, that
+/// of the run folder, or the one in the file, in this order; `sets` (`key=value`) override it.
+///
+/// # Errors
+/// [`Error::Input`] and [`Error::Io`] when there are no weights, no configuration, or weights of
+/// another architecture; the device's.
+pub fn open(
+    path: &Path,
+    config: Option<&Path>,
+    sets: &[String],
+    prefer: Prefer,
+    device: Arc<dyn Device>,
+) -> Result<Network> {
+    let (file, cfg) = config_of(path, config, sets)?;
+    let layout = model::layout(&cfg.model, cfg.data.classes)?;
+    let (weights, buffers) = read_params(&file, &layout, prefer)?;
+    let weights = LoadedWeights::new(&device, &layout, &weights, &buffers)?;
+    Ok(Network {
+        device,
+        cfg,
+        layout,
+        weights,
+    })
+}
+
+/// The file of weights that `path` means, and its configuration, as [`open`] finds them.
+///
+/// # Errors
+/// As [`open`].
+pub fn config_of(path: &Path, config: Option<&Path>, sets: &[String]) -> Result<(Reader, Config)> {
+    let weights = weights_of(path)?;
+    let file = Reader::open(&weights)?;
+    let beside = run_config(&weights);
+    let cfg = match (config.or(beside.as_deref()), file.meta("config")) {
+        (Some(path), _) => Config::load(Some(path), sets)?,
+        (None, Some(text)) => {
+            let origin = format!("{} (metadata)", weights.display());
+            Config::parse(&origin, text, sets)?
+        }
+        (None, None) => {
+            return Err(Error::input(
+                weights.display().to_string(),
+                "neither its folder nor the file itself says which configuration it is of",
+                "give --config",
+            ));
+        }
+    };
+    cfg.validate_for_use()?;
+    Ok((file, cfg))
+}
+
+/// `path` itself, or of a run folder its best weights, or else its last.
+fn weights_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let names = ["best.safetensors", "last.safetensors"];
+    let mut found = names.iter().map(|n| path.join("checkpoints").join(n));
+    found.find(|p| p.is_file()).ok_or_else(|| {
+        Error::input(
+            path.display().to_string(),
+            "is a folder without checkpoints/best.safetensors or last.safetensors",
+            "give a run folder of `train`, or a file of weights",
+        )
+    })
+}
+
+/// `RUN/config.yaml` of `RUN/checkpoints/W`, when it is there.
+fn run_config(weights: &Path) -> Option<PathBuf> {
+    let folder = weights.parent()?;
+    let config = folder.parent()?.join("config.yaml");
+    (folder.file_name()? == "checkpoints" && config.is_file()).then_some(config)
+}
