@@ -192,7 +192,7 @@ impl<'a> Image<'a> {
     }
 
     /// A packed RGB copy of `samples`, which are this image's.
-    pub(super) fn to_rgb<T: Sample>(&self, samples: &[T]) -> Result<Rgb<T>> {
+    pub(super) fn packed_rgb<T: Sample>(&self, samples: &[T]) -> Result<Rgb<T>> {
         let Strides {
             row,
             pixel,
@@ -230,7 +230,7 @@ mod tests {
 
     fn bytes(image: &Image) -> Vec<u8> {
         match image.samples() {
-            Samples::U8(s) => image.to_rgb(s).unwrap().pixels,
+            Samples::U8(s) => image.packed_rgb(s).unwrap().pixels,
             Samples::F32(_) => unreachable!(),
         }
     }

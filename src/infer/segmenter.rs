@@ -429,7 +429,7 @@ impl Lent<'_> {
             .all(|w| shape(&w[0], 1) == shape(&w[1], 1));
         let count = if alike { images.len() } else { 1 };
         images.iter().try_for_each(|i| self.fits(shape(i, count)))?;
-        let copies = images.iter().map(|(image, s)| image.to_rgb(s));
+        let copies = images.iter().map(|(image, s)| image.packed_rgb(s));
         let copies = copies.collect::<Result<Vec<_>>>()?;
         let maps = self.run(&copies.iter().collect::<Vec<_>>())?;
         Ok(maps.into_iter().map(Segmentation::from).collect())
@@ -448,7 +448,7 @@ impl Lent<'_> {
             samples: T::KIND,
         })?;
         let weights = self.from.weights.weights();
-        let copy = image.to_rgb(samples)?;
+        let copy = image.packed_rgb(samples)?;
         self.caller()?.predictor.probabilities(weights, &copy)
     }
 }
