@@ -88,9 +88,12 @@ ARGS(LossStatsArgs) {
   float* stats;
   uint64_t count;
   uint64_t pixels;
-  uint32_t all_over_valid;
+  uint32_t norm;
   uint32_t pad;
 };
+
+// CeNorm in src/device/op.rs; anything else is the mean over valid pixels.
+constexpr uint32_t ALL_OVER_VALID = 1, OVER_ALL = 2;
 
 KERNEL(cross_entropy_stats, LossStatsArgs, 256) {
   Part mine{0.0, 0};
@@ -103,7 +106,11 @@ KERNEL(cross_entropy_stats, LossStatsArgs, 256) {
   if (threadIdx.x > 0) return;
   const auto valid = static_cast<double>(all.valid), pixels = static_cast<double>(a.pixels);
   double each = 0.0;
-  if (all.valid > 0) each = a.all_over_valid ? pixels / (valid * valid) : 1.0 / valid;
+  if (all.valid > 0) {
+    each = a.norm == ALL_OVER_VALID ? pixels / (valid * valid)
+           : a.norm == OVER_ALL     ? 1.0 / pixels
+                                    : 1.0 / valid;
+  }
   a.stats[0] = static_cast<float>(all.sum * each);
   a.stats[1] = static_cast<float>(each);
   a.stats[2] = static_cast<float>(valid);

@@ -91,10 +91,14 @@ ARGS(PartitionArgs) {
   uint32_t high_rank;
   uint32_t released;
   float delta_p;
-  uint32_t pad;
+  uint32_t unlabeled;
 };
 
 namespace {
+
+// Unlabelled pixels that may be negatives, NegativePixels in src/device/op.rs; with any other value
+// none may.
+constexpr uint32_t UNRELIABLE = 0, RELIABLE = 1, EVERY = 2;
 
 // A feature pixel's place at label resolution, in the tensor of its image.
 struct Sample {
@@ -138,8 +142,11 @@ __device__ __forceinline__ void paper(const PartitionArgs& a, const float* x, ui
   const float gamma = a.thresholds[0];
   const bool positive = own != NONE && (s.labeled || s.entropy < gamma) &&
                         sure(a, x, oracle_softmax(x, classes), own);
-  // As a test for what counts, so that a NaN entropy does not.
-  const bool ranked = own != NONE && (s.labeled || s.entropy > gamma);
+  // As tests for what counts, so that a NaN entropy does not.
+  const bool counts = a.unlabeled == UNRELIABLE ? s.entropy > gamma
+                      : a.unlabeled == RELIABLE ? s.entropy <= gamma
+                                                : a.unlabeled == EVERY;
+  const bool ranked = own != NONE && (s.labeled || counts);
   // A labelled pixel's negatives: any rank below r_l but its own class's.
   const uint32_t from = s.labeled ? 0 : a.low_rank;
   const uint32_t to = s.labeled ? a.low_rank : a.high_rank;

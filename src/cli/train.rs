@@ -143,11 +143,7 @@ fn judged(summary: &Summary, teacher: bool) -> f64 {
 
 impl Observer for Display {
     fn begin(&mut self, cfg: &Config, start: usize, total: usize) {
-        use crate::config::schema::Algorithm;
-        self.title = match cfg.train.algorithm {
-            Algorithm::Supervised => "supervised",
-            Algorithm::U2pl => "u2pl",
-        };
+        self.title = cfg.train.algorithm.name();
         (self.start, self.total, self.clock, self.best) = (start, total, Instant::now(), 0.0);
         if std::io::stdout().is_terminal() {
             let bar = ProgressBar::new(total as u64).with_position(start as u64);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::device::op::NegativePixels;
+
 /// A whole run. Every key has a default except `data.root` (unneeded for the synthetic shapes).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -278,13 +280,35 @@ impl Default for Model {
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// Labelled images only (with an EMA teacher kept for evaluation).
     Supervised,
     /// U2PL.
     #[default]
     U2pl,
+    /// Every pixel of the unlabelled images gets the teacher's class, nothing else: U2PL without
+    /// thresholds and contrast.
+    MeanTeacher,
+    /// The teacher's class where it is more probable than `method.threshold` (FixMatch).
+    FixedThreshold,
+}
+
+impl Algorithm {
+    /// Whether it learns from unlabelled images.
+    pub fn uses_unlabeled(self) -> bool {
+        self != Algorithm::Supervised
+    }
+
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Supervised => "supervised",
+            Algorithm::U2pl => "u2pl",
+            Algorithm::MeanTeacher => "mean-teacher",
+            Algorithm::FixedThreshold => "fixed-threshold",
+        }
+    }
 }
 
 /// Supervised loss.
@@ -396,6 +420,10 @@ pub struct Method {
     pub ema: f32,
     /// α_0, percent of unreliable pixels at epoch 0.
     pub alpha0: f32,
+    /// α_t stays α_0 instead of falling to 0 at the last epoch.
+    pub alpha_fixed: bool,
+    /// Algorithm `fixed-threshold`: pseudo-labels are more probable than this.
+    pub threshold: f32,
     /// Factor on L_u (on top of λ_u = all/kept).
     pub unsup_weight: f32,
     /// λ_c; null = 0.1 in mode `paper`, 1 in mode `released`.
@@ -408,6 +436,9 @@ pub struct Method {
     pub low_rank: Option<u32>,
     /// r_h; null = derived from C (20 from 20 classes on).
     pub high_rank: Option<u32>,
+    /// Unlabelled pixels that may be negatives: `unreliable` (the method), `reliable`, `all`, or
+    /// `labeled` for none of them. Mode `paper` only.
+    pub negative_pixels: NegativePixels,
     /// Anchors per class, M.
     pub anchors: usize,
     /// Negatives per anchor, N.
@@ -427,12 +458,15 @@ impl Default for Method {
             teacher_bn: TeacherBn::Ema,
             ema: 0.99,
             alpha0: 20.0,
+            alpha_fixed: false,
+            threshold: 0.95,
             unsup_weight: 1.0,
             contrast_weight: None,
             world_size: 1,
             delta_p: 0.3,
             low_rank: None,
             high_rank: None,
+            negative_pixels: NegativePixels::Unreliable,
             anchors: 256,
             negatives: 50,
             temperature: 0.5,

@@ -1,6 +1,8 @@
 //! Do the numbers of a configuration make sense, alone and together?
 
-use super::schema::{Algorithm, Config, DataKind, Encoder, LabelEncoding};
+use super::schema::{
+    Algorithm, Config, DataKind, Encoder, LabelEncoding, Mode, NegativePixels, TeacherBn,
+};
 use crate::{Error, Result};
 
 /// Collects one line per problem.
@@ -154,7 +156,7 @@ fn sources(config: &Config, p: &mut Problems) {
         "give the list of labelled images (`u2pl-engine split` writes one)",
     );
     p.need(
-        set(&d.unlabeled) || config.train.algorithm == Algorithm::Supervised,
+        set(&d.unlabeled) || !config.train.algorithm.uses_unlabeled(),
         "data.unlabeled",
         "is not set, and U2PL learns from unlabelled images",
         "give their list, or set train.algorithm: supervised",
@@ -181,7 +183,7 @@ fn shapes(config: &Config, p: &mut Problems) {
     );
     p.at_least_one("data.shapes.labeled", s.labeled);
     p.need(
-        s.unlabeled >= 1 || config.train.algorithm == Algorithm::Supervised,
+        s.unlabeled >= 1 || !config.train.algorithm.uses_unlabeled(),
         "data.shapes.unlabeled",
         "is 0, and U2PL learns from unlabelled images",
         "give at least 1, or set train.algorithm: supervised",
@@ -263,7 +265,7 @@ fn model(config: &Config, p: &mut Problems) {
 
 fn train(config: &Config, p: &mut Problems) {
     let t = &config.train;
-    let u2pl = t.algorithm == Algorithm::U2pl;
+    let u2pl = t.algorithm.uses_unlabeled();
     p.at_least_one("train.epochs", t.epochs);
     p.at_least_one("train.batch_labeled", t.batch_labeled);
     if u2pl {
@@ -272,7 +274,7 @@ fn train(config: &Config, p: &mut Problems) {
             t.warmup_epochs < t.epochs || t.epochs == 0,
             "train.warmup_epochs",
             format!(
-                "{} of {} epochs leave none for U2PL",
+                "{} of {} epochs leave none for the unlabelled images",
                 t.warmup_epochs, t.epochs
             ),
             "give fewer than train.epochs, or set train.algorithm: supervised",
@@ -308,7 +310,25 @@ fn method(config: &Config, p: &mut Problems) {
     let m = &config.method;
     p.within("method.ema", m.ema, 0.0, 1.0);
     p.within("method.alpha0", m.alpha0, 0.0, 100.0);
+    p.within("method.threshold", m.threshold, 0.0, 1.0);
     p.not_negative("method.unsup_weight", m.unsup_weight);
+    let algorithm = config.train.algorithm;
+    let baseline = algorithm.uses_unlabeled() && algorithm != Algorithm::U2pl;
+    p.need(
+        !baseline || (m.mode == Mode::Paper && m.teacher_bn == TeacherBn::Ema),
+        "train.algorithm",
+        format!(
+            "{} has no second teacher pass for mode released or teacher_bn: batch to move",
+            algorithm.name()
+        ),
+        "set method.mode: paper and method.teacher_bn: ema",
+    );
+    p.need(
+        m.mode == Mode::Paper || m.negative_pixels == NegativePixels::Unreliable,
+        "method.negative_pixels",
+        "the released code has unreliable ones alone",
+        "leave it out, or set method.mode: paper",
+    );
     if let Some(weight) = m.contrast_weight {
         p.not_negative("method.contrast_weight", weight);
     }

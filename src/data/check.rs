@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::dataset::{Dataset, Part, Sample, same_size};
 use super::decode::{check_sides, image_size, scaled};
 use super::mask::mask_size;
-use crate::config::schema::{Algorithm, Config, DataKind};
+use crate::config::schema::{Config, DataKind};
 use crate::{Error, Result};
 
 /// Problems printed before "and N more".
@@ -117,19 +117,19 @@ fn wants_unlabeled(config: &Config) -> bool {
         DataKind::Shapes => config.data.shapes.unlabeled > 0,
         _ => !config.data.unlabeled.as_os_str().is_empty(),
     };
-    listed || config.train.algorithm == Algorithm::U2pl
+    listed || config.train.algorithm.uses_unlabeled()
 }
 
 fn open_unlabeled(config: &Config) -> Result<Dataset> {
     let mend = "list some, or set train.algorithm: supervised";
     let dataset = Dataset::open(config, Part::Unlabeled).map_err(|e| match e {
-        Error::Input { at, problem, .. } if config.train.algorithm == Algorithm::U2pl => {
+        Error::Input { at, problem, .. } if config.train.algorithm.uses_unlabeled() => {
             let problem = format!("{problem}, and U2PL learns from unlabelled images");
             Error::input(at, problem, mend)
         }
         other => other,
     })?;
-    if dataset.is_empty() && config.train.algorithm == Algorithm::U2pl {
+    if dataset.is_empty() && config.train.algorithm.uses_unlabeled() {
         let problem = "no unlabelled images, and U2PL learns from them";
         return Err(Error::input("data.shapes.unlabeled", problem, mend));
     }

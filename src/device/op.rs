@@ -82,6 +82,8 @@ pub enum CeNorm {
     Valid,
     /// Mean over valid pixels times (all pixels)/(valid pixels): L_u · λ_u of method §1.
     ValidTimesAllOverValid,
+    /// Sum over valid pixels divided by all pixels (FixMatch, Sohn et al. 2020, equation 4).
+    All,
 }
 
 /// Which text the U2PL operations follow (method §1 or §4).
@@ -91,6 +93,21 @@ pub enum Variant {
     Paper,
     /// The authors' released code.
     Released,
+}
+
+/// Unlabelled pixels that may be negatives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NegativePixels {
+    /// Those with H > γ, the method's own.
+    #[default]
+    Unreliable,
+    /// Those with H ≤ γ.
+    Reliable,
+    /// All of them.
+    All,
+    /// None: labelled pixels alone.
+    Labeled,
 }
 
 /// Attributes of [`Op::Partition`].
@@ -108,6 +125,8 @@ pub struct Partition {
     pub low_rank: u32,
     /// r_h.
     pub high_rank: u32,
+    /// Unlabelled pixels that may be negatives, variant `Paper` alone.
+    pub unlabeled: NegativePixels,
 }
 
 /// Attributes of [`Op::InfoNce`] and its backward.

@@ -43,6 +43,7 @@ impl StepBuilder<'_> {
             delta_p: self.cfg.method.delta_p,
             low_rank,
             high_rank,
+            unlabeled: self.cfg.method.negative_pixels,
         });
         let thresholds = self
             .out

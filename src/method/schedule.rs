@@ -13,18 +13,21 @@ pub struct Scalars {
     pub sync: f32,
     /// α_t, percent of unreliable pixels.
     pub alpha: f32,
+    /// Doubt (one less the probability) below which a pseudo-label counts at a fixed threshold.
+    pub doubt: f32,
 }
 
 impl Scalars {
     /// Length of the device vector.
-    pub const LEN: usize = 8;
+    pub const LEN: usize = 11;
 
-    /// `{lr, ema, sync, 100 − α, α, 100 − α, 0, 0}`: the percentiles of γ, low and high follow
-    /// the learning rate and the momenta.
+    /// `{lr, ema, sync, 100 − α, α, 100 − α, doubt, −1, 1, 0, 1}`: the percentiles of γ, low and high
+    /// follow the learning rate and the momenta; the last four make one less x out of x, as factor,
+    /// summand, mean and variance.
     pub fn to_device(self) -> [f32; Self::LEN] {
         let keep = 100.0 - self.alpha;
         [
-            self.lr, self.ema, self.sync, keep, self.alpha, keep, 0.0, 0.0,
+            self.lr, self.ema, self.sync, keep, self.alpha, keep, self.doubt, -1.0, 1.0, 0.0, 1.0,
         ]
     }
 }
@@ -48,6 +51,8 @@ pub struct Schedule {
     power: f32,
     ema: f32,
     alpha0: f32,
+    alpha_fixed: bool,
+    doubt: f32,
     algorithm: Algorithm,
     mode: Mode,
 }
@@ -68,6 +73,8 @@ impl Schedule {
             power: cfg.train.poly_power,
             ema: cfg.method.ema,
             alpha0: cfg.method.alpha0,
+            alpha_fixed: cfg.method.alpha_fixed,
+            doubt: 1.0 - cfg.method.threshold,
             algorithm: cfg.train.algorithm,
             mode: cfg.method.mode,
         }
@@ -96,13 +103,18 @@ impl Schedule {
         let epoch = self.position(iteration).epoch;
         let left = 1.0 - iteration as f64 / self.total() as f64;
         let lr = f64::from(self.lr) * left.powf(f64::from(self.power));
-        let alpha = f64::from(self.alpha0) * (1.0 - epoch as f64 / self.epochs as f64);
+        let left_epochs = match self.alpha_fixed {
+            true => 1.0,
+            false => 1.0 - epoch as f64 / self.epochs as f64,
+        };
+        let alpha = f64::from(self.alpha0) * left_epochs;
         let (ema, sync) = self.teacher(iteration, epoch);
         Scalars {
             lr: lr as f32,
             ema,
             sync,
             alpha: alpha as f32,
+            doubt: self.doubt,
         }
     }
 
@@ -155,9 +167,12 @@ pub fn rank_bounds(cfg: &Config) -> (u32, u32) {
     )
 }
 
-/// λ_c: the configured weight, or the mode's own. Released divides by the number of processes
+/// λ_c, 0 for algorithms without contrast: the configured weight, or the mode's own. Released divides by the number of processes
 /// (method §4 row 7).
 pub fn contrast_weight(cfg: &Config) -> f32 {
+    if cfg.train.algorithm != Algorithm::U2pl {
+        return 0.0;
+    }
     match cfg.method.mode {
         Mode::Paper => cfg.method.contrast_weight.unwrap_or(0.1),
         Mode::Released => {
@@ -190,7 +205,7 @@ pub fn epoch_iters(cfg: &Config, labeled: usize, unlabeled: usize) -> usize {
     }
     let per_epoch = match cfg.train.algorithm {
         Algorithm::Supervised => labeled / cfg.train.batch_labeled.max(1),
-        Algorithm::U2pl => (unlabeled / cfg.train.batch_unlabeled.max(1))
+        _ => (unlabeled / cfg.train.batch_unlabeled.max(1))
             .max(labeled / cfg.train.batch_labeled.max(1)),
     };
     per_epoch.max(1)
@@ -198,7 +213,7 @@ pub fn epoch_iters(cfg: &Config, labeled: usize, unlabeled: usize) -> usize {
 
 /// Why the contrast term cannot learn anything under this configuration, if so.
 pub fn contrast_is_idle(cfg: &Config) -> Option<String> {
-    if cfg.train.algorithm == Algorithm::Supervised || contrast_weight(cfg) == 0.0 {
+    if contrast_weight(cfg) == 0.0 {
         return None;
     }
     let (low, high) = rank_bounds(cfg);
@@ -243,6 +258,10 @@ mod tests {
         let s = schedule(Mode::Paper);
         let alphas: Vec<f32> = (0..4).map(|e| s.scalars(5 * e).alpha).collect();
         assert_eq!(alphas, [20.0, 15.0, 10.0, 5.0]);
+        let mut cfg = Config::default();
+        cfg.method.alpha_fixed = true;
+        let s = Schedule::new(&cfg, 5);
+        assert!((0..80).all(|e| s.scalars(5 * e).alpha == 20.0));
     }
 
     #[test]

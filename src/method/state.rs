@@ -1,7 +1,7 @@
 //! What survives a step, laid out in the state arena.
 
 use crate::Result;
-use crate::config::schema::{Algorithm, Config};
+use crate::config::schema::Config;
 use crate::device::DType;
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::state::State;
@@ -36,7 +36,7 @@ pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize, map: DType) -> S
     state.add("rng", vector(4), DType::U32);
     state.add("scalars", vector(Scalars::LEN), DType::F32);
     stage(&mut state, "labeled", cfg.train.batch_labeled, cap_pixels);
-    if cfg.train.algorithm == Algorithm::U2pl {
+    if cfg.train.algorithm.uses_unlabeled() {
         stage(
             &mut state,
             "unlabeled",

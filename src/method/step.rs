@@ -261,6 +261,9 @@ impl<'a> StepBuilder<'a> {
 
     fn u2pl_on(mut self, images: Images) -> Result<(Graph, Outputs)> {
         let cfg = self.cfg;
+        if cfg.train.algorithm != Algorithm::U2pl {
+            return self.baseline_on(images);
+        }
         let ema_bn = teacher_bn(cfg) == TeacherBn::Ema;
         let contrast = contrast_weight(cfg) != 0.0;
         let (unlabeled, truth) = images
@@ -270,7 +273,7 @@ impl<'a> StepBuilder<'a> {
 
         // The teacher begins as the student, buffers included, whoever moves them later.
         self.sync_teacher(cfg.method.mode == Mode::Paper)?;
-        let clean = self.pseudo_labels(unlabeled)?;
+        let [clean, _] = self.pseudo_labels(unlabeled)?;
         let mixed = self.graph.batch_slice(images.all, bl, bu)?;
         let (label_u, truth) = self.mix(unlabeled, clean, truth, mixed)?;
 
@@ -296,12 +299,67 @@ impl<'a> StepBuilder<'a> {
         let student = self.network("student", images.all, true, want)?;
         let mut losses = Vec::new();
         self.supervised_loss(&student, images.labels, &mut losses)?;
-        self.unsupervised_loss(student.logits, kept, &mut losses)?;
+        let norm = CeNorm::ValidTimesAllOverValid;
+        self.unsupervised_loss(student.logits, kept, norm, &mut losses)?;
         if let (Some(bank), Some(rep)) = (bank, student.rep) {
             self.contrast_loss(&bank, rep, &mut losses)?;
         }
         self.update(&losses, ema_bn)?;
         self.finish()
+    }
+
+    /// A step on pseudo-labels alone, what U2PL is compared with: all of them, or those above a
+    /// fixed threshold.
+    fn baseline_on(mut self, images: Images) -> Result<(Graph, Outputs)> {
+        let cfg = self.cfg;
+        let (unlabeled, truth) = images
+            .unlabeled
+            .ok_or_else(|| Error::internal("a step on pseudo-labels without images"))?;
+        let (bl, bu) = self.batches(true);
+        self.sync_teacher(true)?;
+        let [clean, confidence] = self.pseudo_labels(unlabeled)?;
+        let (label, norm) = match cfg.train.algorithm {
+            Algorithm::FixedThreshold => (self.confident(clean, confidence)?, CeNorm::All),
+            _ => (clean, CeNorm::Valid),
+        };
+        let mixed = self.graph.batch_slice(images.all, bl, bu)?;
+        let (label_u, truth) = self.mix(unlabeled, label, truth, mixed)?;
+        self.out.pseudo = Some(self.label_confusion("pseudo_accuracy", truth, label_u));
+
+        let want = Want {
+            rep: false,
+            aux: cfg.model.aux,
+            apart: false,
+        };
+        let student = self.network("student", images.all, true, want)?;
+        let mut losses = Vec::new();
+        self.supervised_loss(&student, images.labels, &mut losses)?;
+        self.unsupervised_loss(student.logits, label_u, norm, &mut losses)?;
+        self.update(&losses, true)?;
+        self.finish()
+    }
+
+    /// The labels whose probability exceeds `method.threshold`, ignore elsewhere.
+    fn confident(&mut self, label: TensorId, confidence: TensorId) -> Result<TensorId> {
+        let shape = self.graph.shape(label);
+        let doubt = self.graph.transient("doubt", shape, DType::F32);
+        let mut ins = vec![confidence];
+        for slot in 7..11 {
+            ins.push(self.scalar(slot, 1)?);
+        }
+        let op = Op::BatchNormEval {
+            eps: 0.0,
+            relu: false,
+        };
+        self.graph.push("doubt", op, ins, vec![doubt]);
+        let limit = self.scalar(6, 1)?;
+        let kept = self.graph.transient("confident", shape, DType::U8);
+        let op = Op::KeepReliable {
+            ignore: self.cfg.data.ignore_index,
+        };
+        self.graph
+            .push("confident", op, vec![label, doubt, limit], vec![kept]);
+        Ok(kept)
     }
 
     fn finish(mut self) -> Result<(Graph, Outputs)> {
@@ -354,11 +412,11 @@ impl<'a> StepBuilder<'a> {
         Ok(())
     }
 
-    /// ŷ before thresholding: argmax of the eval-mode teacher on clean images.
-    fn pseudo_labels(&mut self, x: TensorId) -> Result<TensorId> {
+    /// ŷ before thresholding, argmax of the eval-mode teacher on clean images, and its probability.
+    fn pseudo_labels(&mut self, x: TensorId) -> Result<[TensorId; 2]> {
         let logits = self.network("teacher", x, false, Want::default())?.logits;
-        let [_, _, label, _] = self.softmax_entropy("pseudo_label", logits)?;
-        Ok(label)
+        let [_, _, label, confidence] = self.softmax_entropy("pseudo_label", logits)?;
+        Ok([label, confidence])
     }
 
     /// `[logits, entropy, argmax, confidence]` at label resolution.
@@ -513,6 +571,7 @@ impl<'a> StepBuilder<'a> {
         &mut self,
         logits: TensorId,
         kept: TensorId,
+        norm: CeNorm,
         losses: &mut Vec<LossTerm>,
     ) -> Result<()> {
         let (bl, bu) = self.batches(true);
@@ -520,7 +579,7 @@ impl<'a> StepBuilder<'a> {
         let stats = self.graph.vector("unsup.stats", 4);
         let op = Op::CrossEntropy {
             ignore: self.cfg.data.ignore_index,
-            norm: CeNorm::ValidTimesAllOverValid,
+            norm,
         };
         self.graph
             .push("unsup", op, vec![logits, kept], vec![stats]);

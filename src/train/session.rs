@@ -37,7 +37,7 @@ impl Blueprint {
     pub fn new(cfg: &Config, cap_pixels: usize, map: DType) -> Result<Self> {
         let mut params = model::layout(&cfg.model, cfg.data.classes)?;
         let state = method_state::layout(cfg, &params, cap_pixels, map);
-        let u2pl = cfg.train.algorithm == Algorithm::U2pl;
+        let u2pl = cfg.train.algorithm.uses_unlabeled();
         let warmup = if !u2pl || cfg.train.warmup_epochs > 0 {
             Some(StepBuilder::new(cfg, &mut params, &state)?.warmup()?)
         } else {
@@ -65,7 +65,7 @@ impl Blueprint {
         let warmup = Some((graph, out));
         let (u2pl, u2pl_images) = match cfg.train.algorithm {
             Algorithm::Supervised => (None, None),
-            Algorithm::U2pl => {
+            _ => {
                 let step = StepBuilder::new(cfg, &mut params, &state)?.on_inputs(true)?;
                 (Some((step.0, step.1)), Some(step.2))
             }

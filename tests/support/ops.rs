@@ -95,6 +95,7 @@ fn partition(call: &Value) -> Op {
         delta_p: float(call, "delta_p"),
         low_rank: uint(call, "low_rank") as u32,
         high_rank: uint(call, "high_rank") as u32,
+        unlabeled: Default::default(),
     })
 }
 

@@ -110,6 +110,7 @@ pub(super) fn cross_entropy(cx: &Ctx, call: &Call, ignore: u8, norm: CeNorm) -> 
         _ if valid == 0.0 => 0.0,
         CeNorm::Valid => 1.0 / valid,
         CeNorm::ValidTimesAllOverValid => all / (valid * valid),
+        CeNorm::All => 1.0 / all,
     };
     *mean = (sum * each) as f32;
     *scale = each as f32;
@@ -291,6 +292,7 @@ mod tests {
                 (None, CeNorm::Valid),
                 (None, CeNorm::ValidTimesAllOverValid),
                 (Some(0.4), CeNorm::Valid),
+                (Some(0.4), CeNorm::All),
             ] {
                 cases.push(Case {
                     shape,
@@ -365,6 +367,7 @@ mod tests {
             let scale = match self.norm {
                 CeNorm::Valid => 1.0 / valid,
                 CeNorm::ValidTimesAllOverValid => all / (valid * valid),
+                CeNorm::All => 1.0 / all,
             };
             gradient.iter_mut().for_each(|g| *g *= scale);
             (sum * scale, scale, valid, gradient)
@@ -408,7 +411,7 @@ mod tests {
 
     #[test]
     fn no_valid_pixel_gives_zero() {
-        for norm in [CeNorm::Valid, CeNorm::ValidTimesAllOverValid] {
+        for norm in [CeNorm::Valid, CeNorm::ValidTimesAllOverValid, CeNorm::All] {
             let case = Case {
                 shape: [1, 2, 2, 3],
                 size: (3, 3),

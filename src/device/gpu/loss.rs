@@ -61,7 +61,11 @@ pub(super) fn cross_entropy(cx: &Launcher, ignore: u8, norm: CeNorm) -> Result<(
         stats: vector(cx, cx.output(0)?, 4)?,
         count: up.runs as u64,
         pixels: cx.input(1)?.pixels() as u64,
-        all_over_valid: u32::from(norm == CeNorm::ValidTimesAllOverValid),
+        norm: match norm {
+            CeNorm::Valid => 0,
+            CeNorm::ValidTimesAllOverValid => 1,
+            CeNorm::All => 2,
+        },
         pad: 0,
     };
     cx.launch(kernels::CROSS_ENTROPY_STATS, [1, 1, 1], 0, &stats)

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::super::super::op::{Partition, Variant};
+use super::super::super::op::{NegativePixels, Partition, Variant};
 use super::super::super::{Call, View};
 use super::super::entropy::dense_map;
 use super::super::memory::Ctx;
@@ -209,9 +209,14 @@ impl<'a> Masks<'a> {
             mark(Mask::Anchor, own);
             mark(Mask::Positive, own);
         }
-        // As a test for what counts, so that NaN does not.
-        let unreliable = pixel.entropy > self.gamma;
-        if !pixel.labeled && !unreliable {
+        // As tests for what counts, so that NaN does not.
+        let counts = match self.a.unlabeled {
+            NegativePixels::Unreliable => pixel.entropy > self.gamma,
+            NegativePixels::Reliable => pixel.entropy <= self.gamma,
+            NegativePixels::All => true,
+            NegativePixels::Labeled => false,
+        };
+        if !pixel.labeled && !counts {
             return;
         }
         for class in 0..self.a.classes {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::super::super::DType::{F32, U32};
 use super::super::super::View;
-use super::super::super::op::{InfoNce, Op, Partition, Variant};
+use super::super::super::op::{InfoNce, NegativePixels, Op, Partition, Variant};
 use super::super::super::philox::Rng;
 use super::super::rig::{Rig, THREADS, close, floats, labels, softmax};
 
@@ -45,6 +45,7 @@ fn inputs(variant: Variant) -> Inputs {
             delta_p: 0.02,
             low_rank: 3,
             high_rank: 20,
+            unlabeled: NegativePixels::Unreliable,
         },
     }
 }
@@ -117,7 +118,15 @@ impl Inputs {
                 let positive = hot && h < GAMMA && sure;
                 let negative = match labeled {
                     true => valid && !hot && rank < self.a.low_rank,
-                    false => valid && h > GAMMA && between,
+                    false => {
+                        let counts = match self.a.unlabeled {
+                            NegativePixels::Unreliable => h > GAMMA,
+                            NegativePixels::Reliable => h <= GAMMA,
+                            NegativePixels::All => true,
+                            NegativePixels::Labeled => false,
+                        };
+                        valid && counts && between
+                    }
                 };
                 [positive, positive, negative]
             }
@@ -136,8 +145,15 @@ fn place(image: usize, y: usize, x: usize) -> usize {
 
 #[test]
 fn partition_follows_both_texts() {
-    for variant in [Variant::Paper, Variant::Released] {
-        let inputs = inputs(variant);
+    for (variant, unlabeled) in [
+        (Variant::Paper, NegativePixels::Unreliable),
+        (Variant::Paper, NegativePixels::Reliable),
+        (Variant::Paper, NegativePixels::All),
+        (Variant::Paper, NegativePixels::Labeled),
+        (Variant::Released, NegativePixels::Unreliable),
+    ] {
+        let mut inputs = inputs(variant);
+        inputs.a.unlabeled = unlabeled;
         let masks = inputs.run(THREADS[0]);
         assert_eq!(masks, inputs.run(THREADS[1]));
         let mut members = [0; 3];

@@ -3,7 +3,7 @@
 use super::super::Launcher;
 use super::super::kernels::{self, CompactArgs, PartitionArgs};
 use super::size;
-use crate::device::op::{Partition, Variant};
+use crate::device::op::{NegativePixels, Partition, Variant};
 use crate::device::{DType, View};
 use crate::error::Result;
 
@@ -59,7 +59,12 @@ pub(in super::super) fn partition(cx: &Launcher, p: &Partition) -> Result<()> {
         high_rank: p.high_rank,
         released: u32::from(p.variant == Variant::Released),
         delta_p: p.delta_p,
-        pad: 0,
+        unlabeled: match p.unlabeled {
+            NegativePixels::Unreliable => 0,
+            NegativePixels::Reliable => 1,
+            NegativePixels::All => 2,
+            NegativePixels::Labeled => 3,
+        },
     };
     let shared = TILE * (classes | 1) * size_of::<f32>();
     let grid = [logits.pixels().div_ceil(TILE), 1, 1];

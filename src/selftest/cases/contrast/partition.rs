@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::op::{Partition, Variant};
+use crate::device::op::{NegativePixels, Partition, Variant};
 use crate::device::{DType, Op};
 use crate::selftest::{Case, Data, Defined, Operand, Tolerance};
 
@@ -19,6 +19,7 @@ struct Masks {
     small: [usize; 2],
     large: [usize; 2],
     ranks: [u32; 2],
+    unlabeled: NegativePixels,
     gap: usize,
 }
 
@@ -41,6 +42,7 @@ impl Masks {
             small: [5, 4],
             large: [9, 13],
             ranks: [3.min(classes as u32 - 1), 20],
+            unlabeled: NegativePixels::Unreliable,
             gap: 3,
         }
     }
@@ -56,6 +58,7 @@ impl Masks {
             delta_p: 1.5 / self.classes as f32,
             low_rank: self.ranks[0],
             high_rank: self.ranks[1],
+            unlabeled: self.unlabeled,
         });
         let mut maps = |images: usize| {
             let n = images * height * width;
@@ -111,6 +114,18 @@ pub(super) fn cases(seed: u64) -> Vec<Case> {
             ("a class absent", &any, Labels::Without(0)),
         ] {
             cases.push(masks.case(&mut d, name, logits, &labels));
+        }
+        for unlabeled in [
+            NegativePixels::Reliable,
+            NegativePixels::All,
+            NegativePixels::Labeled,
+        ] {
+            let masks = Masks {
+                unlabeled,
+                ..Masks::new(variant, 21)
+            };
+            let name = format!("negatives {unlabeled:?}");
+            cases.push(masks.case(&mut d, &name, &any, &Labels::Share(0.1)));
         }
         let pixel = Masks {
             images: [1, 1],
