@@ -45,6 +45,22 @@ pub enum Error {
         /// What failed.
         problem: String,
     },
+    /// As many calls run on a shared object as it serves at once.
+    #[error("{calls} calls are running, as many as there are callers; wait for one to end, or open it with more callers")]
+    Busy {
+        /// How many.
+        calls: usize,
+    },
+    /// More memory is needed than there is.
+    #[error("{at}: {problem}; {mend}")]
+    Memory {
+        /// What needs it.
+        at: String,
+        /// How much, and how much there is.
+        problem: String,
+        /// What to do about it.
+        mend: String,
+    },
     /// A process that a benchmark measures failed.
     #[error("{side}: {problem}")]
     Side {
@@ -103,7 +119,11 @@ impl Error {
     /// Process exit status: 2 for what the user can mend, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Input { .. } | Error::Inputs(_) | Error::Io { .. } => 2,
+            Error::Input { .. }
+            | Error::Inputs(_)
+            | Error::Io { .. }
+            | Error::Busy { .. }
+            | Error::Memory { .. } => 2,
             Error::Device { .. } | Error::Side { .. } | Error::Internal(_) => 1,
         }
     }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::device::cpu::{self, CpuDevice};
-#[cfg(any(feature = "cuda", feature = "simt"))]
+use crate::device::cpu;
+#[cfg(feature = "simt")]
 use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
+pub(super) use crate::device::Named as Kind;
+use crate::Result;
 use crate::device::{DType, Device, Op};
-use crate::{Error, Result};
 
 /// A device by name.
 #[derive(Debug, clap::Args)]
@@ -47,34 +48,10 @@ fn schedule(name: &str) -> std::result::Result<Schedule, String> {
     }
 }
 
-/// Kind of device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The CPU.
-    Cpu,
-    /// A GPU by index.
-    Cuda(usize),
-    /// The GPU's kernels on the CPU.
-    Simt,
-}
-
 impl Place {
     /// Which device was asked for.
     pub(super) fn kind(&self) -> Result<Kind> {
-        match self.device.as_str() {
-            "cpu" => Ok(Kind::Cpu),
-            "cuda" => Ok(Kind::Cuda(0)),
-            "simt" => Ok(Kind::Simt),
-            other => match other.strip_prefix("cuda:") {
-                Some(index) => index.parse().map(Kind::Cuda).map_err(|_| {
-                    self.wrong(
-                        &format!("`{index}` is not a GPU's number"),
-                        "use cuda:0 for the first",
-                    )
-                }),
-                None => Err(self.wrong("no such device", "use cpu, cuda, cuda:N or simt")),
-            },
-        }
+        Kind::parse(&self.device)
     }
 
     /// Threads that the cpu and simt devices use; 0 on a GPU.
@@ -94,57 +71,20 @@ impl Place {
             .to_vec()
     }
 
-    fn wrong(&self, problem: &str, mend: &str) -> Error {
-        Error::input(format!("--device {}", self.device), problem, mend)
-    }
-
     /// Opens the device for one precision.
     pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
         match self.kind()? {
-            Kind::Cpu if precision == MathMode::Tf32 => Err(Error::input(
-                "--precision tf32",
-                "tf32 is an arithmetic of GPUs, the cpu device has fp32 and bf16",
-                "use --precision fp32 or bf16, or --device cuda",
-            )),
-            Kind::Cpu => Ok(Arc::new(CpuDevice::with_precision(
-                self.threads,
-                precision,
-            )?)),
-            Kind::Cuda(index) => self.cuda(index, precision),
-            Kind::Simt => self.simt(precision),
+            #[cfg(feature = "simt")]
+            Kind::Simt => {
+                let options = Options {
+                    seed: self.simt_seed,
+                    schedule: self.simt_schedule,
+                    threads: self.threads,
+                };
+                Ok(Arc::new(GpuDevice::simt(options, precision)?))
+            }
+            kind => kind.open(self.threads, precision),
         }
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda(&self, index: usize, precision: MathMode) -> Result<Arc<dyn Device>> {
-        Ok(Arc::new(GpuDevice::cuda(index, precision)?))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cuda(&self, _: usize, _: MathMode) -> Result<Arc<dyn Device>> {
-        Err(self.wrong(
-            "this build has no cuda device",
-            "build with the default features, or use --device cpu",
-        ))
-    }
-
-    /// How the simt device runs.
-    #[cfg(feature = "simt")]
-    fn simt(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
-        let options = Options {
-            seed: self.simt_seed,
-            schedule: self.simt_schedule,
-            threads: self.threads,
-        };
-        Ok(Arc::new(GpuDevice::simt(options, precision)?))
-    }
-
-    #[cfg(not(feature = "simt"))]
-    fn simt(&self, _: MathMode) -> Result<Arc<dyn Device>> {
-        Err(self.wrong(
-            "this build has no simt device",
-            "build with `cargo build --release --features simt`, or use --device cpu",
-        ))
     }
 }
 

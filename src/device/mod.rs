@@ -9,9 +9,11 @@
 
 pub mod cpu;
 pub mod gpu;
+mod named;
 pub mod op;
 pub mod philox;
 
+pub use named::Named;
 pub use op::{Cost, Op};
 
 use std::time::{Duration, Instant};

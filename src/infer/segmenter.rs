@@ -238,8 +238,9 @@ impl Segmenter {
     /// Segments one image.
     ///
     /// # Errors
-    /// [`Error::Input`] when the image is too small for the network, needs more memory than there
-    /// is, or all callers are busy; the device's. The segmenter stays usable.
+    /// [`Error::Input`] when the image is too small for the network, [`Error::Memory`] when it needs
+    /// more than there is, [`Error::Busy`] when all callers are; the device's. The segmenter stays
+    /// usable.
     pub fn segment(&self, image: &Image) -> Result<Segmentation> {
         let mut found = self.segment_batch(std::slice::from_ref(image))?;
         found
@@ -293,11 +294,7 @@ impl Segmenter {
     fn lend(&self) -> Result<Lent<'_>> {
         let mut pool = self.pool()?;
         if pool.lent == self.options.callers {
-            return Err(Error::input(
-                "segmenter",
-                format!("{} calls are running, as many as it has callers", pool.lent),
-                "wait for one to end, or open it with more callers",
-            ));
+            return Err(Error::Busy { calls: pool.lent });
         }
         let caller = match pool.idle.pop() {
             Some(caller) => caller,
@@ -384,9 +381,9 @@ impl Lent<'_> {
                 None => "cut it up (tiling), or make it smaller",
                 Some(_) => "use smaller tiles, or make it smaller",
             };
-            return Err(Error::input(
-                "image",
-                format!(
+            return Err(Error::Memory {
+                at: "image".into(),
+                problem: format!(
                     "{} of {} × {} pixels need {:.1} GiB, {:.1} are free",
                     shape.images,
                     shape.width,
@@ -394,8 +391,8 @@ impl Lent<'_> {
                     gib(needed),
                     gib(there)
                 ),
-                mend,
-            ));
+                mend: mend.into(),
+            });
         }
         let fitting = &mut self.caller()?.fitting;
         if fitting.len() >= limit {

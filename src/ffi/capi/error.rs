@@ -1,0 +1,103 @@
+//! Errors as codes, and the last message of each thread.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{Error, Result};
+
+/// What became of a call.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum u2pl_status {
+    /// Done.
+    U2PL_OK = 0,
+    /// An argument, a file or an image that the caller can mend.
+    U2PL_ERROR_INPUT = 1,
+    /// A handle that was closed, or never was one.
+    U2PL_ERROR_HANDLE = 2,
+    /// The operating system refused a file.
+    U2PL_ERROR_IO = 3,
+    /// As many calls run on the segmenter as it has callers.
+    U2PL_ERROR_BUSY = 4,
+    /// More memory is needed than there is: tiles need less.
+    U2PL_ERROR_MEMORY = 5,
+    /// The device failed.
+    U2PL_ERROR_DEVICE = 6,
+    /// A bug of the engine.
+    U2PL_ERROR_INTERNAL = 7,
+}
+
+thread_local! {
+    static LAST: RefCell<CString> = RefCell::new(CString::default());
+}
+
+/// What was wrong with this thread's last call that failed, one line of UTF-8 (several when several
+/// things were wrong); empty when none did. Valid until the thread's next call.
+#[unsafe(no_mangle)]
+pub extern "C" fn u2pl_last_error() -> *const c_char {
+    // A thread that is ending has lost its message.
+    LAST.try_with(|last| last.borrow().as_ptr())
+        .unwrap_or(c"".as_ptr())
+}
+
+/// What a call of the interface fails with.
+pub(super) enum Failure {
+    /// The library's own.
+    Engine(Error),
+    /// A handle that is none.
+    Handle,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Engine(error)
+    }
+}
+
+impl Failure {
+    fn status(&self) -> u2pl_status {
+        match self {
+            Failure::Handle => u2pl_status::U2PL_ERROR_HANDLE,
+            Failure::Engine(error) => match error {
+                Error::Input { .. } | Error::Inputs(_) => u2pl_status::U2PL_ERROR_INPUT,
+                Error::Io { .. } => u2pl_status::U2PL_ERROR_IO,
+                Error::Busy { .. } => u2pl_status::U2PL_ERROR_BUSY,
+                Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
+                Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
+                Error::Side { .. } | Error::Internal(_) => u2pl_status::U2PL_ERROR_INTERNAL,
+            },
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Failure::Engine(error) => error.to_string(),
+            Failure::Handle => "handle: not a segmenter, or one that was closed; \
+                                pass what u2pl_open gave, before u2pl_close"
+                .into(),
+        }
+    }
+}
+
+/// Runs the body of a function of the interface: its status, its message kept for the thread, and
+/// no panic past it.
+pub(super) fn guard(body: impl FnOnce() -> Result<(), Failure>) -> u2pl_status {
+    let (status, message) = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return u2pl_status::U2PL_OK,
+        Ok(Err(failure)) => (failure.status(), failure.message()),
+        Err(_) => (
+            u2pl_status::U2PL_ERROR_INTERNAL,
+            "internal error (please report): a panic".into(),
+        ),
+    };
+    let text = CString::new(message.replace('\0', " ")).unwrap_or_default();
+    let _ = LAST.try_with(|last| *last.borrow_mut() = text);
+    status
+}
+
+/// An [`Error::Input`] of the interface.
+pub(super) fn input(at: &str, problem: impl Into<String>, mend: &str) -> Failure {
+    Failure::Engine(Error::input(at, problem, mend))
+}

@@ -1,0 +1,4 @@
+//! The engine inside programs that are not written in Rust.
+
+#[cfg(feature = "capi")]
+pub mod capi;
