@@ -46,7 +46,9 @@ pub enum Error {
         problem: String,
     },
     /// As many calls run on a shared object as it serves at once.
-    #[error("{calls} calls are running, as many as there are callers; wait for one to end, or open it with more callers")]
+    #[error(
+        "{calls} calls are running, as many as there are callers; wait for one to end, or open it with more callers"
+    )]
     Busy {
         /// How many.
         calls: usize,

@@ -78,7 +78,8 @@ impl WeightsArgs {
         LoadedWeights::new(device, layout, &weights, &buffers)
     }
 
-    fn prefer(&self) -> Prefer {
+    /// Which network.
+    pub(super) fn prefer(&self) -> Prefer {
         match self.model {
             Network::Teacher => Prefer::Teacher,
             Network::Student => Prefer::Student,

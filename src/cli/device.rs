@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use crate::Result;
+pub(super) use crate::device::Named as Kind;
 use crate::device::cpu;
 #[cfg(feature = "simt")]
 use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
-pub(super) use crate::device::Named as Kind;
-use crate::Result;
 use crate::device::{DType, Device, Op};
 
 /// A device by name.

@@ -8,6 +8,7 @@ mod bench_data;
 mod common;
 mod device;
 mod eval;
+mod export;
 mod infer;
 mod info;
 mod plan;
@@ -39,6 +40,7 @@ enum Command {
     Infer(infer::Args),
     Split(split::Args),
     Plan(plan::Args),
+    Export(export::Args),
     Bench(Box<bench::Args>),
     Selftest(selftest::Args),
     Info(info::Args),
@@ -60,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Infer(args) => infer::run(args),
         Command::Split(args) => split::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Info(args) => info::run(&args),

@@ -37,7 +37,11 @@ impl Named {
                     let problem = format!("`{index}` is not a GPU's number");
                     wrong(name, &problem, "use cuda:0 for the first")
                 }),
-                None => Err(wrong(name, "no such device", "use cpu, cuda, cuda:N or simt")),
+                None => Err(wrong(
+                    name,
+                    "no such device",
+                    "use cpu, cuda, cuda:N or simt",
+                )),
             },
         }
     }

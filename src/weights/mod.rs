@@ -15,6 +15,7 @@ mod params;
 mod reader;
 mod writer;
 
+pub use order::tensor_for_disk;
 pub use params::{InitReport, Prefer, init_params, read_flat, read_params};
 pub use reader::Reader;
 pub use writer::{Element, Writer};

@@ -1,6 +1,7 @@
 //! Memory order of tensors: K·R·S·C here, K·C·R·S on disk, vectors alike.
 
-use crate::device::Shape;
+use crate::device::{Shape, elements};
+use crate::error::{Error, Result};
 use crate::graph::params::{Init, Spec};
 
 /// Whether `spec` is a convolution's kernel, not a vector that happens to be as wide.
@@ -16,6 +17,18 @@ pub(super) fn disk_shape(spec: &Spec) -> Vec<usize> {
     } else {
         vec![c]
     }
+}
+
+/// The part of `flat`, the flat vector of its kind, that is `spec`, as it is on disk: shape and
+/// values.
+///
+/// # Errors
+/// [`Error::Internal`] when the vector is too short.
+pub fn tensor_for_disk(spec: &Spec, flat: &[f32]) -> Result<(Vec<usize>, Vec<f32>)> {
+    let values = flat
+        .get(spec.offset..spec.offset + elements(spec.shape))
+        .ok_or_else(|| Error::internal(format!("{} lies beyond the flat vector", spec.name)))?;
+    Ok((disk_shape(spec), to_disk(values, spec.shape)))
 }
 
 /// K·R·S·C to K·C·R·S. Both orders agree for vectors and 1×1 kernels.

@@ -64,7 +64,11 @@ pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> 
         U2PL_GRAY => Channels::Gray,
         other => {
             let problem = format!("{other} is no order of channels");
-            return Err(input("image.channels", problem, "use U2PL_RGB to U2PL_GRAY"));
+            return Err(input(
+                "image.channels",
+                problem,
+                "use U2PL_RGB to U2PL_GRAY",
+            ));
         }
     };
     if given.sample_count > isize::MAX as usize / size_of::<f32>() {
@@ -86,7 +90,11 @@ pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> 
         }),
         other => {
             let problem = format!("{other} is no type of samples");
-            return Err(input("image.sample_type", problem, "use U2PL_U8 or U2PL_F32"));
+            return Err(input(
+                "image.sample_type",
+                problem,
+                "use U2PL_U8 or U2PL_F32",
+            ));
         }
     };
     let (height, width) = (given.height, given.width);

@@ -220,7 +220,8 @@ pub unsafe extern "C" fn u2pl_memory_required(
     sample_type: u32,
     out: *mut usize,
 ) -> u2pl_status {
-    let value = |s: &Segmenter| Ok(s.memory_required(shape(images, height, width, sample_type)?)?);
+    let value =
+        |s: &Segmenter| Ok(s.memory_required(shape(images, height, width, sample_type)?)?);
     // SAFETY: the caller's.
     unsafe { tell(segmenter, out, value) }
 }

@@ -1,0 +1,39 @@
+//! `u2pl-engine export`: a network for other runtimes.
+
+use std::path::PathBuf;
+
+use super::common::{WeightsArgs, emit};
+use crate::export::onnx;
+use crate::files::write_atomic;
+use crate::weights::read_params;
+use crate::{Error, model};
+
+/// Writes a trained network as ONNX: image [batch, 3, height, width], RGB from 0 to 1, to logits of
+/// the same size; batch, height and width are free.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    weights: WeightsArgs,
+    /// File to write
+    #[arg(long, value_name = "FILE.onnx")]
+    out: PathBuf,
+    /// Overwrite the file
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the subcommand.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let out = &args.out;
+    if out.exists() && !args.force {
+        let (problem, mend) = ("exists", "choose another --out, or overwrite with --force");
+        return Err(Error::input(out.display().to_string(), problem, mend).into());
+    }
+    let (file, cfg) = args.weights.open(Vec::new())?;
+    let layout = model::layout(&cfg.model, cfg.data.classes)?;
+    let (weights, buffers) = read_params(&file, &layout, args.weights.prefer())?;
+    let bytes = onnx::encode(&cfg, &layout, &weights, &buffers)?;
+    write_atomic(out, &bytes)?;
+    let mib = bytes.len() as f64 / (1u64 << 20) as f64;
+    emit(&format!("{} written, {mib:.1} MiB\n", out.display()))
+}

@@ -1,0 +1,3 @@
+//! Networks in formats of other programs.
+
+pub mod onnx;

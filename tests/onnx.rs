@@ -1,0 +1,64 @@
+//! Exported networks: whole, in order, and the same bytes every time. That they compute what the
+//! engine does is checked against onnxruntime by `scripts/onnx-check.py`.
+
+use std::collections::HashSet;
+
+use prost::Message;
+use u2pl_engine::config::Config;
+use u2pl_engine::config::schema::{Decoder, Encoder, Stem};
+use u2pl_engine::export::onnx::{encode, schema::Model};
+use u2pl_engine::model;
+
+fn config(encoder: Encoder, decoder: Decoder, stem: Stem) -> Config {
+    let mut cfg = Config::default();
+    cfg.data.classes = 5;
+    cfg.data.class_names = ["a", "b", "c", "d", "e"].map(String::from).to_vec();
+    let m = &mut cfg.model;
+    (m.encoder, m.decoder, m.stem, m.width) = (encoder, decoder, stem, 8);
+    (m.head_width, m.rep_width) = (16, 16);
+    m.multi_grid = !matches!(encoder, Encoder::Resnet18);
+    cfg
+}
+
+#[test]
+fn every_network_is_whole_and_in_order() {
+    for encoder in [Encoder::Resnet18, Encoder::Resnet50] {
+        for decoder in [Decoder::Deeplabv3, Decoder::Deeplabv3plus] {
+            for (stem, stride) in [(Stem::Deep, 8), (Stem::Conv7, 16), (Stem::Deep, 32)] {
+                let mut cfg = config(encoder, decoder, stem);
+                cfg.model.output_stride = stride;
+                let layout = model::layout(&cfg.model, 5).unwrap();
+                let (weights, buffers) = model::init(&layout, 3);
+                let bytes = encode(&cfg, &layout, &weights, &buffers).unwrap();
+                assert_eq!(bytes, encode(&cfg, &layout, &weights, &buffers).unwrap());
+                let read = Model::decode(&bytes[..]).unwrap();
+                let graph = read.graph.unwrap();
+
+                let mut known: HashSet<&str> = graph.input.iter().map(|i| i.name()).collect();
+                for tensor in &graph.initializer {
+                    assert!(known.insert(tensor.name()), "{} twice", tensor.name());
+                    let size = if tensor.data_type() == 1 { 4 } else { 8 };
+                    let elements: i64 = tensor.dims.iter().product();
+                    assert_eq!(tensor.raw_data().len() as i64, size * elements);
+                }
+                for node in &graph.node {
+                    for input in node.input.iter().filter(|i| !i.is_empty()) {
+                        assert!(known.contains(input.as_str()), "{input} of {}", node.name());
+                    }
+                    for output in &node.output {
+                        assert!(known.insert(output), "{output} twice");
+                    }
+                }
+                assert_eq!(graph.output[0].name(), "logits");
+                assert!(known.contains("logits"));
+                // Every parameter but those of the representation head, under its own name.
+                for spec in layout.specs() {
+                    let wanted = !spec.name.starts_with("decoder.representation.");
+                    assert_eq!(known.contains(spec.name.as_str()), wanted, "{}", spec.name);
+                }
+                let names = read.metadata_props.iter().find(|e| e.key() == "class_names");
+                assert_eq!(names.unwrap().value(), "a,b,c,d,e");
+            }
+        }
+    }
+}
