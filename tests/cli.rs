@@ -376,6 +376,116 @@ fn eval_prints_a_table_and_json() {
 }
 
 #[test]
+fn eval_sets_networks_and_protocols_side_by_side() {
+    let place = Place::new();
+    fs::copy(place.path("w.safetensors"), place.path("v.safetensors")).unwrap();
+    let root = format!("data.root={}", place.dir.path().display());
+    let base = with(&EVAL, &["--set", &root, "--list", "val.txt"]);
+    let args = [
+        "--against",
+        "v.safetensors",
+        "--preset",
+        "voc,voc-authors,cityscapes,cityscapes-probabilities,multi-scale",
+        "--json",
+        "all.json",
+    ];
+    let table = place.succeed(&with(&base, &args));
+    assert_eq!(table.lines().count(), 11, "{table}");
+    assert_says(
+        &table,
+        &["w.safetensors, voc ", "v.safetensors, multi-scale", "+0.00"],
+    );
+    let json: Value = serde_json::from_slice(&fs::read(place.path("all.json")).unwrap()).unwrap();
+    let results = json["results"].as_array().unwrap();
+    assert_eq!(results.len(), 10);
+    // The same network scores the same, and each protocol is what its options say.
+    for (a, b) in results[..5].iter().zip(&results[5..]) {
+        assert_eq!(
+            (&a["preset"], &a["confusion"]),
+            (&b["preset"], &b["confusion"])
+        );
+    }
+    let plain = |more: &[&str]| -> Value {
+        let stdout = place.succeed(&with(&base, &with(more, &["--json", "-"])));
+        serde_json::from_str(&stdout).unwrap()
+    };
+    assert_eq!(
+        plain(&["--protocol", "whole"])["confusion"],
+        results[0]["confusion"]
+    );
+    // Padding counts as class 0 in the authors' validation.
+    assert_eq!(results[1]["pixels"], 3 * 513 * 513);
+    assert_eq!(
+        plain(&["--set", "eval.crop=[769, 769]", "--protocol", "sliding"])["confusion"],
+        results[2]["confusion"]
+    );
+    let scales = "0.5,0.75,1,1.25,1.5,1.75";
+    assert_eq!(
+        plain(&["--protocol", "whole", "--scales", scales, "--flip"])["confusion"],
+        results[4]["confusion"]
+    );
+}
+
+#[test]
+fn eval_writes_a_line_and_a_mask_for_each_image() {
+    let place = Place::new();
+    let root = format!("data.root={}", place.dir.path().display());
+    let base = with(&EVAL, &["--set", &root, "--list", "val.txt"]);
+    let args = [
+        "--csv",
+        "i.csv",
+        "--masks",
+        "out",
+        "--boundary",
+        "--json",
+        "b.json",
+    ];
+    let table = place.succeed(&with(&base, &args));
+    assert_says(&table, &["frequency-weighted IoU", "boundary mIoU"]);
+    let csv = fs::read_to_string(place.path("i.csv")).unwrap();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!(
+        lines[0],
+        "image,pixels,pixel_accuracy,miou,class 0,class 1,class 2"
+    );
+    assert!(lines[1].starts_with("0,1320,"), "{csv}");
+    assert_eq!(names(&place.path("out")), ["0.png", "1.png", "2.png"]);
+
+    // The masks are what was scored.
+    let json: Value = serde_json::from_slice(&fs::read(place.path("b.json")).unwrap()).unwrap();
+    let mut counted = vec![vec![0u64; 3]; 3];
+    for i in 0..3 {
+        let truth = image::open(place.path(&format!("masks/{i}.png")))
+            .unwrap()
+            .to_luma8();
+        let file = fs::File::open(place.path(&format!("out/{i}.png"))).unwrap();
+        let mut reader = png::Decoder::new(std::io::BufReader::new(file))
+            .read_info()
+            .unwrap();
+        let mut indices = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut indices).unwrap();
+        for (t, p) in truth.as_raw().iter().zip(&indices) {
+            counted[usize::from(*t)][usize::from(*p)] += 1;
+        }
+    }
+    assert_eq!(json["confusion"], serde_json::json!(counted));
+    let boundary = json["boundary_miou"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&boundary), "{boundary}");
+
+    let mistake = |more: &[&str]| place.mistake(&with(&base, more));
+    let crop = ["--boundary", "--protocol", "center-crop"];
+    assert_says(&mistake(&crop), &["--boundary", "centre crop"]);
+    assert_says(
+        &mistake(&["--masks", "m", "--label-ids"]),
+        &["--label-ids", "19"],
+    );
+    let two = ["--csv", "c.csv", "--against", "w.safetensors"];
+    assert_says(&mistake(&two), &["--csv", "one network"]);
+    assert!(!place.path("c.csv").exists() && !place.path("m").exists());
+}
+
+#[test]
 fn eval_names_the_list_mask_or_key_at_fault() {
     let place = Place::new();
     let root = format!("data.root={}", place.dir.path().display());

@@ -56,7 +56,10 @@ fn every_network_is_whole_and_in_order() {
                     let wanted = !spec.name.starts_with("decoder.representation.");
                     assert_eq!(known.contains(spec.name.as_str()), wanted, "{}", spec.name);
                 }
-                let names = read.metadata_props.iter().find(|e| e.key() == "class_names");
+                let names = read
+                    .metadata_props
+                    .iter()
+                    .find(|e| e.key() == "class_names");
                 assert_eq!(names.unwrap().value(), "a,b,c,d,e");
             }
         }

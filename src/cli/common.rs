@@ -61,10 +61,20 @@ pub(super) struct WeightsArgs {
 }
 
 impl WeightsArgs {
+    /// Where the weights are.
+    pub(super) fn path(&self) -> &Path {
+        &self.weights
+    }
+
     /// Opens the file and finds its configuration, `sets` overriding it last.
     pub(super) fn open(&self, sets: Vec<String>) -> Result<(Reader, Config)> {
+        self.open_at(&self.weights, sets)
+    }
+
+    /// As [`WeightsArgs::open`] for other weights.
+    pub(super) fn open_at(&self, path: &Path, sets: Vec<String>) -> Result<(Reader, Config)> {
         let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
-        infer::config_of(&self.weights, self.config.as_deref(), &sets)
+        infer::config_of(path, self.config.as_deref(), &sets)
     }
 
     /// Copies the chosen network to the device.

@@ -1,12 +1,20 @@
-//! `u2pl-engine eval`: mIoU of trained weights on a list of images.
+//! `u2pl-engine eval`: mIoU of trained weights on a list of images, of several weights under several
+//! protocols side by side.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 
 use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
 use crate::config::Config;
 use crate::config::schema::{DataKind, Protocol};
+use crate::data::mask::cityscapes_label_ids;
+use crate::data::palette::{Palette, palette};
 use crate::data::{Dataset, Part};
-use crate::eval::Evaluator;
+use crate::eval::{Boundary, Evaluator, Look, Metrics, Scored};
+use crate::files::write_atomic;
+use crate::infer::render;
 use crate::{Error, Result, model};
 
 /// Scores trained weights on images with masks.
@@ -16,9 +24,18 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// More weights or run folders, scored likewise and set against the first
+    #[arg(long, value_name = "FILE|DIR")]
+    against: Vec<PathBuf>,
     /// List of images. Default: data.val of the configuration
     #[arg(long, value_name = "FILE")]
     list: Option<PathBuf>,
+    /// How images are scored, by name: voc (whole images), voc-authors (the authors' validation in
+    /// training: padded centre crop of 513, padding is class 0), cityscapes (sliding windows of 769,
+    /// logits averaged), cityscapes-probabilities (probabilities averaged), multi-scale (six scales
+    /// and flip). Several are set side by side
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = PRESETS.map(|p| p.0))]
+    preset: Vec<String>,
     /// How images are scored. Default: eval.protocol of the configuration
     #[arg(long, value_name = "PROTOCOL", value_parser = ["whole", "center-crop", "sliding"])]
     protocol: Option<String>,
@@ -28,15 +45,80 @@ pub(super) struct Args {
     /// Average with the mirrored image
     #[arg(long)]
     flip: bool,
+    /// Also boundary IoU: of the pixels near the borders of classes (2 % of the diagonal)
+    #[arg(long)]
+    boundary: bool,
+    /// Write a line for each image here: pixels, accuracy, mIoU and IoU of each class
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the predicted masks here, palette PNGs of class indices
+    #[arg(long, value_name = "DIR")]
+    masks: Option<PathBuf>,
+    /// Cityscapes label ids in --masks, as its server wants them, instead of train ids
+    #[arg(long, requires = "masks")]
+    label_ids: bool,
     /// Write the numbers as JSON here; - prints them instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
+/// Protocols by name: what they set.
+const PRESETS: [(&str, &[&str]); 5] = [
+    (
+        "voc",
+        &[
+            "eval.protocol=whole",
+            "eval.scales=[1.0]",
+            "eval.flip=false",
+        ],
+    ),
+    (
+        "voc-authors",
+        &[
+            "eval.protocol=center-crop",
+            "eval.crop=[513, 513]",
+            "eval.scales=[1.0]",
+            "eval.flip=false",
+            // Padding is class 0 there (method §4 row 10).
+            "method.mode=released",
+        ],
+    ),
+    (
+        "cityscapes",
+        &[
+            "eval.protocol=sliding",
+            "eval.crop=[769, 769]",
+            "eval.average=logits",
+            "eval.scales=[1.0]",
+            "eval.flip=false",
+        ],
+    ),
+    (
+        "cityscapes-probabilities",
+        &[
+            "eval.protocol=sliding",
+            "eval.crop=[769, 769]",
+            "eval.average=probabilities",
+            "eval.scales=[1.0]",
+            "eval.flip=false",
+        ],
+    ),
+    (
+        "multi-scale",
+        &[
+            "eval.protocol=whole",
+            "eval.scales=[0.5, 0.75, 1.0, 1.25, 1.5, 1.75]",
+            "eval.flip=true",
+        ],
+    ),
+];
+
 impl Args {
     /// The protocol's options as overrides of the configuration, so that they are checked alike.
-    fn sets(&self) -> Vec<String> {
-        let mut sets = Vec::new();
+    fn sets(&self, preset: Option<&str>) -> Vec<String> {
+        let named = PRESETS.iter().find(|p| Some(p.0) == preset);
+        let named = named.map_or(&[] as &[&str], |p| p.1);
+        let mut sets: Vec<String> = named.iter().map(ToString::to_string).collect();
         if let Some(protocol) = &self.protocol {
             sets.push(format!("eval.protocol={protocol}"));
         }
@@ -48,37 +130,247 @@ impl Args {
         }
         sets
     }
+
+    /// Whether class maps are wanted, not counts alone.
+    fn look(&self) -> Look {
+        match self.boundary || self.masks.is_some() {
+            true => Look::Maps,
+            false => Look::Counts,
+        }
+    }
+}
+
+/// What one network scored under one protocol.
+struct Outcome {
+    weights: PathBuf,
+    preset: Option<String>,
+    cfg: Config,
+    images: usize,
+    metrics: Metrics,
+    boundary: Option<Boundary>,
 }
 
 /// Runs the subcommand.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let device = args.device.open()?;
-    let (file, cfg) = args.weights.open(args.sets())?;
-    let dataset = open_dataset(&cfg, args.list.as_deref())?;
-    let layout = model::layout(&cfg.model, cfg.data.classes)?;
-    let weights = args.weights.load(&file, &layout, &device)?;
-    drop(file);
-
-    let mut evaluator = Evaluator::new(device, &cfg, layout);
-    let progress = Progress::new("eval", dataset.len());
-    let at = weights.weights();
-    let metrics = evaluator.evaluate(at.arena, at.set, &dataset, &mut |done, _| {
-        progress.at(done);
-    })?;
-    drop(progress);
-
-    if let Some(path) = &args.json {
-        let mut value = metrics.to_json();
-        if let Some(map) = value.as_object_mut() {
-            map.insert("images".into(), dataset.len().into());
-            map.insert("protocol".into(), protocol_name(cfg.eval.protocol)?);
+    let first = args.weights.path().to_path_buf();
+    let weights: Vec<PathBuf> = std::iter::once(first).chain(args.against.clone()).collect();
+    let presets: Vec<Option<&str>> = match args.preset.is_empty() {
+        true => vec![None],
+        false => args.preset.iter().map(|p| Some(p.as_str())).collect(),
+    };
+    let several = weights.len() * presets.len() > 1;
+    if several && (args.csv.is_some() || args.masks.is_some()) {
+        return Err(Error::input(
+            "--csv and --masks",
+            "would be written by each network and protocol in turn",
+            "score one network under one protocol",
+        )
+        .into());
+    }
+    let mut outcomes = Vec::new();
+    for weights in &weights {
+        for &preset in &presets {
+            outcomes.push(score(&args, weights, preset)?);
         }
+    }
+    if let Some(path) = &args.json {
+        let mut all = outcomes.iter().map(Outcome::to_json);
+        let value = match several {
+            false => all.next().transpose()?.unwrap_or_default(),
+            true => json!({ "results": all.collect::<Result<Vec<_>>>()? }),
+        };
         emit_json(path, &value)?;
         if path.as_os_str() == "-" {
             return Ok(());
         }
     }
-    emit(&metrics.table(&cfg.data.class_names))
+    match &outcomes[..] {
+        [one] => emit(&one.table()),
+        all => emit(&beside(all)),
+    }
+}
+
+/// Scores one network under one protocol and writes the files that were asked for.
+fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
+    let device = args.device.open()?;
+    let (file, cfg) = args.weights.open_at(weights, args.sets(preset))?;
+    let dataset = open_dataset(&cfg, args.list.as_deref())?;
+    let layout = model::layout(&cfg.model, cfg.data.classes)?;
+    let loaded = args.weights.load(&file, &layout, &device)?;
+    drop(file);
+    let look = args.look();
+    if look == Look::Maps && cfg.eval.protocol == Protocol::CenterCrop {
+        return Err(Error::input(
+            "--boundary and --masks",
+            "a centre crop says nothing of an image's border",
+            "score whole images or sliding windows",
+        ));
+    }
+    let mut outcome = Outcome {
+        weights: weights.to_path_buf(),
+        preset: preset.map(String::from),
+        images: dataset.len(),
+        metrics: Metrics::new(cfg.data.classes),
+        boundary: args.boundary.then(|| Boundary::new(cfg.data.classes)),
+        cfg,
+    };
+    let files = Files::new(args, &outcome.cfg)?;
+    let mut lines = files.header();
+    let mut evaluator = Evaluator::new(device, &outcome.cfg, layout);
+    let progress = Progress::new("eval", dataset.len());
+    let ignore = outcome.cfg.data.ignore_index;
+    evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {
+        outcome.metrics.add(&scored.confusion)?;
+        if let (Some(sum), Some(map)) = (&mut outcome.boundary, &scored.prediction) {
+            sum.add(&scored.labels, map, scored.width, ignore);
+        }
+        lines += &files.image(&dataset.id(i), scored)?;
+        progress.at(i + 1);
+        Ok(())
+    })?;
+    drop(progress);
+    if let Some(csv) = &args.csv {
+        write_atomic(csv, lines.as_bytes())?;
+    }
+    Ok(outcome)
+}
+
+/// What is written for each image.
+struct Files<'a> {
+    csv: bool,
+    masks: Option<&'a Path>,
+    label_ids: bool,
+    classes: usize,
+    names: &'a [String],
+    palette: Palette,
+}
+
+impl<'a> Files<'a> {
+    fn new(args: &'a Args, cfg: &'a Config) -> Result<Self> {
+        if args.label_ids && cfg.data.classes != 19 {
+            return Err(Error::input(
+                "--label-ids",
+                format!(
+                    "are those of Cityscapes, with 19 classes, not {}",
+                    cfg.data.classes
+                ),
+                "leave it out",
+            ));
+        }
+        if let Some(folder) = &args.masks {
+            fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make the folder", e))?;
+        }
+        Ok(Self {
+            csv: args.csv.is_some(),
+            masks: args.masks.as_deref(),
+            label_ids: args.label_ids,
+            classes: cfg.data.classes,
+            names: &cfg.data.class_names,
+            palette: palette(cfg),
+        })
+    }
+
+    fn header(&self) -> String {
+        if !self.csv {
+            return String::new();
+        }
+        let name = |c| quoted(&self.names.get(c).cloned().unwrap_or(format!("class {c}")));
+        let names: Vec<String> = (0..self.classes).map(name).collect();
+        format!("image,pixels,pixel_accuracy,miou,{}\n", names.join(","))
+    }
+
+    /// Writes the mask of an image; its line of the table.
+    fn image(&self, id: &str, scored: Scored) -> Result<String> {
+        let mut line = String::new();
+        if self.csv {
+            let mut metrics = Metrics::new(self.classes);
+            metrics.add(&scored.confusion)?;
+            let share = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));
+            let shares = [metrics.pixel_accuracy(), metrics.miou()];
+            let shares = shares.into_iter().chain(metrics.iou()).map(share);
+            let shares: Vec<String> = shares.collect();
+            line = format!("{},{},{}\n", quoted(id), metrics.pixels(), shares.join(","));
+        }
+        if let (Some(folder), Some(mut map)) = (self.masks, scored.prediction) {
+            let stem = Path::new(id).file_stem().unwrap_or_default();
+            let path = folder.join(format!("{}.png", stem.to_string_lossy()));
+            let (width, height) = (scored.width, scored.height);
+            let png = if self.label_ids {
+                cityscapes_label_ids(&mut map);
+                render::grey(&map, width, height)?
+            } else {
+                render::indexed(&map, width, height, &self.palette)?
+            };
+            write_atomic(&path, &png)?;
+        }
+        Ok(line)
+    }
+}
+
+/// A field of a line of values between commas.
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_string(),
+    }
+}
+
+impl Outcome {
+    fn to_json(&self) -> Result<Value> {
+        let mut value = self.metrics.to_json();
+        if let Some(map) = value.as_object_mut() {
+            map.insert("images".into(), self.images.into());
+            map.insert("protocol".into(), protocol_name(self.cfg.eval.protocol)?);
+            map.insert("weights".into(), self.weights.display().to_string().into());
+            map.insert("preset".into(), self.preset.clone().into());
+            if let Some(boundary) = &self.boundary {
+                map.insert("boundary_miou".into(), boundary.mean().into());
+                map.insert("boundary_iou".into(), boundary.iou().into());
+            }
+        }
+        Ok(value)
+    }
+
+    fn table(&self) -> String {
+        let mut text = self.metrics.table(&self.cfg.data.class_names);
+        if let Some(boundary) = &self.boundary {
+            text += &format!("boundary mIoU  {}\n", percent(boundary.mean()));
+        }
+        text
+    }
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or("–".into(), |v| format!("{:.2}", 100.0 * v))
+}
+
+/// Several outcomes, a line each, and how far each is from the first.
+fn beside(outcomes: &[Outcome]) -> String {
+    let name = |o: &Outcome| match &o.preset {
+        Some(preset) => format!("{}, {preset}", o.weights.display()),
+        None => o.weights.display().to_string(),
+    };
+    let width = outcomes.iter().map(|o| name(o).chars().count()).max();
+    let width = width.unwrap_or(0);
+    let mut text = format!(
+        "{:width$}  {:>7} {:>7}  {:>8}  {:>8}  {:>8}\n",
+        "", "mIoU %", "Δ", "pixel %", "freq.w. %", "border %"
+    );
+    let first = outcomes.first().and_then(|o| o.metrics.miou());
+    for outcome in outcomes {
+        let metrics = &outcome.metrics;
+        let delta = metrics.miou().zip(first).map(|(own, first)| own - first);
+        let delta = delta.map_or("–".into(), |d| format!("{:+.2}", 100.0 * d));
+        text += &format!(
+            "{:width$}  {:>7} {delta:>7}  {:>8}  {:>9}  {:>8}\n",
+            name(outcome),
+            percent(metrics.miou()),
+            percent(metrics.pixel_accuracy()),
+            percent(metrics.frequency_weighted_iou()),
+            percent(outcome.boundary.as_ref().and_then(Boundary::mean)),
+        );
+    }
+    text
 }
 
 fn open_dataset(cfg: &Config, list: Option<&Path>) -> Result<Dataset> {
@@ -98,6 +390,6 @@ fn open_dataset(cfg: &Config, list: Option<&Path>) -> Result<Dataset> {
     }
 }
 
-fn protocol_name(protocol: Protocol) -> Result<serde_json::Value> {
+fn protocol_name(protocol: Protocol) -> Result<Value> {
     serde_json::to_value(protocol).map_err(|e| Error::internal(e.to_string()))
 }

@@ -489,6 +489,17 @@ pub enum Protocol {
     Sliding,
 }
 
+/// What is averaged where windows overlap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Average {
+    /// Logits, as the authors do.
+    #[default]
+    Logits,
+    /// Probabilities.
+    Probabilities,
+}
+
 /// Validation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -497,6 +508,8 @@ pub struct Eval {
     pub protocol: Protocol,
     /// Window or crop height and width; null = the training crop.
     pub crop: Option<[usize; 2]>,
+    /// Protocol `sliding`: what is averaged where windows overlap.
+    pub average: Average,
     /// Image scales whose scores are averaged.
     pub scales: Vec<f32>,
     /// Average with the mirrored image.
@@ -508,6 +521,7 @@ impl Default for Eval {
         Self {
             protocol: Protocol::Whole,
             crop: None,
+            average: Average::Logits,
             scales: vec![1.0],
             flip: false,
         }

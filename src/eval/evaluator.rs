@@ -44,10 +44,30 @@ impl Evaluator {
         dataset: &Dataset,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Metrics> {
-        let weights = Weights { arena, set };
-        let total = dataset.len();
+        let (weights, total) = (Weights { arena, set }, dataset.len());
         let mut metrics = Metrics::new(self.classes);
-        let predictor = &mut self.predictor;
+        self.each(weights, dataset, Look::Counts, &mut |i, scored| {
+            metrics.add(&scored.confusion)?;
+            progress(i + 1, total);
+            Ok(())
+        })?;
+        Ok(metrics)
+    }
+
+    /// Scores every image of `dataset` and hands what was found to `take`, in order, with the
+    /// image's index.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`]; the first of `take`.
+    pub fn each(
+        &mut self,
+        weights: Weights,
+        dataset: &Dataset,
+        look: Look,
+        take: &mut dyn FnMut(usize, Scored) -> Result<()>,
+    ) -> Result<()> {
+        let total = dataset.len();
+        let (predictor, classes) = (&mut self.predictor, self.classes);
         let decode = |i| dataset.decode(i);
         prefetch::ordered(total, self.workers, decode, |i, decoded| {
             let decoded = decoded?;
@@ -58,18 +78,69 @@ impl Evaluator {
                     "list only images with masks, or use infer",
                 )
             })?;
-            let image = Rgb::new(decoded.width, decoded.height, decoded.rgb)?;
-            metrics.add(&predictor.confusion(weights, &image, &labels)?)?;
-            progress(i + 1, total);
-            Ok(())
-        })?;
-        Ok(metrics)
+            let (width, height) = (decoded.width, decoded.height);
+            let image = Rgb::new(width, height, decoded.rgb)?;
+            let (confusion, prediction) = match look {
+                Look::Counts => (predictor.confusion(weights, &image, &labels)?, None),
+                Look::Maps => {
+                    let prediction = predictor.maps(weights, &image)?.argmax;
+                    let confusion = count(&labels, &prediction, classes, predictor.ignore());
+                    (confusion, Some(prediction))
+                }
+            };
+            take(
+                i,
+                Scored {
+                    width,
+                    height,
+                    confusion,
+                    labels,
+                    prediction,
+                },
+            )
+        })
     }
 
     /// The predictor behind it, for pictures of single images.
     pub fn predictor(&mut self) -> &mut Predictor {
         &mut self.predictor
     }
+}
+
+/// How closely images are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Their confusion matrices alone, which the device counts.
+    Counts,
+    /// Their class maps, too. A centre crop has none of the border: the whole image is scored.
+    Maps,
+}
+
+/// What was found on an image.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Row = truth, `classes²` entries.
+    pub confusion: Vec<u32>,
+    /// The truth.
+    pub labels: Vec<u8>,
+    /// The most probable classes, with [`Look::Maps`].
+    pub prediction: Option<Vec<u8>>,
+}
+
+/// The confusion matrix of two maps.
+fn count(truth: &[u8], prediction: &[u8], classes: usize, ignore: u8) -> Vec<u32> {
+    let mut matrix = vec![0; classes * classes];
+    for (&t, &p) in truth.iter().zip(prediction) {
+        let (t, p) = (usize::from(t), usize::from(p));
+        if t != usize::from(ignore) && t < classes && p < classes {
+            matrix[t * classes + p] += 1;
+        }
+    }
+    matrix
 }
 
 /// A network's values alone on a device, for evaluation and inference without training.

@@ -72,13 +72,39 @@ impl Metrics {
         diagnostics::accuracy(&self.confusion, self.classes)
     }
 
-    /// `{"miou", "pixel_accuracy", "iou": [..], "pixels", "confusion": [[..]]}`; shares in 0–1,
+    /// Mean over the classes of the truth of the share of their pixels that is right; `None` when no
+    /// pixel counted.
+    pub fn class_accuracy(&self) -> Option<f64> {
+        let rows = self.confusion.chunks(self.classes.max(1)).enumerate();
+        let shares = rows.filter_map(|(c, row)| {
+            let truth: u64 = row.iter().sum();
+            (truth > 0).then(|| row[c] as f64 / truth as f64)
+        });
+        let shares: Vec<f64> = shares.collect();
+        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+    }
+
+    /// Mean of [`Metrics::iou`] weighted by the pixels of the truth; `None` when no pixel counted.
+    pub fn frequency_weighted_iou(&self) -> Option<f64> {
+        let pixels = self.pixels();
+        let rows = self.confusion.chunks(self.classes.max(1));
+        let sum: f64 = rows
+            .zip(self.iou())
+            .map(|(row, iou)| row.iter().sum::<u64>() as f64 * iou.unwrap_or(0.0))
+            .sum();
+        (pixels > 0).then(|| sum / pixels as f64)
+    }
+
+    /// `{"miou", "pixel_accuracy", "class_accuracy", "frequency_weighted_iou", "iou": [..],
+    /// "pixels", "confusion": [[..]]}`; shares in 0–1,
     /// absent classes null.
     pub fn to_json(&self) -> Value {
         let rows: Vec<&[u64]> = self.confusion.chunks(self.classes.max(1)).collect();
         json!({
             "miou": self.miou(),
             "pixel_accuracy": self.pixel_accuracy(),
+            "class_accuracy": self.class_accuracy(),
+            "frequency_weighted_iou": self.frequency_weighted_iou(),
             "iou": self.iou(),
             "pixels": self.pixels(),
             "confusion": rows,
@@ -96,7 +122,7 @@ impl Metrics {
         };
         let width = (0..self.classes)
             .map(|c| name(c).chars().count())
-            .chain(["pixel accuracy".len()])
+            .chain(["frequency-weighted IoU".len()])
             .max()
             .unwrap_or(0);
         let percent = |v: Option<f64>| v.map_or("–".into(), |v| format!("{:.2}", 100.0 * v));
@@ -114,6 +140,8 @@ impl Metrics {
         for (label, value) in [
             ("mIoU", self.miou()),
             ("pixel accuracy", self.pixel_accuracy()),
+            ("mean class accuracy", self.class_accuracy()),
+            ("frequency-weighted IoU", self.frequency_weighted_iou()),
         ] {
             text.push_str(&format!("{label:width$}  {:>7}\n", percent(value)));
         }
@@ -182,8 +210,22 @@ mod tests {
         let mut metrics = Metrics::new(3);
         assert_eq!(metrics.miou(), None);
         assert_eq!(metrics.pixel_accuracy(), None);
+        assert_eq!(metrics.class_accuracy(), None);
+        assert_eq!(metrics.frequency_weighted_iou(), None);
         assert!(metrics.add(&[0; 4]).is_err());
         assert_eq!(metrics.to_json()["miou"], Value::Null);
+    }
+
+    #[test]
+    fn means_of_a_small_matrix() {
+        let mut metrics = Metrics::new(3);
+        // Truth 0: 6 right of 8; truth 1: 1 of 2; class 2 is only predicted.
+        metrics.add(&[6, 1, 1, 1, 1, 0, 0, 0, 0]).unwrap();
+        let [a, b] = [6.0 / 9.0, 1.0 / 3.0];
+        assert_eq!(metrics.iou(), [Some(a), Some(b), Some(0.0)]);
+        assert_eq!(metrics.class_accuracy(), Some((6.0 / 8.0 + 0.5) / 2.0));
+        let weighted = metrics.frequency_weighted_iou().unwrap();
+        assert!((weighted - (0.8 * a + 0.2 * b)).abs() < 1e-12);
     }
 
     #[test]

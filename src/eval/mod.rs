@@ -10,6 +10,7 @@
 //!        └─ tiles ── network, twice ── logits of the whole image ── maps
 //! ```
 
+mod boundary;
 mod evaluator;
 mod metrics;
 mod network;
@@ -23,7 +24,8 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-pub use evaluator::{Evaluator, LoadedWeights};
+pub use boundary::Boundary;
+pub use evaluator::{Evaluator, LoadedWeights, Look, Scored};
 pub use metrics::Metrics;
 pub use network::{Batched, Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};

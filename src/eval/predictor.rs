@@ -6,7 +6,7 @@ use super::network::{Networks, Shape, Tail, Weights};
 use super::scores::{ScoreMap, Uploaded};
 use super::tiles::{Tiling, on_grid};
 use super::windows::{Rect, Rgb, Sample, Sliding, center, cut};
-use crate::config::schema::{Config, Decoder, Protocol};
+use crate::config::schema::{Average, Config, Decoder, Protocol};
 use crate::device::{Device, elements};
 use crate::graph::exec::read_view;
 use crate::graph::params::{Layout, ParamSet};
@@ -74,6 +74,7 @@ pub struct Predictor {
     pub(super) nets: Networks,
     protocol: Protocol,
     crop: [usize; 2],
+    average: Average,
     looks: Vec<Look>,
     pub(super) tiling: Option<Tiling>,
     pub(super) decoder: Decoder,
@@ -105,6 +106,7 @@ impl Predictor {
             device,
             protocol: eval.protocol,
             crop: eval.crop.unwrap_or(cfg.augment.crop),
+            average: eval.average,
             looks: looks.collect(),
             tiling: None,
             decoder: cfg.model.decoder,
@@ -124,6 +126,11 @@ impl Predictor {
     pub fn tile(&mut self, tiling: Option<Tiling>) -> Result<()> {
         self.tiling = tiling.map(|t| t.snapped(self.stride)).transpose()?;
         Ok(())
+    }
+
+    /// The label that does not count.
+    pub fn ignore(&self) -> u8 {
+        self.ignore
     }
 
     /// Keeps at most `limit` programs, one for each size of images.
@@ -231,7 +238,9 @@ impl Predictor {
         if self.protocol == Protocol::Sliding && self.is_plain() {
             let scored = self.slide(weights, image)?;
             let mut values = scored.map.mean(scored.image)?;
-            values.chunks_exact_mut(self.classes).for_each(softmax);
+            if !scored.softmax {
+                values.chunks_exact_mut(self.classes).for_each(softmax);
+            }
             return Ok(values);
         }
         let scored = self.averaged(weights, image, true)?;
@@ -411,6 +420,7 @@ impl Predictor {
                 let part = self.slide(weights, &seen)?;
                 let shape = [1, height, width, self.classes];
                 let mean = Uploaded::new(&self.device, &part.map.mean(part.image)?, shape)?;
+                let softmax = softmax && !part.softmax;
                 map.add(mean.view, base.rect(), look.flip, softmax)?;
             } else if tiled {
                 let logits = self.tiled(weights, &seen)?;
@@ -431,21 +441,22 @@ impl Predictor {
         })
     }
 
-    /// Logits of overlapping windows, added up.
+    /// Logits or probabilities of overlapping windows, added up.
     fn slide<T: Sample>(&mut self, weights: Weights, image: &Rgb<T>) -> Result<Scored> {
         let sliding = Sliding::new(image.height, image.width, self.crop);
         let map = ScoreMap::new(self.device.clone(), sliding.padded, self.classes)?;
         let shape = Shape::one(self.crop);
+        let softmax = self.average == Average::Probabilities;
         let net = self.nets.get::<T>(weights, shape, Tail::Logits)?;
         for (place, shown) in &sliding.windows {
             let part = cut(&image.pixels, image.width, 3, *shown);
             net.run(&[&part[..]], None, [shown.height, shown.width])?;
-            map.add(net.logits()?, *place, false, false)?;
+            map.add(net.logits()?, *place, false, softmax)?;
         }
         Ok(Scored {
             map,
             image: sliding.image,
-            softmax: false,
+            softmax,
         })
     }
 }

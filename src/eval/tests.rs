@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::windows::cut;
 use super::{LoadedWeights, Predictor, Rgb, Sliding};
-use crate::config::schema::{Config, Decoder, Encoder, Protocol};
+use crate::config::schema::{Average, Config, Decoder, Encoder, Protocol};
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::device::philox::Rng;
@@ -175,6 +175,35 @@ fn sliding_windows_are_averaged_logits() {
     assert_eq!(scores.shape, [height, width, CLASSES]);
     assert!(!scores.probabilities);
     close(&scores.values, &expected);
+}
+
+#[test]
+fn windows_may_average_probabilities() {
+    let crop = [40, 33];
+    let image = noise(75, 52);
+    let maps = |average, flip| {
+        let (mut p, w) = Bench::new().with(|c| {
+            c.eval.protocol = Protocol::Sliding;
+            c.eval.crop = Some(crop);
+            c.eval.average = average;
+            c.eval.flip = flip;
+        });
+        let maps = p.maps(w.weights(), &image).unwrap();
+        (maps, p.probabilities(w.weights(), &image).unwrap())
+    };
+    let (logits, _) = maps(Average::Logits, false);
+    for flip in [false, true] {
+        let (maps, p) = maps(Average::Probabilities, flip);
+        for (i, p) in p.chunks(CLASSES).enumerate() {
+            assert!((p.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            assert!((p[usize::from(maps.argmax[i])] - maps.confidence[i]).abs() < 1e-6);
+        }
+        // Where windows overlap the two means differ, in the corner of one window they do not.
+        assert_ne!(maps.confidence, logits.confidence);
+        if !flip {
+            assert!((maps.confidence[0] - logits.confidence[0]).abs() < 1e-6);
+        }
+    }
 }
 
 #[test]

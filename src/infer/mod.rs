@@ -10,7 +10,7 @@ pub mod files;
 mod image;
 mod inputs;
 mod load;
-mod render;
+pub(crate) mod render;
 mod segmenter;
 
 pub use self::image::{Channels, Image, Samples, Strides};

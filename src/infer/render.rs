@@ -6,7 +6,7 @@ use crate::data::palette::Palette;
 use crate::{Error, Result};
 
 /// A palette PNG: the indices are the classes, the palette their colours.
-pub(super) fn indexed(
+pub(crate) fn indexed(
     classes: &[u8],
     width: usize,
     height: usize,
@@ -16,12 +16,12 @@ pub(super) fn indexed(
 }
 
 /// An RGB PNG.
-pub(super) fn rgb(pixels: &[u8], width: usize, height: usize) -> Result<Vec<u8>> {
+pub(crate) fn rgb(pixels: &[u8], width: usize, height: usize) -> Result<Vec<u8>> {
     encode(ColorType::Rgb, pixels, width, height, None)
 }
 
 /// An 8-bit grey PNG.
-pub(super) fn grey(pixels: &[u8], width: usize, height: usize) -> Result<Vec<u8>> {
+pub(crate) fn grey(pixels: &[u8], width: usize, height: usize) -> Result<Vec<u8>> {
     encode(ColorType::Grayscale, pixels, width, height, None)
 }
 
@@ -47,7 +47,7 @@ fn encode(
 }
 
 /// Packed RGB of a class map.
-pub(super) fn color(classes: &[u8], palette: &Palette) -> Vec<u8> {
+pub(crate) fn color(classes: &[u8], palette: &Palette) -> Vec<u8> {
     let colors = classes
         .iter()
         .map(|&c| palette.get(usize::from(c)).copied().unwrap_or_default());
@@ -55,13 +55,13 @@ pub(super) fn color(classes: &[u8], palette: &Palette) -> Vec<u8> {
 }
 
 /// Half image, half colours; both packed RGB.
-pub(super) fn overlay(image: &[u8], color: &[u8]) -> Vec<u8> {
+pub(crate) fn overlay(image: &[u8], color: &[u8]) -> Vec<u8> {
     let half = |(&a, &b): (&u8, &u8)| u16::midpoint(u16::from(a), u16::from(b)) as u8;
     image.iter().zip(color).map(half).collect()
 }
 
 /// Entropy in nats as grey: 0 is certain, 255 the most that `classes` allow, ln C.
-pub(super) fn entropy(values: &[f32], classes: usize) -> Vec<u8> {
+pub(crate) fn entropy(values: &[f32], classes: usize) -> Vec<u8> {
     let most = (classes.max(2) as f32).ln();
     let grey = |&h: &f32| (255.0 * (h / most).clamp(0.0, 1.0)).round() as u8;
     values.iter().map(grey).collect()
