@@ -23,11 +23,11 @@ case $version in 0.*) ;; *) soname=libu2pl_engine.so.${version%%.*} ;; esac
 part=$(mktemp -d)
 trap 'rm -rf "$part"' EXIT
 cargo rustc --release --lib --no-default-features --features "$features" \
-  --crate-type cdylib,staticlib --target-dir "${CARGO_TARGET_DIR:-target}/capi" \
+  --crate-type cdylib,staticlib \
   -- -C link-arg="-Wl,-soname,$soname" --print native-static-libs 2>&1 | tee "$part/log" >&2
 private=$(sed -n 's/^note: native-static-libs: //p' "$part/log" | tail -n 1)
 [ -n "$private" ] || { echo "the compiler named no native-static-libs" >&2; exit 1; }
-built=${CARGO_TARGET_DIR:-target}/capi/release
+built=${CARGO_TARGET_DIR:-target}/release
 
 sed -e "s|@PREFIX@|$prefix|" -e "s|@LIBDIR@|$libdir|" -e "s|@VERSION@|$version|" \
   -e "s|@PRIVATE_LIBS@|$private|" u2pl-engine.pc.in >"$part/u2pl-engine.pc"
