@@ -69,7 +69,6 @@ fn the_paper_s_numbers() {
     assert!(city.model.aux);
 }
 
-#[cfg(feature = "cli")]
 #[test]
 fn saved_and_read_back_equal() {
     let dir = tempfile::tempdir().unwrap();

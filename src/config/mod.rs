@@ -6,8 +6,6 @@
 //! the mend.
 
 mod load;
-#[cfg(feature = "cli")]
-mod save;
 pub mod schema;
 mod validate;
 
@@ -54,5 +52,15 @@ impl Config {
     /// As [`Config::load`], for `sets`.
     pub fn demo(sets: &[String]) -> Result<Config> {
         load::resolve("built-in demo.yaml", DEMO, sets)
+    }
+
+    /// The whole configuration as YAML, every default spelled out; [`Config::load`] reads it back
+    /// to an equal value.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the serialiser fails.
+    pub fn to_yaml(&self) -> Result<String> {
+        serde_saphyr::to_string(self)
+            .map_err(|e| Error::internal(format!("cannot write the configuration as YAML: {e}")))
     }
 }
