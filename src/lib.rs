@@ -5,24 +5,39 @@
 //! Follow one image: `data` decodes it, `device` augments it, `graph` runs the planned step that
 //! `model` and `method` composed, `train` loops, `weights` saves, `eval` and `infer` use the
 //! result. Arrows point one way: cli → train/eval/infer → method, model → graph → device.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | none | inference on the CPU: [`config`], [`weights`], [`model`], [`eval`], [`infer`] and what they stand on |
+//! | `cli` (default) | the binary and what only it needs: training, datasets, scoring of datasets, export, benchmarks, the selftest |
+//! | `cuda` (default) | the CUDA device; builds without CUDA, loads the driver at run time |
+//! | `simt` | the CUDA kernels on the CPU, for tests; needs a C++17 compiler |
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[cfg(feature = "cli")]
 pub mod bench;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+#[cfg(feature = "cli")]
 pub mod export;
 pub mod ffi;
 pub mod files;
 pub mod graph;
 pub mod infer;
+#[cfg(feature = "cli")]
 pub mod method;
 pub mod model;
+#[cfg(feature = "cli")]
 pub mod selftest;
+#[cfg(feature = "cli")]
 pub mod train;
 pub mod weights;
 

@@ -1,6 +1,8 @@
 //! What U2PL is compared with: pseudo-labels without a threshold, and with a fixed one. Facts that
 //! hold whatever the network: the two are one at threshold 0, nothing is learnt at threshold 1, and
 //! what is kept in between is what the teacher is sure of.
+#![cfg(feature = "cli")]
+#![cfg(feature = "cli")]
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! `bench` and `plan --floor`: what they print, what they refuse, when they fail. Nothing here
 //! depends on a time.
+#![cfg(feature = "cli")]
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! The command line: what each mistake is answered with, and what a run leaves on disk.
+#![cfg(feature = "cli")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The conformance suite over cpu × simt: every kernel on every case, then under eight hostile
 //! schedules, bit by bit.
-#![cfg(feature = "simt")]
+#![cfg(all(feature = "cli", feature = "simt"))]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;

@@ -4,7 +4,7 @@
 //!
 //! cudarc loads the library once a process, so each case is a process of its own: this test binary
 //! again, running [`child`] with the fake first in the library path.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
+#![cfg(all(feature = "cli", feature = "cuda", target_os = "linux"))]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

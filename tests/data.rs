@@ -1,4 +1,5 @@
 //! Datasets on disk: what is read, in which order, and what each fault is answered with.
+#![cfg(feature = "cli")]
 
 use std::fs;
 use std::io::BufWriter;

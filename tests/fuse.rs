@@ -1,4 +1,5 @@
 //! Fusion: the same bits in f32, no larger plan, and nothing fused that something else reads.
+#![cfg(feature = "cli")]
 
 use std::path::Path;
 use std::sync::Arc;

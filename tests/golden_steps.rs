@@ -1,5 +1,6 @@
 //! Twenty training steps against PyTorch in double precision (`tests/golden/make_steps.py`):
 //! losses, thresholds, counts of every class and the final networks, in both modes.
+#![cfg(feature = "cli")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The graph of a step lowered to bf16: which operands become bf16, and which never do.
+#![cfg(feature = "cli")]
 
 use u2pl_engine::config::Config;
 use u2pl_engine::device::cpu::CpuDevice;

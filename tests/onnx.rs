@@ -1,5 +1,6 @@
 //! Exported networks: whole, in order, and the same bytes every time. That they compute what the
 //! engine does is checked against onnxruntime by `scripts/onnx-check.py`.
+#![cfg(feature = "cli")]
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
 //! `u2pl-engine selftest`: exit codes and what it prints.
+#![cfg(feature = "cli")]
 
 use assert_cmd::Command;
 use serde_json::Value;

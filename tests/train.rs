@@ -1,4 +1,5 @@
 //! Training as a whole: pausing, threads, memory, and folders of images from list to mIoU.
+#![cfg(feature = "cli")]
 
 use std::fs;
 use std::path::Path;

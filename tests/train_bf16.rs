@@ -1,4 +1,5 @@
 //! Training and inference in bf16 on the CPU device, beside f32.
+#![cfg(feature = "cli")]
 
 use std::path::Path;
 use std::sync::Arc;

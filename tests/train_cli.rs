@@ -1,5 +1,6 @@
 //! `train` on the command line: the demo's files, and what each mistake is answered with before
 //! anything is written.
+#![cfg(feature = "cli")]
 
 use std::fs;
 use std::path::Path;

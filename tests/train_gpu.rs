@@ -1,5 +1,5 @@
 //! Whole training runs on the GPU kernels, by the SIMT runtime, beside the CPU device.
-#![cfg(feature = "simt")]
+#![cfg(all(feature = "cli", feature = "simt"))]
 
 use std::path::Path;
 use std::sync::Arc;

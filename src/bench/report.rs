@@ -98,7 +98,7 @@ impl Row {
         self.reduced.map_or(1.0, |[n, of]| of as f64 / n as f64)
     }
 
-    /// One line under [`HEADER`].
+    /// One line under [`header`].
     pub fn line(&self, ceilings: Option<&Ceilings>) -> String {
         let per_second = |amount: f64| amount / (1e-3 * self.ms.median.max(1e-9)) / 1e9;
         let bound = ceilings.map_or("", |c| match c.is_compute_bound(self.cost()) {

@@ -105,6 +105,11 @@ pub struct Shapes {
     pub size: usize,
 }
 
+impl Shapes {
+    /// Classes of the synthetic dataset: background and five shapes.
+    pub const CLASSES: usize = 6;
+}
+
 impl Default for Shapes {
     fn default() -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Do the numbers of a configuration make sense, alone and together?
 
 use super::schema::{
-    Algorithm, Config, DataKind, Encoder, LabelEncoding, Mode, NegativePixels, TeacherBn,
+    Algorithm, Config, DataKind, Encoder, LabelEncoding, Mode, NegativePixels, Shapes, TeacherBn,
 };
 use crate::{Error, Result};
 
@@ -171,7 +171,7 @@ fn sources(config: &Config, p: &mut Problems) {
 
 fn shapes(config: &Config, p: &mut Problems) {
     let s = &config.data.shapes;
-    let kinds = crate::data::shapes::CLASSES;
+    let kinds = Shapes::CLASSES;
     p.need(
         config.data.classes == kinds,
         "data.classes",

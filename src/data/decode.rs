@@ -8,8 +8,6 @@ use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use image::RgbImage;
-use image::imageops::{FilterType, resize};
 use png::{BitDepth, ColorType, Transformations};
 
 use super::jpeg;
@@ -101,50 +99,6 @@ pub(super) fn check_sides(path: &Path, width: usize, height: usize, least: usize
         format!("the image is {width} × {height}, too small to resize and crop"),
         &format!("leave it out, or use images of at least {least} × {least}"),
     ))
-}
-
-/// Resizes image (triangle filter) and label (nearest, the same half-pixel centres) by `scale`.
-///
-/// # Errors
-/// [`Error::Internal`] when the buffers disagree with the size.
-pub(super) fn rescale(decoded: Decoded, scale: f32) -> Result<Decoded> {
-    if scale == 1.0 {
-        return Ok(decoded);
-    }
-    let Decoded {
-        width,
-        height,
-        rgb,
-        label,
-    } = decoded;
-    let (w, h) = (scaled(width, scale), scaled(height, scale));
-    let image = RgbImage::from_raw(width as u32, height as u32, rgb)
-        .ok_or_else(|| Error::internal("image buffer and size disagree"))?;
-    let rgb = resize(&image, w as u32, h as u32, FilterType::Triangle).into_raw();
-    let label = label.map(|label| nearest(&label, (width, height), (w, h)));
-    Ok(Decoded {
-        width: w,
-        height: h,
-        rgb,
-        label,
-    })
-}
-
-/// A side after `image_scale`: rounded, at least 1.
-pub(super) fn scaled(side: usize, scale: f32) -> usize {
-    ((side as f64 * f64::from(scale)).round() as usize).max(1)
-}
-
-fn nearest(label: &[u8], (width, height): (usize, usize), (w, h): (usize, usize)) -> Vec<u8> {
-    // ⌊(i + ½)·from/to⌋ in whole numbers.
-    let source = |i: usize, from: usize, to: usize| ((2 * i + 1) * from / (2 * to)).min(from - 1);
-    let columns: Vec<usize> = (0..w).map(|x| source(x, width, w)).collect();
-    (0..h)
-        .flat_map(|y| {
-            let row = &label[source(y, height, h) * width..][..width];
-            columns.iter().map(move |&x| row[x])
-        })
-        .collect()
 }
 
 /// Decodes a PNG to packed RGB.

@@ -1,27 +1,19 @@
 //! Data: from images on disk (or made on the fly) to batches of decoded pixels.
 //!
 //! In: the `data` section of a [`Config`](crate::config::Config), split lists, JPEG and PNG files.
-//! Out: [`Batch`]es of packed RGB bytes and class-index maps, in an order that depends on the seed
+//! Out: batches of packed RGB bytes and class-index maps, in an order that depends on the seed
 //! alone. Augmentation is the device's work; nothing here resizes at random, flips or crops.
 //!
-//! Follow one image: [`check`] has found every file before training starts, [`Dataset`] names the
-//! sample, [`Loader`] decides when it comes and decodes it on a worker thread ([`decode`],
-//! [`mask`]), [`pack`] lays it out for the device.
+//! What inference needs of it stands here: one image ([`decode`]), another size ([`resize`]),
+//! colours ([`palette`]). Datasets, lists and loading ahead are training's, in `sets`.
 
-mod batch;
-pub mod check;
-mod dataset;
 pub mod decode;
 mod jpeg;
-mod list;
-mod loader;
-pub mod mask;
 pub mod palette;
-pub mod shapes;
-pub mod split;
+pub mod resize;
+#[cfg(feature = "cli")]
+mod sets;
 
-pub use batch::{Batch, pack};
-pub use check::{Check, check};
-pub use dataset::{Dataset, Part, Sample};
 pub use decode::{Decoded, decode_image};
-pub use loader::{Loader, LoaderSettings, epoch_order};
+#[cfg(feature = "cli")]
+pub use sets::*;

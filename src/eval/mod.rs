@@ -1,8 +1,8 @@
 //! Evaluation: from weights and images to class maps and mIoU.
 //!
 //! Comes in: weights in a state arena, decoded images of any size, and the protocol of
-//! `cfg.eval`. Goes out: [`Metrics`] of a dataset ([`Evaluator`]) or [`Maps`] of one image
-//! ([`Predictor`], which `infer` shares). Nothing here trains or writes files.
+//! `cfg.eval`. Goes out: `Metrics` of a dataset (`Evaluator`, with feature `cli`) or [`Maps`] of
+//! one image ([`Predictor`], which `infer` shares). Nothing here trains or writes files.
 //!
 //! ```text
 //!  image ── whole ──────────── network ── confusion / maps        (one program)
@@ -10,8 +10,12 @@
 //!        └─ tiles ── network, twice ── logits of the whole image ── maps
 //! ```
 
+#[cfg(feature = "cli")]
 mod boundary;
+#[cfg(feature = "cli")]
 mod evaluator;
+mod loaded;
+#[cfg(feature = "cli")]
 mod metrics;
 mod network;
 mod predictor;
@@ -24,8 +28,12 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
 pub use boundary::Boundary;
-pub use evaluator::{Evaluator, LoadedWeights, Look, Scored};
+#[cfg(feature = "cli")]
+pub use evaluator::{Evaluator, Look, Scored};
+pub use loaded::LoadedWeights;
+#[cfg(feature = "cli")]
 pub use metrics::Metrics;
 pub use network::{Batched, Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};

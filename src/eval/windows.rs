@@ -1,9 +1,7 @@
 //! Where on an image a network looks: crops, sliding windows, mirrored and resized copies.
 //! Host side and exact in whole pixels; padding and normalising are the device's.
 
-use image::imageops::{self, FilterType};
-use image::{ImageBuffer, Pixel};
-
+use crate::data::resize::{Channel, triangle};
 use crate::{Error, Result};
 
 /// A rectangle of an image, pixels.
@@ -20,13 +18,9 @@ pub struct Rect {
 }
 
 /// What pixels of an image on the host are made of.
-pub trait Sample: bytemuck::Pod + PartialEq + Send + Sync {
+pub trait Sample: Channel + bytemuck::Pod + PartialEq + Send + Sync {
     /// How a network takes them.
     const KIND: SampleKind;
-
-    /// The image of `pixels` at another size (bilinear, antialiased).
-    #[doc(hidden)]
-    fn resized(image: &Rgb<Self>, width: usize, height: usize) -> Result<Rgb<Self>>;
 }
 
 /// The types of [`Sample`].
@@ -40,31 +34,10 @@ pub enum SampleKind {
 
 impl Sample for u8 {
     const KIND: SampleKind = SampleKind::Byte;
-
-    fn resized(image: &Rgb<Self>, width: usize, height: usize) -> Result<Rgb<Self>> {
-        triangle::<image::Rgb<u8>>(&image.pixels, [image.width, image.height], [width, height])
-            .and_then(|pixels| Rgb::new(width, height, pixels))
-    }
 }
 
 impl Sample for f32 {
     const KIND: SampleKind = SampleKind::Float;
-
-    fn resized(image: &Rgb<Self>, width: usize, height: usize) -> Result<Rgb<Self>> {
-        triangle::<image::Rgb<f32>>(&image.pixels, [image.width, image.height], [width, height])
-            .and_then(|pixels| Rgb::new(width, height, pixels))
-    }
-}
-
-fn triangle<P: Pixel + 'static>(
-    pixels: &[P::Subpixel],
-    [width, height]: [usize; 2],
-    to: [usize; 2],
-) -> Result<Vec<P::Subpixel>> {
-    let image = ImageBuffer::<P, &[P::Subpixel]>::from_raw(width as u32, height as u32, pixels)
-        .ok_or_else(|| Error::internal("an image whose pixels do not fit its size"))?;
-    let out = imageops::resize(&image, to[0] as u32, to[1] as u32, FilterType::Triangle);
-    Ok(out.into_raw())
 }
 
 /// An RGB image on the host, rows from the top, 3 samples a pixel.
@@ -108,7 +81,7 @@ impl<T: Sample> Rgb<T> {
         Self { pixels, ..*self }
     }
 
-    /// Resized by `factor` (bilinear), to at least one pixel.
+    /// Resized by `factor` (triangle filter), to at least one pixel.
     ///
     /// # Errors
     /// [`Error::Internal`] when the pixels do not fit the size.
@@ -117,15 +90,13 @@ impl<T: Sample> Rgb<T> {
         self.resized(side(self.height), side(self.width))
     }
 
-    /// Resized to `height` × `width` (bilinear).
+    /// Resized to `height` × `width` (triangle filter).
     ///
     /// # Errors
     /// [`Error::Internal`] when the pixels do not fit the size.
     pub fn resized(&self, height: usize, width: usize) -> Result<Self> {
-        if (width, height) == (self.width, self.height) {
-            return Ok(self.clone());
-        }
-        T::resized(self, width, height)
+        let (from, to) = ([self.height, self.width], [height, width]);
+        Self::new(width, height, triangle(&self.pixels, from, to)?)
     }
 
     /// Its last row and column repeated up to `height` × `width`.

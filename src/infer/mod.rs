@@ -6,6 +6,8 @@
 //! doubt. Only what that takes is kept: the teacher by default, no optimiser, no representation
 //! head.
 
+#[cfg(feature = "image")]
+mod convert;
 pub mod files;
 mod image;
 mod inputs;

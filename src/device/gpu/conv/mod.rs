@@ -3,7 +3,7 @@
 mod axis;
 mod finish;
 mod plan;
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod table;
 mod tiles;
 

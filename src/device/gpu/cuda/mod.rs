@@ -1,9 +1,9 @@
 //! A CUDA GPU as a [`Driver`], through the driver interface that cudarc loads at run time: the
 //! program starts on a machine without one, and says what is missing only when it is asked for.
 //!
-//! One stream carries all work in order ([`staging`] says how uploads overlap with it and why that
+//! One stream carries all work in order (`staging` says how uploads overlap with it and why that
 //! is safe). Kernels come out of the fatbins that `build.rs` embedded; every one is looked up and
-//! checked when the device is opened ([`open`]). Failures are worded in [`diagnose`].
+//! checked when the device is opened (`open`). Failures are worded in `diagnose`.
 //!
 //! A kernel's failure shows up at some later call, and the context is dead from then on: every call
 //! after it gives the same error again. `U2PL_CUDA_SYNC=1` waits after every launch, so that the

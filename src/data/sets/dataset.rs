@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::decode::{Decoded, check_sides, decode_image, fault, rescale};
 use super::mask::{MaskRules, read_mask};
+use super::scale::rescale;
 use super::{list, shapes};
 use crate::config::schema::{Config, DataKind};
+use crate::data::decode::{Decoded, check_sides, decode_image, fault};
 use crate::{Error, Result};
 
 /// The three lists of a run.

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::batch::Batch;
 use super::dataset::Dataset;
-use super::decode::Decoded;
+use crate::data::decode::Decoded;
 use crate::device::philox::Rng;
 use crate::{Error, Result};
 

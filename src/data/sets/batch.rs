@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::decode::Decoded;
+use crate::data::decode::Decoded;
 use crate::{Error, Result};
 
 /// Images of one step, in the order the step sees them.

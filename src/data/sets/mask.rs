@@ -10,8 +10,8 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType, Transformations};
 
-use super::decode::{fault, png_fault};
 use crate::config::schema::LabelEncoding;
+use crate::data::decode::{fault, png_fault};
 use crate::{Error, Result};
 
 /// How mask values become labels.

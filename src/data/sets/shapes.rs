@@ -6,12 +6,12 @@
 //! of (part, index, size).
 
 use super::dataset::Part;
-use super::decode::Decoded;
-use crate::config::schema::Config;
+use crate::config::schema::{self, Config};
+use crate::data::decode::Decoded;
 use crate::device::philox::{Rng, to_below, to_unit};
 
 /// Background and five shapes: disc, square, triangle, ring, cross.
-pub const CLASSES: usize = 6;
+pub const CLASSES: usize = schema::Shapes::CLASSES;
 
 /// Random stream of the first part; the others follow.
 const STREAM: u32 = 0x5A9E_0000;

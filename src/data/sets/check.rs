@@ -9,9 +9,10 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::dataset::{Dataset, Part, Sample, same_size};
-use super::decode::{check_sides, image_size, scaled};
 use super::mask::mask_size;
+use super::scale::scaled;
 use crate::config::schema::{Config, DataKind};
+use crate::data::decode::{check_sides, image_size};
 use crate::{Error, Result};
 
 /// Problems printed before "and N more".
