@@ -4,14 +4,17 @@ Run by infer_ort.py in a process of its own; says on stdout how many parameters 
 what FLOPs its convolutions take. Shapes are fixed, as they are on the other sides.
 """
 
+from pathlib import Path
+
 import common  # first: it says what is missing
+import onnxruntime
 import protocol
 import torch
 from network import Network, resize
 from settings import MEAN, STD
 
 parser = protocol.images(protocol.parser(__doc__))
-parser.add_argument("--out", required=True, help="the file to write")
+parser.add_argument("--out", required=True, type=Path, help="the file to write")
 args = parser.parse_args()
 torch.manual_seed(0)
 torch.set_num_threads(args.threads or torch.get_num_threads())
@@ -43,6 +46,17 @@ class Maps(torch.nn.Module):
         return entropy, logits.argmax(1).to(torch.uint8), 1 / total
 
 
+def optimize(path):
+    """Puts what ONNX Runtime makes of the graph in its place, the weights in a file beside it that is
+    mapped instead of copied: the session that is measured takes half the memory, and no more time."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimized"))
+    for key, value in [("file_name", f"{path.name}.weights"), ("min_size_in_bytes", "1024")]:
+        options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    Path(options.optimized_model_filepath).replace(path)
+
+
 maps = Maps().eval().requires_grad_(False)
 image = torch.zeros(args.batch, args.height, args.width, 3, dtype=torch.uint8)
 with torch.device("meta"):
@@ -57,4 +71,6 @@ torch.onnx.export(
     opset_version=17,
     dynamo=False,
 )
+if args.device == "cpu":
+    optimize(args.out)
 protocol.reply({"parameters": maps.parameter_count, "conv_flops": counted, "pytorch": torch.__version__})

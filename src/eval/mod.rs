@@ -25,7 +25,7 @@ mod tests;
 
 pub use evaluator::{Evaluator, LoadedWeights};
 pub use metrics::Metrics;
-pub use network::{Batched, Weights, inference_graph};
+pub use network::{Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};
 pub use tiles::Tiling;
 pub use windows::{Rect, Rgb, Sample, SampleKind, Sliding};

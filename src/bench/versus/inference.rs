@@ -1,4 +1,5 @@
-//! The engine's side of inference: whole u8 images from the host's memory to maps in it.
+//! The engine's side of inference: the [`Segmenter`] that other programs call, on whole u8 images,
+//! from the host's memory to maps in it.
 //!
 //! Making the side loads the weights; the first call plans the network for the images' size and
 //! takes its memory, as a product's first call does.
@@ -10,105 +11,126 @@ use serde_json::{Value, json};
 use super::engine::{MIB, Memory, convolution_flops, host_ms, noise};
 use super::side::Served;
 use super::work::InferWork;
-use crate::device::Device;
-use crate::eval::{Batched, LoadedWeights};
-use crate::graph::params::Layout;
-use crate::model;
-use crate::{Error, Result};
+use crate::config::Config;
+use crate::device::{ArenaId, Device, View};
+use crate::eval::{LoadedWeights, SampleKind, inference_graph};
+use crate::graph::params::{Layout, ParamSet};
+use crate::infer::{Image, InputShape, Network, Options, Samples, Segmentation, Segmenter};
+use crate::{Result, model};
 
-/// Bytes of a pixel in the host's memory: its colours, then entropy, class and confidence.
-const HOST_BYTES: usize = 3 + 4 + 1 + 4;
+/// Bytes of a pixel in the caller's memory: its colours, then class, confidence and entropy.
+const HOST_BYTES: usize = 3 + 1 + 4 + 4;
 
-/// Loaded weights, and the network once there was a call.
+/// A loaded network and the images that it segments again and again.
 pub(super) struct Inference {
-    net: Option<Batched>,
-    work: InferWork,
-    layout: Layout,
+    segmenter: Segmenter,
+    shape: InputShape,
     pixels: Vec<u8>,
-    device: Arc<dyn Device>,
     memory: Memory,
-    // After the network that uses them.
-    weights: LoadedWeights,
+    parameters: usize,
+    conv_flops: f64,
 }
 
 impl Inference {
     /// Loads untrained weights.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Input`] when the images are too small for the network; the device's.
     pub(super) fn new(
         work: &InferWork,
         device: Arc<dyn Device>,
         mut memory: Memory,
     ) -> Result<Self> {
-        let layout = model::layout(&work.config().model, work.classes)?;
+        let (cfg, [height, width]) = (work.config(), work.size);
+        let mut layout = model::layout(&cfg.model, work.classes)?;
         let (values, buffers) = model::init(&layout, 0);
         let weights = LoadedWeights::new(&device, &layout, &values, &buffers)?;
         drop((values, buffers));
+        let parameters = layout.parameter_count();
+        let one = flops_of_one(&cfg, &mut layout, weights.weights().set, work.size)?;
+        let network = Network {
+            device,
+            cfg,
+            layout,
+            weights,
+        };
+        let segmenter = Segmenter::new(network, Options::default())?;
         memory.loaded();
         Ok(Self {
-            net: None,
-            work: work.clone(),
-            layout,
-            pixels: noise(3 * work.batch * work.size[0] * work.size[1]),
-            device,
+            segmenter,
+            shape: InputShape {
+                images: work.batch,
+                height,
+                width,
+                samples: SampleKind::Byte,
+            },
+            pixels: noise(3 * work.batch * height * width),
             memory,
-            weights,
+            parameters,
+            conv_flops: work.batch as f64 * one,
         })
     }
 
     /// Numbers that training learns.
     pub(super) fn parameters(&self) -> usize {
-        self.layout.parameter_count()
-    }
-
-    /// The network, planned if this is the first call.
-    fn net(&mut self) -> Result<&Batched> {
-        if self.net.is_none() {
-            let (w, device) = (&self.work, self.device.clone());
-            let (layout, weights) = (self.layout.clone(), self.weights.weights());
-            let net = Batched::new(device, &w.config(), layout, weights, w.batch, w.size)?;
-            self.net = Some(net);
-        }
-        let none = || Error::internal("a network that was made and is not there");
-        self.net.as_ref().ok_or_else(none)
+        self.parameters
     }
 
     /// One call: the maps of all images.
-    fn maps(&mut self) -> Result<(Vec<f32>, Vec<u8>, Vec<f32>)> {
-        let pixels = std::mem::take(&mut self.pixels);
-        let maps = self.net().and_then(|net| net.maps(&pixels));
-        self.pixels = pixels;
-        maps
+    fn maps(&self) -> Result<Vec<Segmentation>> {
+        let (height, width) = (self.shape.height, self.shape.width);
+        let each = self.pixels.chunks(3 * height * width);
+        let images = each.map(|pixels| Image::rgb(Samples::U8(pixels), height, width));
+        let images = images.collect::<Result<Vec<_>>>()?;
+        self.segmenter.segment_batch(&images)
     }
+}
+
+/// FLOPs of the convolutions of one image of `size`.
+fn flops_of_one(cfg: &Config, layout: &mut Layout, set: ParamSet, size: [usize; 2]) -> Result<f64> {
+    let graph = inference_graph(cfg, layout, set, size)?;
+    let views = |tensors: &[_]| -> Vec<View> {
+        let view = |&t: &_| {
+            let tensor = graph.tensor(t);
+            View::dense(ArenaId(0), 0, tensor.shape, tensor.dtype)
+        };
+        tensors.iter().map(view).collect()
+    };
+    let calls = graph.nodes().iter().map(|node| {
+        let cost = node.op.cost(&views(&node.ins), &views(&node.outs));
+        (node.op.name(), cost.flops)
+    });
+    Ok(convolution_flops(calls))
 }
 
 impl Served for Inference {
     fn run(&mut self, count: usize) -> Result<f64> {
-        let device = self.device.clone();
-        host_ms(&*device, count, &mut || self.maps().map(drop))
+        let device = &**self.segmenter.device();
+        host_ms(device, count, &mut || self.maps().map(drop))
     }
 
     fn check(&mut self) -> Result<Value> {
-        let (entropy, ..) = self.maps()?;
-        let mean = entropy.iter().map(|&e| f64::from(e)).sum::<f64>() / entropy.len() as f64;
-        let steps = self.net()?.program().steps().iter();
-        let flops = convolution_flops(steps.map(|s| (s.call.op.name(), s.cost.flops)));
-        Ok(json!({"conv_flops": flops, "entropy_mean": mean}))
+        let maps = self.maps()?;
+        let entropies = || maps.iter().flat_map(|m| &m.entropy);
+        let mean = entropies().map(|&e| f64::from(e)).sum::<f64>() / entropies().count() as f64;
+        Ok(json!({"conv_flops": self.conv_flops, "entropy_mean": mean}))
     }
 
     fn last(&mut self) -> Result<Value> {
-        let call_bytes = self.net()?.program().planned_bytes();
-        let weight_bytes = self.weights.bytes();
-        let mut last = self.memory.last(&*self.device, weight_bytes + call_bytes);
-        last["weights_mib"] = json!(weight_bytes as f64 / MIB);
-        last["call_mib"] = json!(call_bytes as f64 / MIB);
+        let device = &**self.segmenter.device();
+        let weights = self.segmenter.weights_bytes();
+        // From a plan of its own: nothing that calls left behind is in it.
+        let call = self.segmenter.memory_required(self.shape)?;
+        let mut last = self.memory.last(device, weights + call);
+        let mib = |bytes: usize| json!(bytes as f64 / MIB);
+        last["weights_mib"] = mib(weights);
+        last["call_mib"] = mib(call);
+        last["held_mib"] = mib(self.segmenter.held_bytes()?);
         // On a GPU they are not in the memory that is measured.
-        let host = match self.device.name().starts_with("cuda") {
+        last["host_mib"] = mib(match device.name().starts_with("cuda") {
             true => 0,
             false => HOST_BYTES / 3 * self.pixels.len(),
-        };
-        last["host_mib"] = json!(host as f64 / MIB);
+        });
         Ok(last)
     }
 }
