@@ -29,15 +29,13 @@ class Maps(torch.nn.Module):
         self.net = Network(args.classes, args.encoder)
         self.parameter_count = sum(p.numel() for p in self.net.parameters())
         del self.net.representation
-        self.net.to(torch.bfloat16 if args.precision == "bf16" else torch.float32)
         # u8 as it is: (x − mean) / std is one multiply-add.
         self.register_buffer("scale", 1 / torch.tensor(STD))
         self.register_buffer("shift", -torch.tensor(MEAN) / torch.tensor(STD))
 
     def forward(self, image):
         x = (image.float() * self.scale + self.shift).permute(0, 3, 1, 2)
-        logits, _ = self.net(x.to(next(self.net.parameters()).dtype), rep=False)
-        logits = resize(logits.float(), (args.height, args.width))
+        logits = resize(self.net(x, rep=False)[0], (args.height, args.width))
         most = logits.amax(1, keepdim=True)
         below = logits - most
         e = below.exp()

@@ -378,7 +378,7 @@ fn a_table_names_the_best_peer_the_plan_and_what_halves_bring() {
 #[test]
 fn the_engine_plans_at_its_first_call_and_tells_its_memory() {
     let work = InferWork {
-        encoder: Encoder::Resnet18,
+        encoder: Encoder::Resnet34,
         size: [33, 65],
         classes: 3,
         batch: 2,
@@ -389,12 +389,18 @@ fn the_engine_plans_at_its_first_call_and_tells_its_memory() {
     let (result, said) = conversation(made, "{\"run\":1}\n{\"run\":2}\n{\"check\":true}\n");
     result.unwrap();
     let lines: Vec<Value> = said.lines().map(|l| l.parse().unwrap()).collect();
-    assert!(lines[0]["ready"]["parameters"].as_u64().unwrap() > 10_000_000);
+    let parameters = lines[0]["ready"]["parameters"].as_u64();
+    assert!(parameters.unwrap_or(0) > 10_000_000, "{}", lines[0]);
     assert!(lines[1]["ms"].as_f64().unwrap() > 0.0);
     assert!(lines[3]["checked"]["conv_flops"].as_f64().unwrap() > 0.0);
     let last = &lines[4];
     let mib = |key: &str| last[key].as_f64().unwrap();
     assert!(mib("weights_mib") > 40.0 && mib("call_mib") > 0.0, "{last}");
+    assert_eq!(
+        mib("call_mib"),
+        mib("held_mib"),
+        "a caller holds what was planned"
+    );
     assert_eq!(
         mib("host_mib"),
         (12 * 2 * 33 * 65) as f64 / (1u64 << 20) as f64
