@@ -11,6 +11,7 @@
 //! ```
 
 mod evaluator;
+mod loaded;
 mod metrics;
 mod network;
 mod predictor;
@@ -23,7 +24,8 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-pub use evaluator::{Evaluator, LoadedWeights};
+pub use evaluator::Evaluator;
+pub use loaded::LoadedWeights;
 pub use metrics::Metrics;
 pub use network::{Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};
