@@ -13,7 +13,7 @@ use crate::bench::versus::scripts::{Folder, Python};
 use crate::bench::versus::side::{self, Side};
 use crate::bench::versus::turns::{Measured, Turns};
 use crate::bench::versus::work::{self, InferWork, StepWork, Work};
-use crate::bench::versus::{engine, report, summary};
+use crate::bench::versus::{engine, inference, report, summary};
 use crate::config::schema::Encoder;
 use crate::device::gpu::MathMode;
 use crate::{Error, Result};
@@ -101,6 +101,9 @@ pub(super) struct ServeArgs {
     /// A step's or inference's description; without it, the recipe's operations
     #[arg(long)]
     work: Option<String>,
+    /// Weights of inference
+    #[arg(long)]
+    weights: Option<PathBuf>,
     #[arg(long)]
     recipe: Option<String>,
     #[arg(long)]
@@ -133,7 +136,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             Some(text) => {
                 let work = serde_json::from_str(text);
                 let work = work.map_err(|e| Error::internal(format!("--work: {e}")))?;
-                engine::serve_work(&work, device)
+                engine::serve_work(&work, args.weights.as_deref(), device)
             }
             None => {
                 let config = args.config.as_deref();
@@ -336,7 +339,12 @@ impl Common {
         folder: &Folder,
     ) -> anyhow::Result<Vec<Measured>> {
         let place = peer_place(&self.place, precision)?;
-        let what = ["--work".into(), serde_json::to_string(work)?];
+        let mut what = vec!["--work".into(), serde_json::to_string(work)?];
+        if let Work::Infer(work) = work {
+            let weights = folder.file("weights.safetensors");
+            inference::save_untrained(work, &weights)?;
+            what.extend(["--weights".into(), weights.display().to_string()]);
+        }
         let mut started = vec![(
             "engine".to_string(),
             start_engine(&self.place, precision, &what, folder.file("engine.log")),

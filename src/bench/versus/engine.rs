@@ -2,6 +2,7 @@
 //! table of cases. Inference is [`super::inference`]'s.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,11 +24,16 @@ const CACHE_BYTES: usize = 64 << 20;
 /// Copies of a case's operands at most.
 const MOST_COPIES: usize = 64;
 
-/// Makes the side that serves `work` on `device`, and what it says when it is ready.
+/// Makes the side that serves `work` on `device`, and what it says when it is ready. `weights`: a
+/// file of [`super::inference::save_untrained`], for inference.
 ///
 /// # Errors
 /// [`Error::Input`] when the work does not fit the device's memory; the device's.
-pub fn serve_work(work: &Work, device: Arc<dyn Device>) -> Result<(Box<dyn Served>, Value)> {
+pub fn serve_work(
+    work: &Work,
+    weights: Option<&Path>,
+    device: Arc<dyn Device>,
+) -> Result<(Box<dyn Served>, Value)> {
     let memory = Memory::now(&device);
     let (side, parameters): (Box<dyn Served>, usize) = match work {
         Work::Step(w) => {
@@ -36,7 +42,9 @@ pub fn serve_work(work: &Work, device: Arc<dyn Device>) -> Result<(Box<dyn Serve
             (Box::new(side), parameters)
         }
         Work::Infer(w) => {
-            let side = Inference::new(w, device.clone(), memory)?;
+            let none = || Error::internal("inference without weights");
+            let weights = weights.ok_or_else(none)?;
+            let side = Inference::new(w, weights, device.clone(), memory)?;
             let parameters = side.parameters();
             (Box::new(side), parameters)
         }

@@ -1,9 +1,10 @@
 //! The engine's side of inference: the [`Segmenter`] that other programs call, on whole u8 images,
 //! from the host's memory to maps in it.
 //!
-//! Making the side loads the weights; the first call plans the network for the images' size and
-//! takes its memory, as a product's first call does.
+//! Making the side loads weights from a file; the first call plans the network for the images' size
+//! and takes its memory, as in a product.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -11,11 +12,11 @@ use serde_json::{Value, json};
 use super::engine::{MIB, Memory, convolution_flops, host_ms, noise};
 use super::side::Served;
 use super::work::InferWork;
-use crate::config::Config;
 use crate::device::{ArenaId, Device, View};
-use crate::eval::{LoadedWeights, SampleKind, inference_graph};
+use crate::eval::{SampleKind, inference_graph};
 use crate::graph::params::{Layout, ParamSet};
-use crate::infer::{Image, InputShape, Network, Options, Samples, Segmentation, Segmenter};
+use crate::infer::{Image, InputShape, Options, Samples, Segmentation, Segmenter};
+use crate::weights::{TEACHER, Writer};
 use crate::{Result, model};
 
 /// Bytes of a pixel in the caller's memory: its colours, then class, confidence and entropy.
@@ -31,30 +32,37 @@ pub(super) struct Inference {
     conv_flops: f64,
 }
 
+/// Writes an untrained network of `work` to a file.
+///
+/// # Errors
+/// [`crate::Error::Io`] when it cannot be written.
+pub fn save_untrained(work: &InferWork, path: &Path) -> Result<()> {
+    let cfg = work.config();
+    let layout = model::layout(&cfg.model, work.classes)?;
+    let (weights, buffers) = model::init(&layout, 0);
+    let mut writer = Writer::new();
+    writer.params(TEACHER, &layout, &weights, &buffers)?;
+    writer.meta("config", cfg.to_yaml()?);
+    writer.save(path)
+}
+
 impl Inference {
-    /// Loads untrained weights.
+    /// Loads the file of [`save_untrained`].
     ///
     /// # Errors
-    /// [`crate::Error::Input`] when the images are too small for the network; the device's.
+    /// As [`Segmenter::open`]; [`crate::Error::Input`] when the images are too small for the
+    /// network.
     pub(super) fn new(
         work: &InferWork,
+        weights: &Path,
         device: Arc<dyn Device>,
         mut memory: Memory,
     ) -> Result<Self> {
-        let (cfg, [height, width]) = (work.config(), work.size);
-        let mut layout = model::layout(&cfg.model, work.classes)?;
-        let (values, buffers) = model::init(&layout, 0);
-        let weights = LoadedWeights::new(&device, &layout, &values, &buffers)?;
-        drop((values, buffers));
+        let [height, width] = work.size;
+        let mut layout = model::layout(&work.config().model, work.classes)?;
+        let one = flops_of_one(work, &mut layout)?;
         let parameters = layout.parameter_count();
-        let one = flops_of_one(&cfg, &mut layout, weights.weights().set, work.size)?;
-        let network = Network {
-            device,
-            cfg,
-            layout,
-            weights,
-        };
-        let segmenter = Segmenter::new(network, Options::default())?;
+        let segmenter = Segmenter::open(weights, device, Options::default())?;
         memory.loaded();
         Ok(Self {
             segmenter,
@@ -86,9 +94,16 @@ impl Inference {
     }
 }
 
-/// FLOPs of the convolutions of one image of `size`.
-fn flops_of_one(cfg: &Config, layout: &mut Layout, set: ParamSet, size: [usize; 2]) -> Result<f64> {
-    let graph = inference_graph(cfg, layout, set, size)?;
+/// FLOPs of the convolutions of one image.
+fn flops_of_one(work: &InferWork, layout: &mut Layout) -> Result<f64> {
+    // Where values are makes no difference.
+    let nowhere = ParamSet {
+        weights: 0,
+        buffers: 0,
+        copy: None,
+        trainable: false,
+    };
+    let graph = inference_graph(&work.config(), layout, nowhere, work.size)?;
     let views = |tensors: &[_]| -> Vec<View> {
         let view = |&t: &_| {
             let tensor = graph.tensor(t);

@@ -11,7 +11,7 @@ use super::scripts::{Folder, Python};
 use super::side::{Served, Side, serve};
 use super::turns::{Measured, Times, Turns, median};
 use super::work::{InferWork, Place, StepWork, Variant, Work};
-use super::{engine, report, summary};
+use super::{engine, inference, report, summary};
 use crate::config::schema::Encoder;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
@@ -385,7 +385,10 @@ fn the_engine_plans_at_its_first_call_and_tells_its_memory() {
         name: "small".into(),
     };
     let device: Arc<dyn Device> = Arc::new(CpuDevice::new(1).unwrap());
-    let made = engine::serve_work(&Work::Infer(work), device);
+    let dir = tempfile::tempdir().unwrap();
+    let weights = dir.path().join("w.safetensors");
+    inference::save_untrained(&work, &weights).unwrap();
+    let made = engine::serve_work(&Work::Infer(work), Some(&weights), device);
     let (result, said) = conversation(made, "{\"run\":1}\n{\"run\":2}\n{\"check\":true}\n");
     result.unwrap();
     let lines: Vec<Value> = said.lines().map(|l| l.parse().unwrap()).collect();
