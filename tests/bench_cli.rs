@@ -262,6 +262,64 @@ fn images_are_made_decoded_and_counted() {
     assert!(out.contains("takes 2 images every 2.0 ms"), "{out}");
 }
 
+/// In the place of a Python with PyTorch: has that, but no ONNX Runtime.
+#[cfg(unix)]
+const PYTHON: &str = r#"#!/bin/sh
+case "$1" in
+    -c) echo python ;;
+    *ort.py) echo '{"unavailable": "no onnxruntime: pip install onnxruntime"}' ;;
+    *)
+        echo '{"ready": {}}'
+        while read -r line; do
+            case $line in
+                *check*) echo '{"checked": {}}' ;;
+                *) echo '{"ms": 1}' ;;
+            esac
+        done
+        echo '{"peak_mib": 2, "base_mib": 1}'
+        ;;
+esac
+"#;
+
+#[cfg(unix)]
+#[test]
+fn a_peer_that_is_not_installed_has_a_row_that_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let python = dir.path().join("python");
+    fs::write(&python, PYTHON).unwrap();
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut args = vec!["bench", "infer", "--peer", python.to_str().unwrap()];
+    args.extend(["--size", "33", "33", "--repeats", "1", "--json", "a.json"]);
+    // With the same size both are the same case.
+    args.extend(["--case", "infer", "--case", "voc-r50"]);
+    let (code, out, err) = run_in(dir.path(), &args);
+    assert_eq!(code, 0, "{err}");
+    let line = |words: &str| out.lines().find(|l| l.starts_with(words)).unwrap();
+    let absent = line("ONNX Runtime fp32");
+    assert!(
+        absent.ends_with("not available: no onnxruntime: pip install onnxruntime"),
+        "{absent}"
+    );
+    assert!(line("PyTorch nhwc folded fp32").contains("1.00"));
+    assert!(line("fp32: memory planned").contains("measured"), "{out}");
+    let report: Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("a.json")).unwrap()).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 1, "{report}");
+    let engine = &cases[0]["sides"][0];
+    assert!(engine["first_ms"].as_f64().unwrap() > 0.0, "{engine}");
+    assert!(
+        engine["said"]["last"]["call_mib"].as_f64().unwrap() > 0.0,
+        "{engine}"
+    );
+    refused(
+        &["bench", "infer", "--case", "vok"],
+        &["--case vok", "voc8-r50, or all"],
+    );
+}
+
 #[cfg(feature = "simt")]
 #[test]
 fn the_simt_device_runs_a_case() {

@@ -2,10 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use u2pl_engine::config::schema::{Encoder, Model, Stem};
-use u2pl_engine::device::elements;
+use u2pl_engine::device::cpu::CpuDevice;
+use u2pl_engine::device::gpu::MathMode;
+use u2pl_engine::device::{DType, Device, View, elements};
+use u2pl_engine::eval::LoadedWeights;
+use u2pl_engine::graph::exec::read_view;
 use u2pl_engine::graph::params::{Kind, Layout};
 use u2pl_engine::model;
 use u2pl_engine::weights::{
@@ -58,6 +63,27 @@ fn networks_come_back_as_they_went() {
         let file = Reader::open(&path).unwrap();
         let read = read_params(&file, &layout, Prefer::Teacher).unwrap();
         assert!(read == model::init(&layout, 7), "{prefix}");
+    }
+}
+
+#[test]
+fn networks_reach_a_device_tensor_by_tensor_as_they_do_at_once() {
+    let layout = layout(Encoder::Resnet18);
+    let (_folder, path) = saved(&layout, 7, TEACHER);
+    let (weights, buffers) = model::init(&layout, 7);
+    for precision in [MathMode::Fp32, MathMode::Bf16] {
+        let cpu = CpuDevice::with_precision(1, precision).unwrap();
+        let device: Arc<dyn Device> = Arc::new(cpu);
+        let file = Reader::open(&path).unwrap();
+        let read = LoadedWeights::read(&device, &layout, &file, Prefer::Teacher).unwrap();
+        let whole = LoadedWeights::new(&device, &layout, &weights, &buffers).unwrap();
+        assert_eq!(read.weights().set, whole.weights().set);
+        let bytes = |loaded: &LoadedWeights| -> Vec<u8> {
+            let shape = [1, 1, 1, loaded.bytes()];
+            let place = View::dense(loaded.weights().arena, 0, shape, DType::U8);
+            read_view(&*device, &place).unwrap()
+        };
+        assert!(bytes(&read) == bytes(&whole), "{precision:?}");
     }
 }
 

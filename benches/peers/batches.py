@@ -5,6 +5,8 @@ import random
 import torch
 import torch.nn.functional as F
 
+from settings import MEAN, STD
+
 IGNORE = 255
 TILE = 16
 
@@ -23,8 +25,8 @@ class Weak:
 
     def __init__(self, crop, device):
         self.crop = crop  # (height, width)
-        self.mean = torch.tensor([123.675, 116.28, 103.53], device=device).view(3, 1, 1)
-        self.std = torch.tensor([58.395, 57.12, 57.375], device=device).view(3, 1, 1)
+        self.mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self.std = torch.tensor(STD, device=device).view(3, 1, 1)
 
     def one(self, image, label):
         scale = random.uniform(0.5, 1.0) if random.random() < 0.5 else random.uniform(1.0, 2.0)

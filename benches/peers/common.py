@@ -1,45 +1,12 @@
-"""What the peers share: arguments, the device, and how `u2pl-engine bench` drives a side.
-
-A side is a process that answers each line of stdin with one line of stdout, both JSON:
-
-    (started)               {"ready": {...}}            or {"error": "...", "mend": "..."} and exit
-    {"case": {...}}         {"ready": {...}}            or {"unavailable": "..."}; operations only
-    {"run": k}              {"ms": t}                   t: milliseconds of each of k calls in a row
-    {"check": true}         {"checked": {...}}          what both sides must agree on
-    end of stdin            {"peak_mib": ..., "base_mib": ..., ...}
-
-Engine and peer thus take turns under the same load. Everything but these lines goes to stderr.
+"""What the PyTorch peers share: the device, arithmetic, clocks and memory; the conversation with
+`u2pl-engine bench` is protocol.py's.
 """
 
-import argparse
-import json
-import os
 import random
-import sys
 import time
 
-# The protocol's stdout; whatever a library prints must not end up between its lines.
-replies = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-
-
-def reply(value):
-    print(json.dumps(value), file=replies, flush=True)
-
-
-def fail(error, mend):
-    reply({"error": error, "mend": mend})
-    sys.exit(2)
-
-
-def status_mib(key):
-    """A line of /proc/self/status: VmRSS, or VmHWM, the highest VmRSS so far."""
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith(key):
-                return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {key}")
-
+import protocol
+from protocol import fail, status_mib
 
 try:
     import torch
@@ -51,12 +18,8 @@ if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 4):
 
 def arguments(parser):
     """Parses the script's options and those of every peer, and prepares the device."""
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile what gains from it")
     parser.add_argument("--format", choices=["nchw", "nhwc"], default="nhwc", help="memory format")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one per core")
-    parser.add_argument("--steps", type=int, help="run this many and end, instead of reading stdin")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -75,10 +38,6 @@ def arguments(parser):
         torch.zeros(1, device="cuda")  # the context is nobody's working memory
         torch.cuda.reset_peak_memory_stats()
     return args
-
-
-def parser(description):
-    return argparse.ArgumentParser(description=description.splitlines()[0])
 
 
 def autocast(args):
@@ -144,22 +103,8 @@ def convolution_flops(step):
     return sum(flops for operation, flops in counts.items() if "convolution" in str(operation))
 
 
-def requests():
-    """The driver's lines as values, until stdin ends."""
-    for line in sys.stdin:
-        yield json.loads(line)
-
-
 def serve(step, args, ready=None, check=None):
     """Answers for one step until stdin ends, or runs `args.steps` times and prints the times."""
-    reply({"ready": about(args) | (ready or {})})
-    if args.steps is not None:
-        for _ in range(args.steps):
-            reply({"ms": host_ms(step, 1, args)})
-    else:
-        for request in requests():
-            if "run" in request:
-                reply({"ms": host_ms(step, request["run"], args)})
-            else:
-                reply({"checked": check() if check else {}})
-    reply(memory(args))
+    protocol.serve(
+        lambda count: host_ms(step, count, args), args, about(args) | (ready or {}), lambda: memory(args), check
+    )

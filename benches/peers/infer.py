@@ -4,23 +4,20 @@ Images come from the host's memory and the maps go back to it, as in the engine'
 """
 
 import common  # first: it says what is missing
+import protocol
 import torch
-from network import BLOCKS, Network, fold_batch_norm, resize
+from network import Network, fold_batch_norm, resize
+from settings import MEAN, STD
 
-parser = common.parser(__doc__)
-parser.add_argument("--height", type=int, default=360)
-parser.add_argument("--width", type=int, default=480)
-parser.add_argument("--batch", type=int, default=1)
-parser.add_argument("--classes", type=int, default=21)
-parser.add_argument("--encoder", choices=list(BLOCKS), default="resnet50")
+parser = protocol.images(protocol.parser(__doc__))
 parser.add_argument("--fold", action="store_true", help="fold batch norms into convolutions")
 args = common.arguments(parser)
 
 image = torch.randint(0, 256, (args.batch, args.height, args.width, 3), dtype=torch.uint8)
 if args.device == "cuda":
     image = image.pin_memory()
-mean = torch.tensor([123.675, 116.28, 103.53], device=args.device)
-std = torch.tensor([58.395, 57.12, 57.375], device=args.device)
+mean = torch.tensor(MEAN, device=args.device)
+std = torch.tensor(STD, device=args.device)
 net = Network(args.classes, args.encoder).eval().requires_grad_(False)
 parameters = sum(p.numel() for p in net.parameters())
 # Inference has no use for it, in the engine neither.

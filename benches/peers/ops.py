@@ -6,6 +6,7 @@ cache holds them from call to call.
 """
 
 import common  # first: it says what is missing
+import protocol
 import torch
 import torch._functorch.config
 from operations import NoPeer, build
@@ -60,21 +61,21 @@ def prepared(request, args):
 
 
 def main():
-    args = common.arguments(common.parser(__doc__))
+    args = common.arguments(protocol.parser(__doc__))
     if args.compile:
         # Backward graphs are kept and run again and again.
         torch._functorch.config.donated_buffer = False
-    common.reply({"ready": common.about(args)})
+    protocol.reply({"ready": common.about(args)})
     current = None
-    for request in common.requests():
+    for request in protocol.requests():
         if "case" in request:
             current = None  # its memory goes first
             torch.compiler.reset()
             current, answer = prepared(request, args)
-            common.reply(answer)
+            protocol.reply(answer)
         else:
-            common.reply({"ms": current.ms(request["run"])})
-    common.reply(common.memory(args))
+            protocol.reply({"ms": current.ms(request["run"])})
+    protocol.reply(common.memory(args))
 
 
 main()

@@ -1,4 +1,7 @@
-"""Constants of the method that both styles of the training step share (the engine's defaults)."""
+"""Constants that the peers share (the engine's defaults)."""
+
+# Of u8 images, by channel.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 REP = 256
 ANCHORS, NEGATIVES, TEMPERATURE = 256, 50, 0.5

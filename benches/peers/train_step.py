@@ -6,12 +6,13 @@ compute the same losses from u8 images and labels in memory, as the engine's ste
 """
 
 import common  # first: it says what is missing
+import protocol
 import torch
 from network import BLOCKS
 from step_authors import AuthorsStep
 from step_good import GoodStep
 
-parser = common.parser(__doc__)
+parser = protocol.parser(__doc__)
 parser.add_argument("--style", choices=["good", "authors"], default="good")
 parser.add_argument("--encoder", choices=list(BLOCKS), default="resnet50")
 parser.add_argument("--crop", type=int, default=129)

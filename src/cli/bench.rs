@@ -7,6 +7,7 @@ use super::bench_data;
 use super::common::{DeviceArgs, Progress, emit, emit_json};
 use super::device::Kind;
 use super::versus;
+use super::versus_operations::Operations;
 use crate::bench::compare::{self, Comparison};
 use crate::bench::report::{Report, Row, Run, cpu_model, header, utc_now};
 use crate::bench::{Case, Ceilings, Recipe, Timer, check_seconds, table};
@@ -96,7 +97,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(python) = &args.peer {
         let timer = Timer::new(device.clone(), 0.0);
         let fitted = cases.iter().filter_map(|c| timer.fitted(c));
-        let plan = versus::Operations {
+        let plan = Operations {
             recipe: args.recipe_arguments()?,
             cases: fitted.collect(),
             device: args.device.place(),

@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::files::write_atomic;
 use crate::graph::params::Layout;
-use crate::weights::{Prefer, Reader, read_params};
+use crate::weights::{Prefer, Reader};
 use crate::{Result, infer};
 
 /// Which configuration.
@@ -84,8 +84,7 @@ impl WeightsArgs {
         layout: &Layout,
         device: &Arc<dyn Device>,
     ) -> Result<LoadedWeights> {
-        let (weights, buffers) = read_params(file, layout, self.prefer())?;
-        LoadedWeights::new(device, layout, &weights, &buffers)
+        LoadedWeights::read(device, layout, file, self.prefer())
     }
 
     /// Which network.

@@ -16,6 +16,7 @@ mod selftest;
 mod split;
 mod train;
 mod versus;
+mod versus_operations;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
-//! `u2pl-engine bench step`, `bench infer` and `bench --peer`: the engine against PyTorch.
+//! `u2pl-engine bench step` and `bench infer`: the engine against PyTorch and ONNX Runtime.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,13 +9,11 @@ use serde_json::{Value, json};
 use super::bench::recipe_of;
 use super::common::{emit, emit_json};
 use super::device::{Kind, Place, precision};
-use crate::bench::Case;
-use crate::bench::versus::report::{self, Row};
 use crate::bench::versus::scripts::{Folder, Python};
 use crate::bench::versus::side::{self, Side};
 use crate::bench::versus::turns::{Measured, Turns};
 use crate::bench::versus::work::{self, InferWork, StepWork, Work};
-use crate::bench::versus::{engine, work::Variant};
+use crate::bench::versus::{engine, inference, report, summary};
 use crate::config::schema::Encoder;
 use crate::device::gpu::MathMode;
 use crate::{Error, Result};
@@ -24,7 +23,7 @@ use crate::{Error, Result};
 pub(super) enum Command {
     /// Times a U2PL training step, the engine's and PyTorch's in turn
     Step(StepArgs),
-    /// Times inference on whole images, the engine's and PyTorch's in turn
+    /// Times inference on whole images, the engine's, PyTorch's and ONNX Runtime's in turn
     Infer(InferArgs),
     /// Serves the engine's side on stdin and stdout
     #[command(hide = true)]
@@ -34,7 +33,8 @@ pub(super) enum Command {
 /// What both comparisons take.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// A Python with PyTorch; without it only the engine is measured
+    /// A Python with PyTorch, and onnxruntime for its row of `infer`; without --peer only the
+    /// engine is measured
     #[arg(long, value_name = "PYTHON")]
     peer: Option<PathBuf>,
     #[command(flatten)]
@@ -77,9 +77,10 @@ pub(super) struct StepArgs {
 /// Arguments of `bench infer`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InferArgs {
-    /// Measure this one only: infer, infer8 (ResNet-50, 1 or 8 images of 360 × 480), voc or voc8
-    /// (ResNet-101, 513²); may be given several times. Default: the first two on the cpu, the
-    /// others on a GPU
+    /// Measure this one only: infer, infer8 (ResNet-50, 1 or 8 images of 360 × 480), voc, voc8
+    /// (ResNet-101, 513²), and with the other encoder infer-r101, infer8-r101, voc-r50, voc8-r50;
+    /// may be given several times; `all` is every one. Default: the first two on the cpu, voc and
+    /// voc8 on a GPU
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
     /// Height and width of every case's images, instead of its own
@@ -100,6 +101,9 @@ pub(super) struct ServeArgs {
     /// A step's or inference's description; without it, the recipe's operations
     #[arg(long)]
     work: Option<String>,
+    /// Weights of inference
+    #[arg(long)]
+    weights: Option<PathBuf>,
     #[arg(long)]
     recipe: Option<String>,
     #[arg(long)]
@@ -132,7 +136,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             Some(text) => {
                 let work = serde_json::from_str(text);
                 let work = work.map_err(|e| Error::internal(format!("--work: {e}")))?;
-                engine::serve_work(&work, device)
+                engine::serve_work(&work, args.weights.as_deref(), device)
             }
             None => {
                 let config = args.config.as_deref();
@@ -145,7 +149,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(side::serve(made(), stdin, stdout)?)
 }
 
-/// The cases of those names; `usual` ones where there are none.
+/// The cases of those names, or `all`; `usual` ones where there are none.
 fn named<T: Clone>(
     known: Vec<T>,
     name: impl Fn(&T) -> &str,
@@ -155,6 +159,9 @@ fn named<T: Clone>(
     if wanted.is_empty() {
         return Ok(known[usual].to_vec());
     }
+    if wanted.iter().any(|w| w == "all") {
+        return Ok(known);
+    }
     let names: Vec<&str> = known.iter().map(&name).collect();
     let find = |wanted: &String| {
         let found = known.iter().find(|k| name(k) == wanted).cloned();
@@ -162,7 +169,7 @@ fn named<T: Clone>(
             Error::input(
                 format!("--case {wanted}"),
                 "no such case",
-                format!("use one of {}", names.join(", ")),
+                format!("use one of {}, or all", names.join(", ")),
             )
         })
     };
@@ -202,11 +209,14 @@ fn infer(args: &InferArgs) -> anyhow::Result<()> {
             case.name = format!("{encoder} {h}x{w} b{} c{}", case.batch, case.classes);
         }
     }
+    // What sets two cases apart may be what was put in its place.
+    let mut names = HashSet::new();
+    cases.retain(|case| names.insert(case.name.clone()));
     args.common.compare(cases.into_iter().map(Work::Infer))
 }
 
 /// Refuses a number of turns that measures nothing.
-fn check_repeats(repeats: usize) -> Result<()> {
+pub(super) fn check_repeats(repeats: usize) -> Result<()> {
     match repeats {
         0 => Err(Error::input(
             "--repeats 0",
@@ -218,7 +228,12 @@ fn check_repeats(repeats: usize) -> Result<()> {
 }
 
 /// Starts the engine's side in a process of its own.
-fn start_engine(place: &Place, precision: &str, what: &[String], log: PathBuf) -> Result<Side> {
+pub(super) fn start_engine(
+    place: &Place,
+    precision: &str,
+    what: &[String],
+    log: PathBuf,
+) -> Result<Side> {
     let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", "find", e))?;
     let mut args: Vec<String> = ["bench", "serve"].map(String::from).to_vec();
     args.extend(place.arguments());
@@ -227,7 +242,7 @@ fn start_engine(place: &Place, precision: &str, what: &[String], log: PathBuf) -
     Side::start("engine", &own, &args, log)
 }
 
-fn peer_place(place: &Place, precision: &str) -> Result<work::Place> {
+pub(super) fn peer_place(place: &Place, precision: &str) -> Result<work::Place> {
     let cuda = match place.kind()? {
         Kind::Cpu => false,
         // PyTorch has one device of that kind per process; CUDA_VISIBLE_DEVICES chooses which.
@@ -254,7 +269,7 @@ fn peer_place(place: &Place, precision: &str) -> Result<work::Place> {
     })
 }
 
-fn turns(place: &work::Place, repeats: usize) -> Turns {
+pub(super) fn turns(place: &work::Place, repeats: usize) -> Turns {
     Turns {
         rounds: repeats,
         warmup: if place.cuda { 3 } else { 1 },
@@ -292,7 +307,7 @@ impl Common {
         let python = self.peer.as_deref().map(Python::new).transpose()?;
         let folder = Folder::new()?;
         let threads = self.place.used_threads()?;
-        let mut all = Vec::new();
+        let (mut all, mut tables) = (Vec::new(), Vec::new());
         for work in cases {
             let mut sides = Vec::new();
             for precision in self.precisions()? {
@@ -306,7 +321,9 @@ impl Common {
                 let whole = json!({"threads": threads, "repeats": self.repeats, "cases": all});
                 emit_json(path, &whole)?;
             }
+            tables.push((work.name().to_string(), sides));
         }
+        emit(&summary::summary(&tables))?;
         if python.is_none() {
             eprintln!("for PyTorch's rows: pip install torch==2.11.0, then --peer PYTHON");
         }
@@ -322,7 +339,12 @@ impl Common {
         folder: &Folder,
     ) -> anyhow::Result<Vec<Measured>> {
         let place = peer_place(&self.place, precision)?;
-        let what = ["--work".into(), serde_json::to_string(work)?];
+        let mut what = vec!["--work".into(), serde_json::to_string(work)?];
+        if let Work::Infer(work) = work {
+            let weights = folder.file("weights.safetensors");
+            inference::save_untrained(work, &weights)?;
+            what.extend(["--weights".into(), weights.display().to_string()]);
+        }
         let mut started = vec![(
             "engine".to_string(),
             start_engine(&self.place, precision, &what, folder.file("engine.log")),
@@ -356,10 +378,14 @@ fn take_turns(
                 let blank = Measured::missing(&name, i == 0, precision, String::new());
                 (blank, Some(side))
             }
-            Err(e) => (
-                Measured::missing(&name, i == 0, precision, e.to_string()),
-                None,
-            ),
+            Err(e) => {
+                let reason = match e {
+                    // Its row says which side it is.
+                    Error::Side { problem, .. } => problem,
+                    other => other.to_string(),
+                };
+                (Measured::missing(&name, i == 0, precision, reason), None)
+            }
         })
         .collect();
     let mut running: Vec<&mut Side> = sides.iter_mut().filter_map(|(_, s)| s.as_mut()).collect();
@@ -387,113 +413,4 @@ fn take_turns(
         }
     }
     sides.into_iter().map(|(measured, _)| measured).collect()
-}
-
-/// `bench --peer`: single operations.
-pub(super) struct Operations<'a> {
-    /// Arguments that choose the recipe.
-    pub(super) recipe: Vec<String>,
-    /// Cases to measure.
-    pub(super) cases: Vec<Case>,
-    pub(super) device: &'a Place,
-    pub(super) precision: &'static str,
-    pub(super) repeats: usize,
-    pub(super) json: Option<&'a Path>,
-}
-
-impl Operations<'_> {
-    /// Measures every case on every side and prints its row as it comes.
-    pub(super) fn run(&self, python: &Path) -> anyhow::Result<()> {
-        check_repeats(self.repeats)?;
-        let python = Python::new(python)?;
-        let place = peer_place(self.device, self.precision)?;
-        let folder = Folder::new()?;
-        let log = folder.file("engine.log");
-        let mut sides = vec![start_engine(
-            self.device,
-            self.precision,
-            &self.recipe,
-            log,
-        )?];
-        let variants = work::operation_variants(&place);
-        for (i, Variant { name, .. }) in variants.iter().enumerate() {
-            let log = format!("{}{i}.log", name.replace(' ', "-"));
-            sides.push(python.start(&folder, &variants[i], &log)?);
-        }
-        let turns = Turns {
-            warmup: 2,
-            pause: Duration::from_millis(if place.cuda { 0 } else { 20 }),
-            span_ms: if place.cuda { 10.0 } else { 60.0 },
-            most: 512,
-            ..turns(&place, self.repeats)
-        };
-        let names: Vec<&str> = sides.iter().map(Side::name).collect();
-        emit(&format!(
-            "{}, {} threads, {}, {} turns a side\n{}",
-            names.join(" | "),
-            place.threads,
-            self.precision,
-            self.repeats,
-            report::operations_header()
-        ))?;
-        let ready: Vec<Value> = sides.iter().map(|s| s.ready().clone()).collect();
-        let mut rows = Vec::new();
-        for case in &self.cases {
-            let row = self.row(case, &mut sides, &turns)?;
-            emit(&row.line())?;
-            rows.push(row);
-            if let Some(path) = self.json {
-                let rows: Vec<Value> = rows.iter().map(row_json).collect();
-                let whole = json!({
-                    "precision": self.precision,
-                    "threads": place.threads,
-                    "repeats": self.repeats,
-                    "recipe": self.recipe,
-                    "sides": ready,
-                    "cases": rows,
-                });
-                emit_json(path, &whole)?;
-            }
-        }
-        emit(&report::operations_sums(&rows))
-    }
-
-    fn row(&self, case: &Case, sides: &mut [Side], turns: &Turns) -> Result<Row> {
-        let mut request = json!({ "case": case });
-        let mut outcomes = Vec::new();
-        for side in sides.iter_mut() {
-            let answer = side.ask(&request)?;
-            if let Some(copies) = answer["ready"]["copies"].as_u64() {
-                request["copies"] = json!(copies);
-            }
-            outcomes.push(match answer["unavailable"].as_str() {
-                Some(reason) => Err(reason.to_string()),
-                None => Ok(()),
-            });
-        }
-        let ready = sides.iter_mut().zip(&outcomes);
-        let mut running: Vec<&mut Side> =
-            ready.filter_map(|(s, o)| o.is_ok().then_some(s)).collect();
-        let mut times = turns.take(&mut running, &mut |_, _, _| ()).into_iter();
-        let measured = outcomes.into_iter().enumerate().map(|(i, outcome)| {
-            let mut m = Measured::missing(sides[i].name(), i == 0, self.precision, String::new());
-            m.outcome = match outcome {
-                Ok(()) => times.next().unwrap_or_else(|| Err("never ran".into())),
-                Err(reason) => Err(reason),
-            };
-            m
-        });
-        Ok(Row {
-            name: case.name.clone(),
-            kind: case.kind.into(),
-            calls: case.count("U2PL step").max(case.count("warm-up step")) as u64,
-            flops: case.cost().flops,
-            sides: measured.collect(),
-        })
-    }
-}
-
-fn row_json(row: &Row) -> Value {
-    let sides: Vec<Value> = row.sides.iter().map(Measured::json).collect();
-    json!({"case": row.name, "kind": row.kind, "calls": row.calls, "flops": row.flops, "sides": sides})
 }

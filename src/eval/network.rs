@@ -299,50 +299,6 @@ impl Networks {
     }
 }
 
-/// The network on several whole images of one size at a time.
-pub struct Batched {
-    net: Net,
-}
-
-impl Batched {
-    /// A program for `images` images of `size` (height, width), with the weights that it will
-    /// always use.
-    ///
-    /// # Errors
-    /// [`crate::Error::Input`] when the images are too small for the network; the device's.
-    pub fn new(
-        device: Arc<dyn Device>,
-        cfg: &Config,
-        mut layout: Layout,
-        weights: Weights,
-        images: usize,
-        size: [usize; 2],
-    ) -> Result<Self> {
-        let (shape, kind) = (Shape { images, size }, SampleKind::Byte);
-        let made = graph(cfg, &mut layout, weights.set, shape, kind, Tail::Maps)?;
-        let net = made.bind(cfg, device, weights.arena)?;
-        Ok(Self { net })
-    }
-
-    /// Entropy, class and confidence of every pixel, image after image. `pixels` are u8 RGB,
-    /// `[images, height, width, 3]`.
-    ///
-    /// # Errors
-    /// [`crate::Error::Internal`] when `pixels` is not of that size; the device's.
-    pub fn maps(&self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<u8>, Vec<f32>)> {
-        let Shape { size: [h, w], .. } = self.net.shape;
-        let images: Vec<&[u8]> = pixels.chunks(3 * h * w).collect();
-        self.net.run(&images, None, [h, w])?;
-        let net = &self.net;
-        Ok((net.result(0)?, net.result(1)?, net.result(2)?))
-    }
-
-    /// The program, for its plan and its cost.
-    pub fn program(&self) -> &Program {
-        &self.net.program
-    }
-}
-
 /// A program before it has memory.
 struct NetGraph {
     graph: Graph,

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::graph::params::Layout;
-use crate::weights::{Prefer, Reader, read_params};
+use crate::weights::{Prefer, Reader};
 use crate::{Error, Result, model};
 
 /// A network on a device.
@@ -37,8 +37,7 @@ pub fn open(
 ) -> Result<Network> {
     let (file, cfg) = config_of(path, config, sets)?;
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
-    let (weights, buffers) = read_params(&file, &layout, prefer)?;
-    let weights = LoadedWeights::new(&device, &layout, &weights, &buffers)?;
+    let weights = LoadedWeights::read(&device, &layout, &file, prefer)?;
     Ok(Network {
         device,
         cfg,

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  flat weights ──to_disk──► Writer ──► temp file ──fsync, rename──► W.safetensors
-//!  flat weights ◄─from_disk─ read_params / init_params ◄─ Reader ◄────────┘
+//!  flat weights ◄─from_disk─ each_param / init_params ◄── Reader ◄────────┘
 //! ```
 
 mod order;
@@ -16,7 +16,7 @@ mod reader;
 mod writer;
 
 pub use order::tensor_for_disk;
-pub use params::{InitReport, Prefer, init_params, read_flat, read_params};
+pub use params::{InitReport, Prefer, each_param, init_params, read_flat, read_params};
 pub use reader::Reader;
 pub use writer::{Element, Writer};
 

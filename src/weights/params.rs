@@ -55,6 +55,32 @@ pub struct InitReport {
 /// [`Error::Input`] naming the first tensors that differ when the file holds another
 /// architecture, or none; [`Error::Io`] when reading fails.
 pub fn read_params(file: &Reader, layout: &Layout, prefer: Prefer) -> Result<(Vec<f32>, Vec<f32>)> {
+    let mut weights = vec![0.0; layout.weights_len()];
+    let mut buffers = vec![0.0; layout.buffers_len()];
+    each_param(file, layout, prefer, &mut |spec, values| {
+        let flat = match spec.kind {
+            Kind::Weight => &mut weights,
+            Kind::Buffer => &mut buffers,
+        };
+        let place = flat.get_mut(spec.offset..spec.offset + values.len());
+        place
+            .ok_or_else(|| beyond(&spec.name))?
+            .copy_from_slice(values);
+        Ok(())
+    })?;
+    Ok((weights, buffers))
+}
+
+/// Hands every tensor of a network to `take`, one after another, in the device's order of elements.
+///
+/// # Errors
+/// As [`read_params`]; those of `take`.
+pub fn each_param(
+    file: &Reader,
+    layout: &Layout,
+    prefer: Prefer,
+    take: &mut dyn FnMut(&Spec, &[f32]) -> Result<()>,
+) -> Result<()> {
     let has = |prefix: &str| {
         let mut specs = layout.specs().iter();
         specs.any(|s| file.shape(&format!("{prefix}{}", s.name)).is_some())
@@ -63,9 +89,14 @@ pub fn read_params(file: &Reader, layout: &Layout, prefer: Prefer) -> Result<(Ve
         return Err(no_network(file));
     };
     check(file, layout, prefix)?;
-    let weights = read_flat(file, layout, Kind::Weight, prefix)?;
-    let buffers = read_flat(file, layout, Kind::Buffer, prefix)?;
-    Ok((weights, buffers))
+    let mut values = Vec::new();
+    for spec in layout.specs() {
+        values.resize(elements(spec.shape), 0.0);
+        let name = format!("{prefix}{}", spec.name);
+        from_disk(&file.floats(&name)?, spec.shape, &mut values);
+        take(spec, &values)?;
+    }
+    Ok(())
 }
 
 /// Reads the tensors of one kind under `prefix` into a flat vector, alignment gaps 0.
@@ -171,12 +202,14 @@ fn namings(prefer: Prefer) -> impl Iterator<Item = Naming> {
 fn read_tensor(file: &Reader, spec: &Spec, name: &str, flat: &mut [f32]) -> Result<()> {
     let range = spec.offset..spec.offset + elements(spec.shape);
     let Some(out) = flat.get_mut(range) else {
-        return Err(Error::internal(format!(
-            "{name} lies beyond the flat vector"
-        )));
+        return Err(beyond(name));
     };
     from_disk(&file.floats(name)?, spec.shape, out);
     Ok(())
+}
+
+fn beyond(name: &str) -> Error {
+    Error::internal(format!("{name} lies beyond the flat vector"))
 }
 
 /// What is wrong with the file's `name` as a value of `spec`.

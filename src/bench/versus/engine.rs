@@ -1,34 +1,39 @@
-//! The engine's side: the training session and the network that the binary itself uses, and the
-//! operations of the table of cases.
+//! The engine's side: the training session that the binary itself uses, and the operations of the
+//! table of cases. Inference is [`super::inference`]'s.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::inference::Inference;
 use super::side::{Served, status_mib};
-use super::work::{InferWork, StepWork, TILE, Work};
+use super::work::{StepWork, TILE, Work};
 use crate::bench::{Case, Prepared, Recipe, copies_to_exceed, table};
 use crate::device::{Call, Device};
-use crate::eval::{Batched, LoadedWeights};
 use crate::graph::exec::Timing;
-use crate::model;
 use crate::train::session::{Session, Staged};
 use crate::{Error, Result};
 
 const EPOCH_ITERS: usize = 1000;
-const MIB: f64 = (1u64 << 20) as f64;
+pub(super) const MIB: f64 = (1u64 << 20) as f64;
 /// Caches that operands are kept out of, bytes: no smaller than an H200's or most CPUs'.
 const CACHE_BYTES: usize = 64 << 20;
 /// Copies of a case's operands at most.
 const MOST_COPIES: usize = 64;
 
-/// Makes the side that serves `work` on `device`, and what it says when it is ready.
+/// Makes the side that serves `work` on `device`, and what it says when it is ready. `weights`: a
+/// file of [`super::inference::save_untrained`], for inference.
 ///
 /// # Errors
 /// [`Error::Input`] when the work does not fit the device's memory; the device's.
-pub fn serve_work(work: &Work, device: Arc<dyn Device>) -> Result<(Box<dyn Served>, Value)> {
+pub fn serve_work(
+    work: &Work,
+    weights: Option<&Path>,
+    device: Arc<dyn Device>,
+) -> Result<(Box<dyn Served>, Value)> {
     let memory = Memory::now(&device);
     let (side, parameters): (Box<dyn Served>, usize) = match work {
         Work::Step(w) => {
@@ -37,8 +42,10 @@ pub fn serve_work(work: &Work, device: Arc<dyn Device>) -> Result<(Box<dyn Serve
             (Box::new(side), parameters)
         }
         Work::Infer(w) => {
-            let side = Inference::new(w, device.clone(), memory)?;
-            let parameters = side.parameters;
+            let none = || Error::internal("inference without weights");
+            let weights = weights.ok_or_else(none)?;
+            let side = Inference::new(w, weights, device.clone(), memory)?;
+            let parameters = side.parameters();
             (Box::new(side), parameters)
         }
     };
@@ -72,9 +79,11 @@ fn about(device: &dyn Device) -> Value {
 }
 
 /// What was in use before the work began.
-struct Memory {
+pub(super) struct Memory {
     base_mib: f64,
     free_bytes: Option<usize>,
+    /// The peak until loading was done, where the system has begun another one since.
+    loading_mib: Option<f64>,
 }
 
 impl Memory {
@@ -82,18 +91,32 @@ impl Memory {
         Self {
             base_mib: status_mib("VmRSS"),
             free_bytes: device.free_bytes(),
+            loading_mib: None,
         }
     }
 
+    /// What is needed only to load is freed: from here on the peak is that of calls.
+    pub(super) fn loaded(&mut self) {
+        let peak = status_mib("VmHWM");
+        // 5: the highest resident size begins again at today's (proc(5)).
+        let forgotten = std::fs::write("/proc/self/clear_refs", "5");
+        self.loading_mib = forgotten.is_ok().then_some(peak);
+    }
+
     /// Last words about memory. Planned and measured bytes of a GPU, where the process has its
-    /// memory to itself, are the arenas' and what the driver counts as gone.
-    fn last(&self, device: &dyn Device, planned_bytes: usize) -> Value {
-        let mut last = json!({"peak_mib": status_mib("VmHWM"), "base_mib": self.base_mib});
+    /// memory to itself, are the arenas' and what the driver counts as gone. `measured_mib` is what
+    /// the work took at most after [`Memory::loaded`].
+    pub(super) fn last(&self, device: &dyn Device, planned_bytes: usize) -> Value {
+        let now = status_mib("VmHWM");
+        let peak = self.loading_mib.map_or(now, |loading| loading.max(now));
+        let mut last = json!({"peak_mib": peak, "base_mib": self.base_mib});
+        last["measured_mib"] = json!(self.loading_mib.map(|_| now - self.base_mib));
         if device.name().starts_with("cuda") {
             last["device_mib"] = json!(planned_bytes as f64 / MIB);
             if let (Some(before), Some(now)) = (self.free_bytes, device.free_bytes()) {
                 let gone = before.saturating_sub(now) as f64 / MIB;
                 last["device_reserved_mib"] = json!(gone);
+                last["measured_mib"] = json!(gone);
             }
         }
         last
@@ -101,7 +124,11 @@ impl Memory {
 }
 
 /// Milliseconds of each of `count` calls in a row, by the host's clock, to the end of the work.
-fn host_ms(device: &dyn Device, count: usize, call: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+pub(super) fn host_ms(
+    device: &dyn Device,
+    count: usize,
+    call: &mut dyn FnMut() -> Result<()>,
+) -> Result<f64> {
     let clock = Instant::now();
     for _ in 0..count {
         call()?;
@@ -112,7 +139,7 @@ fn host_ms(device: &dyn Device, count: usize, call: &mut dyn FnMut() -> Result<(
 }
 
 /// Bytes without a pattern: Knuth's multiplicative hash of the index.
-fn noise(count: usize) -> Vec<u8> {
+pub(super) fn noise(count: usize) -> Vec<u8> {
     let hash = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 24;
     (0..count).map(|i| hash(i) as u8).collect()
 }
@@ -192,62 +219,7 @@ impl Served for TrainingStep {
     }
 }
 
-struct Inference {
-    net: Batched,
-    pixels: Vec<u8>,
-    device: Arc<dyn Device>,
-    memory: Memory,
-    parameters: usize,
-    // After the network that uses them.
-    weights: LoadedWeights,
-    weight_bytes: usize,
-}
-
-impl Inference {
-    fn new(work: &InferWork, device: Arc<dyn Device>, memory: Memory) -> Result<Self> {
-        let cfg = work.config();
-        let layout = model::layout(&cfg.model, work.classes)?;
-        let (values, buffers) = model::init(&layout, 0);
-        let weights = LoadedWeights::new(&device, &layout, &values, &buffers)?;
-        let (weight_bytes, parameters) =
-            (4 * (values.len() + buffers.len()), layout.parameter_count());
-        drop((values, buffers));
-        let (d, w, size) = (device.clone(), weights.weights(), work.size);
-        let net = Batched::new(d, &cfg, layout, w, work.batch, size)?;
-        Ok(Self {
-            net,
-            pixels: noise(3 * work.batch * work.size[0] * work.size[1]),
-            device,
-            memory,
-            parameters,
-            weights,
-            weight_bytes,
-        })
-    }
-}
-
-impl Served for Inference {
-    fn run(&mut self, count: usize) -> Result<f64> {
-        let (net, pixels) = (&self.net, &self.pixels);
-        host_ms(&*self.device, count, &mut || net.maps(pixels).map(drop))
-    }
-
-    fn check(&mut self) -> Result<Value> {
-        let (entropy, ..) = self.net.maps(&self.pixels)?;
-        let mean = entropy.iter().map(|&e| f64::from(e)).sum::<f64>() / entropy.len() as f64;
-        let steps = self.net.program().steps().iter();
-        let flops = convolution_flops(steps.map(|s| (s.call.op.name(), s.cost.flops)));
-        Ok(json!({"conv_flops": flops, "entropy_mean": mean}))
-    }
-
-    fn last(&mut self) -> Result<Value> {
-        let arena = self.device.resident_bytes(self.weights.weights().arena);
-        let planned = arena.unwrap_or(self.weight_bytes) + self.net.program().arena_bytes();
-        Ok(self.memory.last(&*self.device, planned))
-    }
-}
-
-fn convolution_flops<'a>(calls: impl Iterator<Item = (&'a str, f64)>) -> f64 {
+pub(super) fn convolution_flops<'a>(calls: impl Iterator<Item = (&'a str, f64)>) -> f64 {
     let convolutions = calls.filter(|(op, _)| op.starts_with("conv"));
     convolutions.map(|(_, flops)| flops).sum()
 }

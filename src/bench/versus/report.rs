@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::turns::{Measured, median};
+use super::work::PYTORCH;
 
-fn number(value: Option<f64>, digits: usize) -> String {
+pub(super) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("–".into(), |v| format!("{v:.digits$}"))
 }
 
@@ -18,8 +19,8 @@ fn engine_of<'a>(side: &Measured, sides: &'a [Measured]) -> Option<&'a Measured>
 /// A training step's or inference's table: every side of one case, each precision after another.
 pub fn case(name: &str, sides: &[Measured]) -> String {
     let mut text = format!(
-        "\n{name:<30} {:>9} {:>18} {:>8} {:>9} {:>8} {:>8} {:>8}\n",
-        "median ms", "min – max", "× engine", "CPU ms", "× engine", "MiB", "× engine"
+        "\n{name:<30} {:>9} {:>18} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8}\n",
+        "median ms", "min – max", "× engine", "CPU ms", "× engine", "MiB", "× engine", "first ×"
     );
     for side in sides {
         let label = format!("{} {}", side.name, side.precision);
@@ -34,9 +35,9 @@ pub fn case(name: &str, sides: &[Measured]) -> String {
         let high = times.ms.iter().copied().reduce(f64::max).unwrap_or(0.0);
         let digits = if high < 100.0 { 2 } else { 1 };
         let engine = engine_of(side, sides);
-        let memory = engine.and_then(|e| Some(side.work_mib()? / e.work_mib()?));
+        let memory = engine.and_then(|e| side.memory_times(e));
         text += &format!(
-            "{label:<30} {:>9} {:>18} {:>8} {:>9} {:>8} {:>8} {:>8}\n",
+            "{label:<30} {:>9} {:>18} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8}\n",
             number(side.median_ms(), digits),
             format!("{low:.digits$} – {high:.digits$}"),
             number(engine.and_then(|e| side.times(e)), 2),
@@ -44,39 +45,90 @@ pub fn case(name: &str, sides: &[Measured]) -> String {
             number(engine.and_then(|e| side.cpu_times(e)), 2),
             number(side.work_mib(), 0),
             number(memory, 2),
+            number(side.first_times(), 2),
         );
     }
     for engine in sides.iter().filter(|s| s.engine && s.outcome.is_ok()) {
         text += &verdicts(engine, sides);
     }
-    text
+    text + &faster(sides)
 }
 
-/// The best peer, what both sides agree on, and the engine's profile.
-fn verdicts(engine: &Measured, sides: &[Measured]) -> String {
-    let mut text = String::new();
-    let peers: Vec<&Measured> = sides
+/// The peers that ran in the engine's precision.
+pub(super) fn peers<'a>(
+    engine: &'a Measured,
+    sides: &'a [Measured],
+) -> impl Iterator<Item = &'a Measured> {
+    sides
         .iter()
         .filter(|s| !s.engine && s.precision == engine.precision && s.outcome.is_ok())
-        .collect();
-    let best = |ratio: &dyn Fn(&Measured) -> Option<f64>| {
-        let ratios = peers.iter().filter_map(|p| ratio(p));
-        ratios.reduce(f64::min)
+}
+
+/// The peer of the lowest ratio.
+pub(super) fn best<'a>(
+    peers: impl Iterator<Item = &'a Measured>,
+    ratio: impl Fn(&Measured) -> Option<f64>,
+) -> Option<(&'a Measured, f64)> {
+    let ratios = peers.filter_map(|p| Some((p, ratio(p)?)));
+    ratios.min_by(|(_, a), (_, b)| a.total_cmp(b))
+}
+
+/// The best peers, what both sides agree on, the engine's memory and profile.
+fn verdicts(engine: &Measured, sides: &[Measured]) -> String {
+    let mut text = String::new();
+    let lowest = |ratio: &dyn Fn(&Measured) -> Option<f64>| {
+        best(peers(engine, sides), ratio)
+            .map_or("–".into(), |(peer, r)| format!("{r:.2} ({})", peer.name))
     };
-    let memory = |p: &Measured| Some(p.work_mib()? / engine.work_mib()?);
-    if !peers.is_empty() {
+    if peers(engine, sides).next().is_some() {
         text += &format!(
-            "{}: PyTorch's best / engine: time {}, CPU time {}, memory {}\n",
+            "{}: best peer / engine: time {}, CPU time {}, memory {}\n",
             engine.precision,
-            number(best(&|p| p.times(engine)), 2),
-            number(best(&|p| p.cpu_times(engine)), 2),
-            number(best(&memory), 2),
+            lowest(&|p| p.times(engine)),
+            lowest(&|p| p.cpu_times(engine)),
+            lowest(&|p| p.memory_times(engine)),
         );
     }
-    for peer in &peers {
+    for peer in peers(engine, sides) {
         text += &disagreements(engine, peer);
     }
-    text + &profile(&engine.said["last"])
+    text + &planned(engine) + &profile(&engine.said["last"])
+}
+
+/// Memory that the engine planned for, against what it took.
+fn planned(engine: &Measured) -> String {
+    let last = &engine.said["last"];
+    let mib = |key: &str| last[key].as_f64();
+    let (Some(weights), Some(call), Some(host)) =
+        (mib("weights_mib"), mib("call_mib"), mib("host_mib"))
+    else {
+        return String::new();
+    };
+    format!(
+        "{}: memory planned {:.1} MiB (weights {weights:.1}, a call {call:.1}, images and maps \
+         {host:.1}), measured {} MiB\n",
+        engine.precision,
+        weights + call + host,
+        number(mib("measured_mib"), 1),
+    )
+}
+
+/// The engine's time in fp32 over that in each other precision.
+fn faster(sides: &[Measured]) -> String {
+    let engines = || sides.iter().filter(|s| s.engine);
+    let exact = engines().find(|e| e.precision == "fp32");
+    let Some(exact) = exact.and_then(Measured::median_ms) else {
+        return String::new();
+    };
+    let others = engines().filter(|e| e.precision != "fp32");
+    let line = |e: &Measured| {
+        let times = exact / e.median_ms().filter(|ms| *ms > 0.0)?;
+        Some(format!(
+            "engine: {} {times:.2} × as fast as fp32\n",
+            e.precision
+        ))
+    };
+    others.filter_map(line).collect()
 }
 
 /// What the two sides do not agree on: then they did not do the same work.
@@ -148,10 +200,7 @@ impl Row {
     /// The fastest peer.
     fn best(&self) -> Option<(&Measured, f64)> {
         let engine = self.sides.first()?;
-        let ratios = self.sides[1..]
-            .iter()
-            .filter_map(|p| Some((p, p.times(engine)?)));
-        ratios.min_by(|(_, a), (_, b)| a.total_cmp(b))
+        best(self.sides[1..].iter(), |p| p.times(engine))
     }
 
     /// The row of the table.
@@ -164,10 +213,7 @@ impl Row {
         let best = self.best();
         let note = match (&engine.outcome, best) {
             (Err(reason), _) => reason.clone(),
-            (Ok(_), Some((peer, _))) => match peer.name.strip_prefix("PyTorch ") {
-                Some(variant) => variant.into(),
-                None => String::new(),
-            },
+            (Ok(_), Some((peer, _))) => peer.name.replace(PYTORCH, "").trim().into(),
             (Ok(_), None) => {
                 let reasons = self.sides.iter().filter_map(|s| s.outcome.as_ref().err());
                 reasons.into_iter().next().cloned().unwrap_or_default()

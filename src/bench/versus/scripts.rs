@@ -18,7 +18,15 @@ const FILES: &[(&str, &str)] = &[
         "common.py",
         include_str!("../../../benches/peers/common.py"),
     ),
+    (
+        "export_onnx.py",
+        include_str!("../../../benches/peers/export_onnx.py"),
+    ),
     ("infer.py", include_str!("../../../benches/peers/infer.py")),
+    (
+        "infer_ort.py",
+        include_str!("../../../benches/peers/infer_ort.py"),
+    ),
     (
         "network.py",
         include_str!("../../../benches/peers/network.py"),
@@ -28,6 +36,10 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../../benches/peers/operations.py"),
     ),
     ("ops.py", include_str!("../../../benches/peers/ops.py")),
+    (
+        "protocol.py",
+        include_str!("../../../benches/peers/protocol.py"),
+    ),
     (
         "settings.py",
         include_str!("../../../benches/peers/settings.py"),

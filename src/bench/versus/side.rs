@@ -2,13 +2,14 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | (started) | `{"ready": {...}}`, or `{"error": "...", "mend": "..."}` and the end |
+//! | (started) | `{"ready": {...}}`, or `{"error": "...", "mend": "..."}` or `{"unavailable": "..."}` and the end |
 //! | `{"case": {...}, "copies": n}` | `{"ready": {...}}` or `{"unavailable": "..."}`; operations only |
 //! | `{"run": k}` | `{"ms": t}`: milliseconds of each of k calls in a row |
 //! | `{"check": true}` | `{"checked": {...}}`: what the sides must agree on |
 //! | end of stdin | `{"peak_mib": ..., "base_mib": ..., ...}` |
 //!
-//! `benches/peers/common.py` is the same in Python.
+//! An error ends the whole comparison: it is the user's to mend. A side that is unavailable has a row
+//! that says why. `benches/peers/protocol.py` is the same in Python.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -37,7 +38,8 @@ impl Side {
     ///
     /// # Errors
     /// [`Error::Input`] with the side's own words when it says what is missing; [`Error::Io`]
-    /// when there is no such program; [`Error::Side`] when it ends without a word.
+    /// when there is no such program; [`Error::Side`] when it is unavailable or ends without a
+    /// word.
     pub fn start(
         name: &str,
         program: &Path,
@@ -66,6 +68,9 @@ impl Side {
         if let Some(error) = first["error"].as_str() {
             let mend = first["mend"].as_str().unwrap_or_default();
             return Err(Error::input(name, error, mend));
+        }
+        if let Some(reason) = first["unavailable"].as_str() {
+            return Err(side.failed(reason));
         }
         match first.get("ready") {
             Some(ready) => side.ready = ready.clone(),

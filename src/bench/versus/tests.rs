@@ -1,5 +1,7 @@
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,6 +11,10 @@ use super::scripts::{Folder, Python};
 use super::side::{Served, Side, serve};
 use super::turns::{Measured, Times, Turns, median};
 use super::work::{InferWork, Place, StepWork, Variant, Work};
+use super::{engine, inference, report, summary};
+use crate::config::schema::Encoder;
+use crate::device::Device;
+use crate::device::cpu::CpuDevice;
 use crate::{Error, Result};
 
 /// A shell script in the place of a side.
@@ -67,6 +73,10 @@ fn a_side_that_cannot_begin_is_the_users_to_mend() {
     let error = start(dir.path(), text).map(drop).unwrap_err();
     assert_eq!(error.to_string(), "fake: no torch; install it");
     assert_eq!(error.exit_code(), 2);
+    let text = r#"echo '{"unavailable": "no such provider"}'"#;
+    let error = start(dir.path(), text).map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "fake: no such provider");
+    assert!(matches!(error, Error::Side { .. }), "others go on");
     let error = start(dir.path(), "echo hello").map(drop).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -105,6 +115,7 @@ fn sides_take_turns_and_one_that_fails_leaves_the_others_their_rounds() {
     });
     // After the warm-up (one call of 1 ms) the first side has four calls a turn.
     assert_eq!(times[0].as_ref().unwrap().ms, [4.0, 4.0, 4.0]);
+    assert_eq!(times[0].as_ref().unwrap().first_ms, Some(1.0));
     assert_eq!(
         times[1].as_ref().unwrap_err(),
         "fake: ended early without a word"
@@ -161,6 +172,7 @@ fn the_engines_end_speaks_the_same_protocol() {
 fn measured(engine: bool, ms: &[f64]) -> Measured {
     let mut side = Measured::missing("PyTorch", engine, "fp32", String::new());
     side.outcome = Ok(Times {
+        first_ms: ms.first().map(|ms| 3.0 * ms),
         ms: ms.to_vec(),
         cpu_ms: ms.to_vec(),
     });
@@ -177,6 +189,8 @@ fn ratios_are_taken_round_by_round() {
     assert_eq!(median(Vec::new()), None);
     let absent = Measured::missing("x", false, "fp32", "no memory".into());
     assert_eq!(absent.times(&engine), None);
+    assert_eq!(engine.first_times(), Some(1.5)); // 3 over the median of 1, 2, 10
+    assert_eq!(absent.first_times(), None);
 }
 
 #[test]
@@ -272,10 +286,127 @@ fn both_sides_are_asked_for_the_same_work() {
                 .any(|v| v.args.iter().any(|a| a == "authors"))
         );
     }
-    let [infer, ..] = &InferWork::known()[..] else {
-        panic!("no case")
+    for work in InferWork::known() {
+        let variants = Work::Infer(work.clone()).variants(&place).unwrap();
+        for Variant { args, .. } in &variants {
+            let value = |flag: &str| {
+                let at = args.iter().position(|a| a == flag).unwrap();
+                args[at + 1].clone()
+            };
+            assert_eq!(value("--height"), work.size[0].to_string());
+            assert_eq!(value("--width"), work.size[1].to_string());
+            assert_eq!(value("--batch"), work.batch.to_string());
+            assert_eq!(value("--precision"), "bf16");
+            let encoder = format!("{:?}", work.encoder).to_lowercase();
+            assert_eq!(value("--encoder"), encoder);
+        }
+        let scripts: Vec<&str> = variants.iter().map(|v| v.script).collect();
+        assert_eq!(scripts.last(), Some(&"infer_ort.py"));
+        let text = serde_json::to_string(&Work::Infer(work.clone())).unwrap();
+        let again: Work = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, Work::Infer(work));
+    }
+}
+
+#[test]
+fn inference_has_every_encoder_size_and_batch_once() {
+    let known = InferWork::known();
+    for encoder in [Encoder::Resnet50, Encoder::Resnet101] {
+        for size in [[360, 480], [513, 513]] {
+            for batch in [1, 8] {
+                let same = |w: &&InferWork| (w.encoder, w.size, w.batch) == (encoder, size, batch);
+                assert_eq!(known.iter().filter(same).count(), 1, "{size:?} {batch}");
+            }
+        }
+    }
+    let names: HashSet<&str> = known.iter().map(|w| w.name.as_str()).collect();
+    assert_eq!((known.len(), names.len()), (8, 8));
+}
+
+/// A side of `name` that took `ms` and 10 MiB for each.
+fn side(name: &str, precision: &str, ms: f64) -> Measured {
+    let mut side = measured(name == "engine", &[ms]);
+    (side.name, side.precision) = (name.into(), precision.into());
+    side.said = json!({"last": {"peak_mib": 10.0 * ms, "base_mib": 0.0}});
+    side
+}
+
+#[test]
+fn a_table_names_the_best_peer_the_plan_and_what_halves_bring() {
+    let mut engine = side("engine", "fp32", 2.0);
+    let plan = json!({"weights_mib": 8, "call_mib": 10, "host_mib": 1.5, "measured_mib": 20.25});
+    let last = engine.said["last"].as_object_mut().unwrap();
+    last.extend(plan.as_object().unwrap().clone());
+    let sides = [
+        engine,
+        side("PyTorch nhwc", "fp32", 5.0),
+        side("ONNX Runtime", "fp32", 3.0),
+        side("engine", "bf16", 1.0),
+        Measured::missing(
+            "ONNX Runtime",
+            false,
+            "bf16",
+            "no convolution in bf16".into(),
+        ),
+    ];
+    let text = report::case("infer", &sides);
+    for words in [
+        "ONNX Runtime bf16              not available: no convolution in bf16",
+        "fp32: best peer / engine: time 1.50 (ONNX Runtime), CPU time 1.50 (ONNX Runtime), \
+         memory 1.50 (ONNX Runtime)",
+        "fp32: memory planned 19.5 MiB (weights 8.0, a call 10.0, images and maps 1.5), measured \
+         20.2 MiB",
+        "engine: bf16 2.00 × as fast as fp32",
+    ] {
+        assert!(text.contains(words), "{text} lacks {words}");
+    }
+
+    let cases = [("infer".to_string(), sides.to_vec())];
+    let text = summary::summary(&cases);
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let fp32 = "infer fp32 2.0 5.0 2.50 3.0 1.50 20 2.50 1.50 3.00";
+    assert_eq!(lines[2].join(" "), fp32);
+    assert_eq!(lines[3].join(" "), "infer bf16 1.0 – – – – 10 – – 3.00");
+    // One line says no more than the case's own table.
+    let alone = [("infer".to_string(), vec![side("engine", "fp32", 1.0)])];
+    assert_eq!(summary::summary(&alone), "");
+}
+
+#[test]
+fn the_engine_plans_at_its_first_call_and_tells_its_memory() {
+    let work = InferWork {
+        encoder: Encoder::Resnet34,
+        size: [33, 65],
+        classes: 3,
+        batch: 2,
+        name: "small".into(),
     };
-    let text = serde_json::to_string(&Work::Infer(infer.clone())).unwrap();
-    let again: Work = serde_json::from_str(&text).unwrap();
-    assert_eq!(again, Work::Infer(infer.clone()));
+    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(1).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let weights = dir.path().join("w.safetensors");
+    inference::save_untrained(&work, &weights).unwrap();
+    let made = engine::serve_work(&Work::Infer(work), Some(&weights), device);
+    let (result, said) = conversation(made, "{\"run\":1}\n{\"run\":2}\n{\"check\":true}\n");
+    result.unwrap();
+    let lines: Vec<Value> = said.lines().map(|l| l.parse().unwrap()).collect();
+    let parameters = lines[0]["ready"]["parameters"].as_u64();
+    assert!(parameters.unwrap_or(0) > 10_000_000, "{}", lines[0]);
+    assert!(lines[1]["ms"].as_f64().unwrap() > 0.0);
+    assert!(lines[3]["checked"]["conv_flops"].as_f64().unwrap() > 0.0);
+    let last = &lines[4];
+    let mib = |key: &str| last[key].as_f64().unwrap();
+    assert!(mib("weights_mib") > 40.0 && mib("call_mib") > 0.0, "{last}");
+    assert_eq!(
+        mib("call_mib"),
+        mib("held_mib"),
+        "a caller holds what was planned"
+    );
+    assert_eq!(
+        mib("host_mib"),
+        (12 * 2 * 33 * 65) as f64 / (1u64 << 20) as f64
+    );
+    assert!(mib("peak_mib") > mib("base_mib"), "{last}");
 }

@@ -25,6 +25,9 @@ pub struct Turns {
 /// What a side's rounds took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Times {
+    /// Milliseconds of the very first call, before any that counts: whatever a side does not do
+    /// until it must, plans, memory, packing, compiling, is in it.
+    pub first_ms: Option<f64>,
     /// Milliseconds of one call, each round.
     pub ms: Vec<f64>,
     /// CPU milliseconds of one call, all threads, each round; empty where the system does not tell.
@@ -63,6 +66,12 @@ impl Measured {
         median(self.outcome.as_ref().ok()?.ms.clone())
     }
 
+    /// The first call over the median of the warm ones.
+    pub fn first_times(&self) -> Option<f64> {
+        let first = self.outcome.as_ref().ok()?.first_ms?;
+        Some(first / self.median_ms().filter(|ms| *ms > 0.0)?)
+    }
+
     /// Median over the rounds of this side's time over that of `engine` in the same round: load
     /// that comes and goes hits both.
     pub fn times(&self, engine: &Self) -> Option<f64> {
@@ -91,6 +100,11 @@ impl Measured {
         }
     }
 
+    /// This side's memory over that of `engine`.
+    pub fn memory_times(&self, engine: &Self) -> Option<f64> {
+        Some(self.work_mib()? / engine.work_mib().filter(|mib| *mib > 0.0)?)
+    }
+
     /// Every number.
     pub fn json(&self) -> Value {
         let mut value = json!({
@@ -101,6 +115,7 @@ impl Measured {
         });
         match &self.outcome {
             Ok(times) => {
+                value["first_ms"] = json!(times.first_ms);
                 value["ms"] = json!(times.ms);
                 value["cpu_ms"] = json!(times.cpu_ms);
                 value["median_ms"] = json!(self.median_ms());
@@ -146,6 +161,7 @@ impl Turns {
                 let before = side.cpu_ms();
                 match side.run(counts[i]) {
                     Ok(ms) if round < self.warmup => {
+                        times.first_ms.get_or_insert(ms);
                         let wanted = (self.span_ms / ms.max(1e-4)).ceil() as usize;
                         counts[i] = wanted.clamp(1, self.most);
                     }

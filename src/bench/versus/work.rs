@@ -1,4 +1,4 @@
-//! What is measured, and how PyTorch is asked for the same.
+//! What is measured, and how PyTorch and ONNX Runtime are asked for the same.
 
 use serde::{Deserialize, Serialize};
 
@@ -84,8 +84,10 @@ pub struct InferWork {
 
 impl InferWork {
     /// The built-in cases: `infer` and `infer8`, ResNet-50 on one and on eight images of
-    /// 360 × 480; `voc` and `voc8`, ResNet-101 on images of 513 × 513.
+    /// 360 × 480; `voc` and `voc8`, ResNet-101 on images of 513 × 513; then each with the other
+    /// encoder, its name after the case's.
     pub fn known() -> Vec<Self> {
+        let (r50, r101) = (Encoder::Resnet50, Encoder::Resnet101);
         let work = |name: &str, encoder, size, batch| Self {
             name: name.into(),
             encoder,
@@ -94,10 +96,14 @@ impl InferWork {
             classes: 21,
         };
         vec![
-            work("infer", Encoder::Resnet50, [360, 480], 1),
-            work("infer8", Encoder::Resnet50, [360, 480], 8),
-            work("voc", Encoder::Resnet101, [513, 513], 1),
-            work("voc8", Encoder::Resnet101, [513, 513], 8),
+            work("infer", r50, [360, 480], 1),
+            work("infer8", r50, [360, 480], 8),
+            work("voc", r101, [513, 513], 1),
+            work("voc8", r101, [513, 513], 8),
+            work("infer-r101", r101, [360, 480], 1),
+            work("infer8-r101", r101, [360, 480], 8),
+            work("voc-r50", r50, [513, 513], 1),
+            work("voc8-r50", r50, [513, 513], 8),
         ]
     }
 
@@ -151,7 +157,13 @@ pub struct Place {
     pub threads: usize,
 }
 
-/// One way in which PyTorch does the work.
+/// Begins the names of PyTorch's variants.
+pub(super) const PYTORCH: &str = "PyTorch";
+
+/// Name of ONNX Runtime's variant.
+pub(super) const ONNX_RUNTIME: &str = "ONNX Runtime";
+
+/// One way in which a peer does the work.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// Name in tables.
@@ -164,14 +176,14 @@ pub struct Variant {
 
 impl Variant {
     /// `flags`: what sets it apart.
-    pub fn new(name: &str, script: &'static str, place: &Place, flags: &[String]) -> Self {
+    fn new(name: &str, script: &'static str, place: &Place, flags: &[String]) -> Self {
         let device = if place.cuda { "cuda" } else { "cpu" };
         let mut args = words(&["--device", device, "--threads", &place.threads.to_string()]);
         // The last one counts: a variant may have a precision of its own.
         args.extend(words(&["--precision", &place.precision]));
         args.extend_from_slice(flags);
         Self {
-            name: format!("PyTorch {name}"),
+            name: name.into(),
             script,
             args,
         }
@@ -210,7 +222,7 @@ fn step_variants(w: &StepWork, place: &Place) -> Result<Vec<Variant>> {
     ];
     let variant = |name: &str, flags: &[&str]| {
         let flags = words(&[&work[..], flags].concat());
-        Variant::new(name, "train_step.py", place, &flags)
+        Variant::new(&format!("{PYTORCH} {name}"), "train_step.py", place, &flags)
     };
     let mut variants = vec![variant("nhwc", &["--format", "nhwc"])];
     match place.cuda {
@@ -253,7 +265,7 @@ fn infer_variants(w: &InferWork, place: &Place) -> Result<Vec<Variant>> {
     ];
     let variant = |name: &str, flags: &[&str]| {
         let flags = words(&[&work[..], flags].concat());
-        Variant::new(name, "infer.py", place, &flags)
+        Variant::new(&format!("{PYTORCH} {name}"), "infer.py", place, &flags)
     };
     let mut variants = vec![
         variant("nhwc", &["--format", "nhwc"]),
@@ -266,22 +278,17 @@ fn infer_variants(w: &InferWork, place: &Place) -> Result<Vec<Variant>> {
         ),
         false => variant("nchw folded", &["--format", "nchw", "--fold"]),
     });
+    let onnx_runtime = Variant::new(ONNX_RUNTIME, "infer_ort.py", place, &words(&work));
+    variants.push(onnx_runtime);
     Ok(variants)
 }
 
-/// The peer's variants for single operations.
+/// PyTorch's variants for single operations.
 pub fn operation_variants(place: &Place) -> Vec<Variant> {
-    let mut variants = vec![Variant::new("", "ops.py", place, &[])];
+    let mut variants = vec![Variant::new(PYTORCH, "ops.py", place, &[])];
     if place.cuda {
-        variants.push(Variant::new(
-            "compiled",
-            "ops.py",
-            place,
-            &words(&["--compile"]),
-        ));
-    }
-    for v in &mut variants {
-        v.name = v.name.trim_end().into();
+        let name = format!("{PYTORCH} compiled");
+        variants.push(Variant::new(&name, "ops.py", place, &words(&["--compile"])));
     }
     variants
 }
