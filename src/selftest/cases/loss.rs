@@ -123,10 +123,11 @@ fn losses(d: &mut Data) -> Vec<Case> {
         cases.push(loss.backward(d, threshold, i % 2 == 0));
     }
     for kind in 0..KINDS.len() {
+        let loss = Loss::new(d, "divided by all pixels", [2, 4, 5, 7], [9, 13], kind);
+        cases.push(loss.forward(CeNorm::All, Some(0.2)));
         let loss = Loss::new(d, "each kind of labels", [2, 4, 5, 7], [9, 13], kind);
         cases.push(loss.forward(CeNorm::Valid, None));
         cases.push(loss.forward(CeNorm::ValidTimesAllOverValid, Some(0.2)));
-        cases.push(loss.forward(CeNorm::All, Some(0.2)));
         cases.push(loss.backward(d, None, false));
         cases.push(loss.backward(d, Some(0.2), true));
         cases.push(loss.target_probability());
