@@ -46,12 +46,12 @@ fn run(
     train::run(cfg.clone(), &options, &mut Silent).unwrap()
 }
 
-/// The last checkpoint's bytes and the metrics without the seconds.
+/// The last checkpoint's bytes and the metrics without seconds and machines.
 fn trace(out: &Path) -> (Vec<u8>, String) {
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let lines: Vec<&str> = metrics
         .lines()
-        .filter(|l| !l.contains("\"seconds\""))
+        .filter(|l| !l.contains("\"seconds\"") && !l.contains("\"machine\""))
         .collect();
     (
         fs::read(out.join("checkpoints/last.safetensors")).unwrap(),

@@ -69,7 +69,14 @@ pub fn sheet(
     let count = val.len().min(ROWS);
     // Spread over the list: neighbours are often frames of one video.
     let seen = (0..count)
-        .map(|k| see(predictor, networks, val.decode(k * val.len() / count)?, negatives))
+        .map(|k| {
+            see(
+                predictor,
+                networks,
+                val.decode(k * val.len() / count)?,
+                negatives,
+            )
+        })
         .collect::<Result<Vec<Seen>>>()?;
     let has_truth = seen.iter().all(|s| s.truth.is_some());
     let class = rarest(&seen, cfg.data.classes);
@@ -229,9 +236,10 @@ impl Seen {
                 NegativePixels::All => true,
                 NegativePixels::Labeled => false,
             };
-            let above = p.iter().enumerate().filter(|&(c, &q)| {
-                q > p[class] || (q == p[class] && c < class)
-            });
+            let above = p
+                .iter()
+                .enumerate()
+                .filter(|&(c, &q)| q > p[class] || (q == p[class] && c < class));
             counts && (low..high).contains(&(above.count() as u32))
         });
         marks.collect()
@@ -251,7 +259,10 @@ fn rarest(seen: &[Seen], classes: usize) -> usize {
 
 /// The `q`-th percentile of all entropies, linear between two of them.
 fn percentile(seen: &[Seen], q: f32) -> f32 {
-    let mut all: Vec<f32> = seen.iter().flat_map(|s| s.entropy.iter().copied()).collect();
+    let mut all: Vec<f32> = seen
+        .iter()
+        .flat_map(|s| s.entropy.iter().copied())
+        .collect();
     all.sort_unstable_by(f32::total_cmp);
     let Some(last) = all.len().checked_sub(1) else {
         return 0.0;

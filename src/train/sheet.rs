@@ -84,7 +84,9 @@ impl Sheet {
     /// # Errors
     /// [`Error::Internal`] when they are others.
     pub fn push(&mut self, row: Vec<RgbImage>) -> Result<()> {
-        let alike = row.windows(2).all(|w| w[0].dimensions() == w[1].dimensions());
+        let alike = row
+            .windows(2)
+            .all(|w| w[0].dimensions() == w[1].dimensions());
         if row.len() != self.columns.len() || !alike {
             return Err(Error::internal("tiles that do not fit their sheet"));
         }

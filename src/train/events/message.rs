@@ -40,7 +40,13 @@ const RANGES: usize = 40;
 impl Histogram {
     /// Of the finite ones among `values`, in ranges of one width; `None` where there is none.
     pub fn of(values: &[f32]) -> Option<Self> {
-        let finite = || values.iter().copied().filter(|v| v.is_finite()).map(f64::from);
+        let finite = || {
+            values
+                .iter()
+                .copied()
+                .filter(|v| v.is_finite())
+                .map(f64::from)
+        };
         let (min, max) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
             (v.min(low), v.max(high))
         });
@@ -253,7 +259,13 @@ mod tests {
     fn bytes_that_are_no_message_are_no_event() {
         assert_eq!(step(&summary(1.0, 300, &[])), Some(300));
         assert_eq!(step(&[]), Some(0));
-        for bad in [&[0x10][..], &[0x10, 0xFF], &[0x0A, 5, 1], &[0x0B], &[0xFF; 11]] {
+        for bad in [
+            &[0x10][..],
+            &[0x10, 0xFF],
+            &[0x0A, 5, 1],
+            &[0x0B],
+            &[0xFF; 11],
+        ] {
             assert_eq!(step(bad), None, "{bad:?}");
         }
     }

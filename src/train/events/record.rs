@@ -72,9 +72,7 @@ pub enum Next {
 /// The system's, other than an early end.
 pub fn next(file: &mut impl Read) -> io::Result<Next> {
     let mut header = Vec::with_capacity(HEADER);
-    file.by_ref()
-        .take(HEADER as u64)
-        .read_to_end(&mut header)?;
+    file.by_ref().take(HEADER as u64).read_to_end(&mut header)?;
     let Ok(header) = <[u8; HEADER]>::try_from(&header[..]) else {
         return Ok(match header.is_empty() {
             true => Next::End,
