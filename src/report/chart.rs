@@ -59,7 +59,9 @@ impl Axis {
         };
         let rough = span / count;
         let power = 10f64.powf(rough.log10().floor());
-        let factor = [1.0, 2.0, 2.5, 5.0].into_iter().find(|f| f * power >= rough * (1.0 - 1e-9));
+        let factor = [1.0, 2.0, 2.5, 5.0]
+            .into_iter()
+            .find(|f| f * power >= rough * (1.0 - 1e-9));
         let step = factor.unwrap_or(10.0) * power;
         let low = (low / step + 1e-9).floor() * step;
         let high = (high / step - 1e-9).ceil() * step;
@@ -107,7 +109,11 @@ impl Chart {
         };
         let (x_low, x_high) = ends(&mut points().map(|p| p.0));
         let (y_low, y_high) = ends(&mut points().map(|p| p.1));
-        let y_low = if self.from_zero { y_low.min(0.0) } else { y_low };
+        let y_low = if self.from_zero {
+            y_low.min(0.0)
+        } else {
+            y_low
+        };
         let y = Axis::around(y_low, y_high, 5.0);
         let x = Axis {
             low: x_low.min(0.0),
@@ -152,7 +158,9 @@ impl Chart {
                  <path class=\"{}\" d=\"M0 4H24\"/></svg>{} <output>{}</output></li>",
                 line_class(s.slot),
                 escape(&s.name),
-                s.points.last().map_or(String::new(), |p| self.format.show(p.1))
+                s.points
+                    .last()
+                    .map_or(String::new(), |p| self.format.show(p.1))
             );
         }
         html + "</ul>"
@@ -302,7 +310,9 @@ mod tests {
 
     #[test]
     fn many_points_become_means_of_neighbours() {
-        let points: Vec<(f64, f64)> = (0..1000).map(|i| (f64::from(i), f64::from(i % 3))).collect();
+        let points: Vec<(f64, f64)> = (0..1000)
+            .map(|i| (f64::from(i), f64::from(i % 3)))
+            .collect();
         let few = thinned(&points);
         assert_eq!(few.len(), 334);
         assert_eq!(few[0], (1.0, 1.0));

@@ -19,7 +19,8 @@ pub fn iou(runs: &[Run]) -> String {
     if columns.is_empty() || classes.is_empty() {
         return "<p class=\"empty\">No validation yet.</p>".into();
     }
-    let mut html = String::from("<div class=\"scroll\"><table class=\"iou\"><thead><tr><th>class</th>");
+    let mut html =
+        String::from("<div class=\"scroll\"><table class=\"iou\"><thead><tr><th>class</th>");
     for c in &columns {
         html += &format!("<th class=\"num\">{}</th>", c.head);
     }
@@ -113,7 +114,10 @@ fn bar(value: Option<f64>, than: Option<f64>) -> String {
         let points = 100.0 * (value - than);
         let class = if points < 0.0 { "less" } else { "more" };
         let sign = if points < 0.0 { '−' } else { '+' };
-        format!(" <small class=\"{class}\">{sign}{:.2}</small>", points.abs())
+        format!(
+            " <small class=\"{class}\">{sign}{:.2}</small>",
+            points.abs()
+        )
     });
     format!(
         "<td class=\"num bar\" style=\"--v:{:.2}%\">{:.2}{difference}</td>",
@@ -242,10 +246,7 @@ fn capacity(run: &Run, class: usize) -> Option<f64> {
 }
 
 /// How many of the last logged steps have the method's numbers, and their mean per class.
-fn last_means(
-    run: &Run,
-    numbers: impl Fn(&U2pl) -> Vec<Option<f64>>,
-) -> (usize, Vec<Option<f64>>) {
+fn last_means(run: &Run, numbers: impl Fn(&U2pl) -> Vec<Option<f64>>) -> (usize, Vec<Option<f64>>) {
     let steps = run.steps.iter().rev().filter_map(|s| s.u2pl.as_ref());
     let last: Vec<Vec<Option<f64>>> = steps.take(LAST).map(numbers).collect();
     let mean = |class: usize| {

@@ -21,7 +21,11 @@ pub fn training(runs: &[Run]) -> String {
     .html();
     for (key, title, note) in [
         ("sup", "Supervised loss", "L_s, labelled pixels"),
-        ("unsup", "Unsupervised loss", "λ_u · L_u, pseudo-labelled pixels"),
+        (
+            "unsup",
+            "Unsupervised loss",
+            "λ_u · L_u, pseudo-labelled pixels",
+        ),
         ("contrast", "Contrastive loss", "L_c, before its weight"),
         ("aux", "Auxiliary loss", "before its weight"),
     ] {

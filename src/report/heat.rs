@@ -29,7 +29,9 @@ impl Heat<'_> {
     /// The map; nothing where there are no values.
     pub fn html(&self) -> String {
         let columns = self.thinned();
-        let values = columns.iter().flat_map(|(_, v)| v.iter().copied().flatten());
+        let values = columns
+            .iter()
+            .flat_map(|(_, v)| v.iter().copied().flatten());
         let most = values.fold(f64::NEG_INFINITY, f64::max);
         if !most.is_finite() || self.classes.is_empty() {
             return String::new();
@@ -163,7 +165,10 @@ mod tests {
             title: "bank",
             format: Format::Count,
             classes: &classes,
-            columns: vec![(10, vec![Some(0.0), Some(1.0)]), (20, vec![Some(3000.0), None])],
+            columns: vec![
+                (10, vec![Some(0.0), Some(1.0)]),
+                (20, vec![Some(3000.0), None]),
+            ],
         };
         let html = heat.html();
         for part in [
@@ -187,7 +192,9 @@ mod tests {
             classes: &classes,
             columns,
         };
-        let many = (0..150).map(|i| (i, vec![Some(f64::from(i as u32 % 3)), None])).collect();
+        let many = (0..150)
+            .map(|i| (i, vec![Some(f64::from(i as u32 % 3)), None]))
+            .collect();
         let few = heat(many).thinned();
         assert_eq!(few.len(), 50);
         assert_eq!(few[0], (2, vec![Some(1.0), None]));

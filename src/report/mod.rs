@@ -21,11 +21,14 @@ mod read;
 mod tables;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::files::write_atomic;
-use read::Run;
+use read::{Class, Run};
 use text::escape;
 
 /// Pictures of a single run, and of each of several.
@@ -49,7 +52,10 @@ impl Report {
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
         let folders = read::folders(paths)?;
         let names = read::names(&folders);
-        let runs = folders.iter().zip(names).map(|(p, name)| Run::read(p, name));
+        let runs = folders
+            .iter()
+            .zip(names)
+            .map(|(p, name)| Run::read(p, name));
         Ok(Self {
             runs: runs.collect::<Result<_>>()?,
         })
@@ -62,7 +68,10 @@ impl Report {
 
     /// What could not be read, a line each with file and line.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
-        self.runs.iter().flat_map(|r| &r.problems).map(String::as_str)
+        self.runs
+            .iter()
+            .flat_map(|r| &r.problems)
+            .map(String::as_str)
     }
 
     /// Writes the page, with `pictures` of each run's validations or as many as suit the number
@@ -104,7 +113,15 @@ impl Report {
             ("classes", "IoU by class", class_section(runs)),
             ("u2pl", "Unlabelled images", method_section(runs)),
             ("samples", "Samples", samples),
-            ("config", if many { "Configurations" } else { "Configuration" }, configuration),
+            (
+                "config",
+                if many {
+                    "Configurations"
+                } else {
+                    "Configuration"
+                },
+                configuration,
+            ),
             ("machine", "Machine", tables::machines(runs)),
         ];
         let shown: Vec<_> = sections.iter().filter(|s| !s.2.is_empty()).collect();
@@ -152,9 +169,12 @@ impl Report {
             if many {
                 html += &format!("<h3>{}</h3>", escape(&run.name));
             }
-            let swatches: String = run
-                .classes
-                .iter()
+            let ignored = Class {
+                name: "ignored".into(),
+                color: run.ignored,
+            };
+            let shades = run.classes.iter().chain([&ignored]);
+            let swatches: String = shades
                 .map(|c| format!("<li>{}</li>", classes::swatch(c)))
                 .collect();
             html += &format!("<ul class=\"swatches\">{swatches}</ul>");

@@ -43,7 +43,9 @@ pub fn find(folder: &Path) -> (Vec<Picture>, Vec<String>) {
     found.sort_by_key(|p| (p.name == "final", p.name.clone()));
     // A run that is over ends with the picture of its last validation.
     if let [.., last, end] = &found[..] {
-        let same = std::fs::read(&last.path).ok().zip(std::fs::read(&end.path).ok());
+        let same = std::fs::read(&last.path)
+            .ok()
+            .zip(std::fs::read(&end.path).ok());
         if end.name == "final" && same.is_some_and(|(a, b)| a == b) {
             found.pop();
         }

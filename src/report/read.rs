@@ -25,6 +25,8 @@ pub struct Run {
     pub config: Vec<(String, String)>,
     /// Its classes.
     pub classes: Vec<Class>,
+    /// Colour of pixels that count for nothing.
+    pub ignored: [u8; 3],
     /// Logged steps, by iteration.
     pub steps: Vec<Step>,
     /// Validations, by iteration.
@@ -198,7 +200,7 @@ impl Run {
         };
         let config = run.read_config();
         run.read_metrics()?;
-        run.classes = run.find_classes(config.as_ref());
+        run.find_classes(config.as_ref());
         let (pictures, problems) = pictures::find(&path.join("samples"));
         run.pictures = pictures;
         run.problems.extend(problems);
@@ -296,7 +298,7 @@ impl Run {
     }
 
     /// As many classes as were scored, by the configuration's names and colours where it is known.
-    fn find_classes(&self, config: Option<&Config>) -> Vec<Class> {
+    fn find_classes(&mut self, config: Option<&Config>) {
         let scored = self.validations.iter().map(|v| v.iou.len());
         let counted = self
             .steps
@@ -308,15 +310,14 @@ impl Run {
             .chain(config.map(|c| c.data.classes))
             .max()
             .unwrap_or(0);
-        let colors = config.map(palette);
+        let colors = config.map_or_else(|| (0..=255).map(voc_color).collect(), palette);
+        let ignored = config.map_or(255, |c| c.data.ignore_index);
         let class = |c: usize| Class {
             name: config.map_or_else(|| format!("class {c}"), |cfg| cfg.data.class_name(c)),
-            color: match &colors {
-                Some(colors) => colors.get(c).copied().unwrap_or_default(),
-                None => voc_color(c as u8),
-            },
+            color: colors.get(c).copied().unwrap_or_default(),
         };
-        (0..count.min(256)).map(class).collect()
+        self.classes = (0..count.min(256)).map(class).collect();
+        self.ignored = colors[usize::from(ignored)];
     }
 }
 
@@ -393,7 +394,10 @@ mod tests {
         assert_eq!(run.end.unwrap().seconds, Some(3.5));
         assert_eq!(run.problems.len(), 3, "{:?}", run.problems);
         for (problem, line) in run.problems.iter().zip(["2", "5", "8"]) {
-            assert!(problem.contains(&format!("metrics.jsonl:{line}: ")), "{problem}");
+            assert!(
+                problem.contains(&format!("metrics.jsonl:{line}: ")),
+                "{problem}"
+            );
         }
         assert_eq!(run.setting("data.kind"), Some("shapes"));
         assert_eq!(run.classes[1].name, "class 1");
@@ -436,7 +440,10 @@ mod tests {
         }
         let path = |name: &str| dir.path().join(name);
         let found = folders(&[path("a/u2pl"), path("b"), path("b/u2pl")]).unwrap();
-        assert_eq!(found, [path("a/u2pl"), path("b/supervised"), path("b/u2pl")]);
+        assert_eq!(
+            found,
+            [path("a/u2pl"), path("b/supervised"), path("b/u2pl")]
+        );
         assert_eq!(names(&found), ["a/u2pl", "b/supervised", "b/u2pl"]);
         assert_eq!(names(&found[1..]), ["supervised", "u2pl"]);
         let error = folders(&[dir.path().to_path_buf()]).unwrap_err();

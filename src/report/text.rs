@@ -137,7 +137,13 @@ mod tests {
         assert_eq!(Format::Percent.show(0.548_833), "54.88 %");
         assert_eq!(Format::Count.show(1_234_567.0), "1\u{202F}234\u{202F}567");
         assert_eq!(Format::Count.show(-999.6), "−1\u{202F}000");
-        for (value, text) in [(0.0, "0"), (1.80263, "1.803"), (0.05, "0.05000"), (123_456.0, "123456"), (1e-7, "1.000e-7")] {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.80263, "1.803"),
+            (0.05, "0.05000"),
+            (123_456.0, "123456"),
+            (1e-7, "1.000e-7"),
+        ] {
             assert_eq!(Format::Plain.show(value), text);
         }
         assert_eq!(Format::Percent.tick(0.5, 0.1), "50 %");
@@ -151,7 +157,10 @@ mod tests {
 
     #[test]
     fn nothing_breaks_out_of_its_element() {
-        assert_eq!(escape("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
+        assert_eq!(
+            escape("<a href='x'>&\""),
+            "&lt;a href=&#39;x&#39;&gt;&amp;&quot;"
+        );
         let json = script_json(&serde_json::json!("</script>"));
         assert_eq!(json, "\"\\u003c/script>\"");
     }
@@ -159,7 +168,13 @@ mod tests {
     /// Test vectors of RFC 4648.
     #[test]
     fn files_in_base64() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             let expect = format!("data:image/png;base64,{text}");
             assert_eq!(data_uri("image/png", bytes.as_bytes()), expect);
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::events::{EventLog, Histogram, Payload};
-use super::sheet::Sheet;
+use super::sheet::{Sheet, png};
 use crate::Result;
 use crate::config::Config;
 use crate::graph::params::{Kind, Layout};
@@ -52,19 +52,23 @@ impl Board {
         log.write(done, &values)
     }
 
-    /// The pictures of a validation.
-    pub(super) fn sheet(&mut self, done: usize, sheet: &Sheet, png: &[u8]) -> Result<()> {
+    /// The pictures of a validation, a column each.
+    pub(super) fn sheet(&mut self, done: usize, sheet: &Sheet) -> Result<()> {
         let Some(log) = &mut self.log else {
             return Ok(());
         };
-        let titles: Vec<&str> = sheet.columns().iter().map(|c| c.title.as_str()).collect();
-        let (width, height) = sheet.picture().dimensions();
-        let image = Payload::Image {
-            width,
-            height,
-            png: png.to_vec(),
-        };
-        log.write(done, &[(format!("samples: {}", titles.join(", ")), image)])
+        let mut values = Vec::new();
+        for (i, column) in sheet.columns().iter().enumerate() {
+            let picture = sheet.only(&[column.kind]).picture();
+            let image = Payload::Image {
+                width: picture.width(),
+                height: picture.height(),
+                png: png(&picture)?,
+            };
+            // TensorBoard sorts: the numbers keep the sheet's order.
+            values.push((format!("samples/{} {}", i + 1, column.title), image));
+        }
+        log.write(done, &values)
     }
 
     /// The distribution of every convolution's weights.
@@ -168,5 +172,65 @@ impl Number for f64 {
 impl Number for u32 {
     fn to_f32(self) -> f32 {
         self as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::diagnostics::{Losses, U2pl};
+
+    #[test]
+    fn every_number_of_a_step_has_its_tag() {
+        let report = Report {
+            loss: Losses {
+                sup: 1.0,
+                contrast: Some(2.0),
+                ..Losses::default()
+            },
+            u2pl: Some(U2pl {
+                gamma: f32::NAN,
+                kept: 0.5,
+                bank: vec![7, 8],
+                pseudo_iou: Some(vec![None, Some(0.25)]),
+                ..U2pl::default()
+            }),
+        };
+        let classes = ["sky".to_string(), "car".to_string()];
+        let values = step_values(&classes, 0.125, &report);
+        let value = |tag: &str| {
+            let found = values.iter().find(|(t, _)| t == tag);
+            found.map(|(_, payload)| match payload {
+                Payload::Scalar(x) => *x,
+                other => panic!("{other:?}"),
+            })
+        };
+        for (tag, x) in [
+            ("train/lr", Some(0.125)),
+            ("loss/sup", Some(1.0)),
+            ("loss/contrast", Some(2.0)),
+            ("loss/unsup", None),
+            ("u2pl/kept", Some(0.5)),
+            ("u2pl/gamma", None),
+            ("u2pl_bank/car", Some(8.0)),
+            ("u2pl_pseudo_iou/sky", None),
+            ("u2pl_pseudo_iou/car", Some(0.25)),
+        ] {
+            assert_eq!(value(tag), x, "{tag}");
+        }
+        let alone = Report::default();
+        assert_eq!(step_values(&classes, 0.125, &alone).len(), 2);
+    }
+
+    #[test]
+    fn a_board_that_is_off_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cfg = Config::default();
+        cfg.train.tensorboard = false;
+        let mut board = Board::open(dir.path(), &cfg, 0).unwrap();
+        assert!(!board.is_on());
+        board.step(10, 0.5, &Report::default()).unwrap();
+        board.validated(10, 0.5, &[Some(0.5)]).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -368,8 +368,8 @@ impl Trainer {
         let done = self.progress.iteration;
         self.board.validated(done, miou, &metrics.iou())?;
         observer.validated(epoch, who, &metrics);
-        let (sheet, png) = self.picture(warmup, &format!("epoch-{:04}", epoch + 1))?;
-        self.board.sheet(done, &sheet, &png)?;
+        let sheet = self.picture(warmup, &format!("epoch-{:04}", epoch + 1))?;
+        self.board.sheet(done, &sheet)?;
         if self.board.is_on() {
             let weights = self.session.read("student.weights")?;
             self.board.weights(done, self.session.params(), &weights)?;
@@ -384,7 +384,7 @@ impl Trainer {
     }
 
     /// Writes the pictures of this moment, after a step on labels alone (`warmup`) or not.
-    fn picture(&mut self, warmup: bool, name: &str) -> Result<(Sheet, Vec<u8>)> {
+    fn picture(&mut self, warmup: bool, name: &str) -> Result<Sheet> {
         let weights = |who: &str| -> Result<Weights> {
             Ok(Weights {
                 arena: self.session.arena(),
@@ -399,9 +399,8 @@ impl Trainer {
         let alpha = (!warmup).then(|| self.session.scalars(last).alpha);
         let predictor = self.evaluator.predictor();
         let sheet = samples::sheet(predictor, networks, &self.val, &self.cfg, alpha)?;
-        let png = sheet.to_png()?;
-        write_atomic(&self.dir.sample(name), &png)?;
-        Ok((sheet, png))
+        write_atomic(&self.dir.sample(name), &sheet.to_png()?)?;
+        Ok(sheet)
     }
 
     fn save(&self) -> Result<()> {

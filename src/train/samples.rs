@@ -49,8 +49,9 @@ struct Seen {
     entropy: Vec<f32>,
     /// Of the teacher's class.
     confidence: Vec<f32>,
-    /// `[pixels, classes]` of the teacher, where negatives are shown.
-    probabilities: Vec<f32>,
+    /// `[pixels, classes]` of the teacher, as the network's own grid has them, where negatives are
+    /// shown.
+    scores: Vec<f32>,
 }
 
 /// Makes the sheet of the validation images. `alpha` is the percentage of unreliable pixels of a
@@ -95,12 +96,12 @@ pub fn sheet(
     column(Kind::Teacher, "teacher");
     column(Kind::Entropy, "entropy of the teacher");
     if alpha.is_some() {
-        column(Kind::PseudoLabel, "pseudo-labels that count");
+        column(Kind::PseudoLabel, "pseudo-labels");
     }
     if negatives {
         column(
             Kind::Negatives,
-            &format!("negatives of {}", cfg.data.class_name(class)),
+            &format!("negatives of {}, pink", cfg.data.class_name(class)),
         );
     }
     let kinds: Vec<Kind> = columns.iter().map(|c| c.kind).collect();
@@ -133,10 +134,6 @@ fn see(
     let image = Rgb::new(decoded.width, decoded.height, decoded.rgb)?;
     let student = predictor.maps(networks.student, &image)?;
     let teacher = predictor.maps(networks.teacher, &image)?;
-    let probabilities = match negatives {
-        true => predictor.probabilities(networks.teacher, &image)?,
-        false => Vec::new(),
-    };
     let (w, h) = (image.width, image.height);
     let longest = w.max(h);
     let shrink = |n: usize| match longest > LONGEST {
@@ -149,12 +146,15 @@ fn see(
         .collect();
     let bytes = |map: &[u8]| places.iter().map(|&i| map[i]).collect::<Vec<u8>>();
     let floats = |map: &[f32]| places.iter().map(|&i| map[i]).collect::<Vec<f32>>();
-    let classes = probabilities.len() / (w * h);
-    let probabilities = places
-        .iter()
-        .flat_map(|&i| &probabilities[i * classes..(i + 1) * classes])
-        .copied()
-        .collect();
+    let mut scores = Vec::new();
+    if negatives {
+        let found = predictor.scores(networks.teacher, &image)?;
+        let [rows, columns, classes] = found.shape;
+        for i in &places {
+            let at = (i / w * rows / h) * columns + i % w * columns / w;
+            scores.extend(&found.values[at * classes..(at + 1) * classes]);
+        }
+    }
     let whole = RgbImage::from_raw(w as u32, h as u32, image.pixels)
         .ok_or_else(|| Error::internal("an image of another size than it says"))?;
     Ok(Seen {
@@ -169,7 +169,7 @@ fn see(
         teacher: bytes(&teacher.argmax),
         entropy: floats(&teacher.entropy),
         confidence: floats(&teacher.confidence),
-        probabilities,
+        scores,
     })
 }
 
@@ -228,7 +228,7 @@ impl Seen {
     /// The pixels that an unlabelled image would add to the negatives of `class`.
     fn negatives(&self, cfg: &Config, gamma: f32, class: usize) -> Vec<bool> {
         let (low, high) = rank_bounds(cfg);
-        let pixels = self.probabilities.chunks_exact(cfg.data.classes);
+        let pixels = self.scores.chunks_exact(cfg.data.classes);
         let marks = pixels.zip(&self.entropy).map(|(p, &entropy)| {
             let counts = match cfg.method.negative_pixels {
                 NegativePixels::Unreliable => entropy > gamma,
@@ -304,7 +304,7 @@ mod tests {
             teacher: vec![0, 1, 2, 1],
             entropy: vec![0.1, 0.2, 0.6, 1.0],
             confidence: vec![0.97, 0.9, 0.5, 0.4],
-            probabilities: [
+            scores: [
                 [0.97, 0.02, 0.01],
                 [0.05, 0.9, 0.05],
                 [0.3, 0.2, 0.5],
