@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// Pixels between the tiles.
 const GAP: u32 = 4;
 
+/// Bytes of pixels that no picture of ours comes near to; a damaged size does.
+const LARGEST: usize = 1 << 29;
+
 /// Keyword of the text chunk.
 const KEYWORD: &str = "u2pl-engine sheet";
 
@@ -138,7 +141,12 @@ impl Sheet {
         let mut reader = png::Decoder::new(Cursor::new(bytes))
             .read_info()
             .map_err(damaged)?;
-        let size = reader.output_buffer_size().unwrap_or(0);
+        let size = reader
+            .output_buffer_size()
+            .filter(|&bytes| bytes <= LARGEST);
+        let Some(size) = size else {
+            return Err(Error::input(name, "is too large a picture", "leave it out"));
+        };
         let mut pixels = vec![0; size];
         let frame = reader.next_frame(&mut pixels).map_err(damaged)?;
         pixels.truncate(frame.buffer_size());
@@ -165,7 +173,7 @@ fn cut(contents: &Contents, picture: &RgbImage) -> Option<Sheet> {
         let mut row = Vec::with_capacity(contents.columns.len());
         let mut x = 0u32;
         for _ in &contents.columns {
-            if x.checked_add(w)? > width || y.checked_add(h)? > height {
+            if w == 0 || h == 0 || x.checked_add(w)? > width || y.checked_add(h)? > height {
                 return None;
             }
             row.push(imageops::crop_imm(picture, x, y, w, h).to_image());
@@ -276,5 +284,13 @@ mod tests {
         let bytes = encode(&tile(4, 4, 9), Some(lie)).unwrap();
         assert_eq!(Sheet::from_png("p", &bytes).unwrap(), None);
         assert!(sheet().push(vec![tile(5, 3, 1), tile(5, 4, 2)]).is_err());
+        // A size that no run writes.
+        let mut huge = Vec::new();
+        let encoder = png::Encoder::new(&mut huge, 1 << 15, 1 << 15);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_chunk(png::chunk::IDAT, &[]).unwrap();
+        drop(writer);
+        let error = Sheet::from_png("huge.png", &huge).unwrap_err();
+        assert!(error.to_string().contains("too large"), "{error}");
     }
 }
