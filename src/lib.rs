@@ -33,8 +33,12 @@ pub mod files;
 pub mod graph;
 pub mod infer;
 #[cfg(feature = "cli")]
+pub mod machine;
+#[cfg(feature = "cli")]
 pub mod method;
 pub mod model;
+#[cfg(feature = "cli")]
+pub mod report;
 #[cfg(feature = "cli")]
 pub mod selftest;
 #[cfg(feature = "cli")]

@@ -101,7 +101,7 @@ fn train(cfg: &Config, device: Arc<dyn Device>, out: &Path) -> (Vec<u8>, String)
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
     let lines: Vec<&str> = text
         .lines()
-        .filter(|l| !l.contains("\"seconds\""))
+        .filter(|l| !l.contains("\"seconds\"") && !l.contains("\"machine\""))
         .collect();
     let checkpoint = std::fs::read(out.join("checkpoints/last.safetensors")).expect("checkpoint");
     (checkpoint, lines.join("\n"))

@@ -9,8 +9,10 @@ use u2pl_engine::config::Config;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::eval::{Evaluator, LoadedWeights};
+use u2pl_engine::train::events::message::step;
+use u2pl_engine::train::events::record::{self, Next};
 use u2pl_engine::train::session::{Blueprint, Session, Staged};
-use u2pl_engine::train::{self, Options, Silent, Summary};
+use u2pl_engine::train::{self, Options, Silent, Summary, events};
 use u2pl_engine::{data, model};
 
 /// A network and a run that take a second.
@@ -47,17 +49,31 @@ fn run(
     train::run(cfg.clone(), &options, &mut Silent).unwrap()
 }
 
-/// The last checkpoint's bytes and the metrics without the seconds.
+/// The last checkpoint's bytes and the metrics without seconds and machines.
 fn trace(out: &Path) -> (Vec<u8>, String) {
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let lines: Vec<&str> = metrics
         .lines()
-        .filter(|l| !l.contains("\"seconds\""))
+        .filter(|l| !l.contains("\"seconds\"") && !l.contains("\"machine\""))
         .collect();
     (
         fs::read(out.join("checkpoints/last.safetensors")).unwrap(),
         lines.join("\n"),
     )
+}
+
+/// Step of every TensorBoard event, and everything in it but its time.
+fn events(out: &Path) -> Vec<(u64, Vec<u8>)> {
+    let mut file = fs::File::open(out.join(events::FILE)).unwrap();
+    let mut found = Vec::new();
+    loop {
+        match record::next(&mut file).unwrap() {
+            // The time is the first field: a key and eight bytes.
+            Next::Record(event) => found.push((step(&event).unwrap(), event[9..].to_vec())),
+            Next::End => return found,
+            Next::Damaged => panic!("damaged after {} events", found.len()),
+        }
+    }
 }
 
 #[test]
@@ -73,6 +89,9 @@ fn going_on_after_a_pause_equals_never_having_stopped() {
     let (a, b) = (trace(&straight), trace(&paused));
     assert_eq!(a.1, b.1);
     assert!(a.0 == b.0, "the checkpoints differ");
+    let (a, b) = (events(&straight), events(&paused));
+    assert_eq!(a.iter().map(|e| e.0).max(), Some(12));
+    assert_eq!(a, b);
     let best = |out: &Path| fs::read(out.join("checkpoints/best.safetensors")).unwrap();
     assert!(
         best(&straight) == best(&paused),

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
+use u2pl_engine::train::events;
+use u2pl_engine::train::sheet::{Kind, Sheet};
 
 /// A network and a run that take a second.
 const TINY: &[&str] = &[
@@ -77,6 +79,7 @@ fn the_demo_leaves_two_runs_and_a_picture() {
             "config.yaml",
             "checkpoints/last.safetensors",
             "samples/epoch-0002.png",
+            "events.out.tfevents.u2pl-engine",
         ] {
             assert!(run.join(file).is_file(), "{file}");
         }
@@ -101,6 +104,66 @@ fn the_demo_leaves_two_runs_and_a_picture() {
     ] {
         assert!(u2pl.contains(&format!("\"{key}\"")), "{key} in {u2pl}");
     }
+}
+
+#[test]
+fn a_page_shows_the_demos_runs_and_a_picture_what_the_teacher_makes_of_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo");
+    // Three ranks are few: every one may be a negative.
+    let sets = [
+        "--set",
+        "method.low_rank=0",
+        "--set",
+        "train.tensorboard=false",
+    ];
+    assert!(train(&out, &sets).output().unwrap().status.success());
+    assert!(!out.join("u2pl").join(events::FILE).exists());
+    let sheet = |run: &str| {
+        let bytes = fs::read(out.join(run).join("samples/final.png")).unwrap();
+        Sheet::from_png(run, &bytes).unwrap().unwrap()
+    };
+    let kinds = |sheet: &Sheet| sheet.columns().iter().map(|c| c.kind).collect::<Vec<_>>();
+    let (supervised, u2pl) = (sheet("supervised"), sheet("u2pl"));
+    let first = [
+        Kind::Image,
+        Kind::Truth,
+        Kind::Student,
+        Kind::Teacher,
+        Kind::Entropy,
+    ];
+    assert_eq!(kinds(&supervised), first);
+    assert_eq!(kinds(&u2pl)[..5], first);
+    assert_eq!(kinds(&u2pl)[5..], [Kind::PseudoLabel, Kind::Negatives]);
+    assert_eq!(
+        (u2pl.rows().len(), u2pl.rows()[0][0].dimensions()),
+        (2, (33, 33))
+    );
+    assert_eq!(
+        u2pl.only(&first[..2]).rows(),
+        supervised.only(&first[..2]).rows()
+    );
+
+    let report = |args: &[&str]| {
+        let mut command = Command::cargo_bin("u2pl-engine").unwrap();
+        command.arg("report").args(args).current_dir(&dir);
+        command
+    };
+    let output = report(&["demo"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"demo/report.html\n");
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    for part in [
+        "supervised, u2pl – comparison",
+        "train.algorithm",
+        "negatives of",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let line = refused(report(&["nowhere"]));
+    assert!(line.contains("nowhere"), "{line}");
+    let line = refused(report(&["."]));
+    assert!(line.contains("is no run folder"), "{line}");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use super::device::Kind;
 use super::versus;
 use super::versus_operations::Operations;
 use crate::bench::compare::{self, Comparison};
-use crate::bench::report::{Report, Row, Run, cpu_model, header, utc_now};
+use crate::bench::report::{Report, Row, Run, header};
 use crate::bench::{Case, Ceilings, Recipe, Timer, check_seconds, table};
 use crate::config::Config;
 use crate::device::Device;
+use crate::machine::{cpu_model, utc_now};
 use crate::{Error, Result};
 
 /// Times operations at the shapes of a recipe's training step, inference and evaluation, with

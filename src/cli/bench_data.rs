@@ -7,8 +7,9 @@ use serde_json::json;
 use super::common::{ConfigArgs, Progress, emit, emit_json};
 use super::device::DeviceArgs;
 use crate::bench::pipeline::{Outcome, Pipeline};
-use crate::bench::report::{cpu_model, number, utc_now};
+use crate::bench::report::number;
 use crate::bench::{Recipe, Timer, table};
+use crate::machine::{cpu_model, utc_now};
 use crate::{Error, Result};
 
 /// Decodes, stages and augments training images: images a second for each number of decoding

@@ -12,6 +12,7 @@ mod export;
 mod infer;
 mod info;
 mod plan;
+mod report;
 mod selftest;
 mod split;
 mod train;
@@ -42,6 +43,7 @@ enum Command {
     Split(split::Args),
     Plan(plan::Args),
     Export(export::Args),
+    Report(report::Args),
     Bench(Box<bench::Args>),
     Selftest(selftest::Args),
     Info(info::Args),
@@ -52,7 +54,7 @@ pub fn main() -> ExitCode {
     start_log();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => report(&e),
+        Err(e) => complain(&e),
     }
 }
 
@@ -64,6 +66,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Split(args) => split::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Info(args) => info::run(&args),
@@ -71,7 +74,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// One line on stderr per problem, and the exit status.
-fn report(error: &anyhow::Error) -> ExitCode {
+fn complain(error: &anyhow::Error) -> ExitCode {
     for line in format!("{error:#}").lines() {
         eprintln!("error: {line}");
     }

@@ -145,6 +145,14 @@ impl Default for Data {
     }
 }
 
+impl Data {
+    /// Name of a class for people.
+    pub fn class_name(&self, class: usize) -> String {
+        let name = self.class_names.get(class);
+        name.map_or_else(|| format!("class {class}"), String::clone)
+    }
+}
+
 /// Strong augmentation of the unlabelled batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -365,6 +373,8 @@ pub struct Train {
     pub log_every: usize,
     /// Epochs between validations.
     pub val_every: usize,
+    /// Write what a run shows into its folder for TensorBoard too.
+    pub tensorboard: bool,
 }
 
 impl Default for Train {
@@ -387,6 +397,7 @@ impl Default for Train {
             ohem_min_kept: 100_000,
             log_every: 10,
             val_every: 1,
+            tensorboard: true,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::run_dir::sample_path;
+use super::sheet::Kind;
 use super::{FINAL_PICTURE, Observer, Options, Summary, run, samples};
 use crate::config::Config;
 use crate::config::schema::Algorithm;
@@ -54,7 +55,14 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
     let u2pl = one(Algorithm::U2pl, "u2pl")?;
     let picture = options.out.join("predictions.png");
     let sample = |run: &Summary| sample_path(&run.out, FINAL_PICTURE);
-    samples::join(&[&sample(&supervised), &sample(&u2pl)], &picture)?;
+    let judged = |network| [Kind::Image, Kind::Truth, network];
+    samples::join(
+        &[
+            (&sample(&supervised), &judged(Kind::Student)),
+            (&sample(&u2pl), &judged(Kind::Teacher)),
+        ],
+        &picture,
+    )?;
     Ok(Comparison {
         supervised,
         u2pl,

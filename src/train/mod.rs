@@ -3,13 +3,17 @@
 //! Comes in: a configuration and a device. Goes out: a run folder with the resolved
 //! configuration, metrics, checkpoints and pictures, and a [`Summary`]. [`session`] holds the
 //! device side, [`run_dir`] the folder, [`checkpoint`] what a run needs to go on bit for bit,
-//! [`demo`] the comparison that `train` without a configuration runs.
+//! [`samples`] the pictures, [`events`] the file that TensorBoard reads, [`demo`] the comparison
+//! that `train` without a configuration runs.
 
+mod board;
 pub mod checkpoint;
 pub mod demo;
+pub mod events;
 pub mod run_dir;
 pub mod samples;
 pub mod session;
+pub mod sheet;
 mod watch;
 
 use std::path::PathBuf;
@@ -23,12 +27,16 @@ use crate::config::schema::{Algorithm, Mode};
 use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
+use crate::files::write_atomic;
+use crate::machine;
 use crate::method::diagnostics::{Queued, Report};
 use crate::method::schedule;
 use crate::{Error, Result};
+use board::Board;
 use checkpoint::Progress;
 use run_dir::RunDir;
 use session::{Session, Staged};
+use sheet::Sheet;
 use watch::ContrastWatch;
 
 /// How to run.
@@ -120,6 +128,7 @@ struct Trainer {
     session: Session,
     evaluator: Evaluator,
     dir: RunDir,
+    board: Board,
     labeled: Arc<Dataset>,
     unlabeled: Option<Arc<Dataset>>,
     val: Arc<Dataset>,
@@ -174,11 +183,13 @@ impl Trainer {
                 (RunDir::create(&options.out, &cfg)?, Progress::default())
             }
         };
+        let board = Board::open(dir.path(), &cfg, progress.iteration)?;
         Ok(Self {
             cfg,
             session,
             evaluator,
             dir,
+            board,
             labeled,
             unlabeled,
             val,
@@ -244,6 +255,10 @@ impl Trainer {
         };
         let mut watch = ContrastWatch::new(&self.cfg);
         let mut queued = None;
+        self.dir.log(&json!({
+            "iter": start,
+            "machine": machine::describe(&**self.session.device()),
+        }))?;
         observer.begin(&self.cfg, start, end);
 
         for iteration in start..end {
@@ -319,6 +334,7 @@ impl Trainer {
             lr,
             report: &report,
         })?;
+        self.board.step(done, lr, &report)?;
         observer.step(done, lr, Some(&report));
         Ok(())
     }
@@ -349,8 +365,15 @@ impl Trainer {
             "epoch": epoch,
             "val": {"model": who, "miou": miou, "iou": metrics.iou()},
         }))?;
+        let done = self.progress.iteration;
+        self.board.validated(done, miou, &metrics.iou())?;
         observer.validated(epoch, who, &metrics);
-        self.picture(who, &format!("epoch-{:04}", epoch + 1))?;
+        let sheet = self.picture(warmup, &format!("epoch-{:04}", epoch + 1))?;
+        self.board.sheet(done, &sheet)?;
+        if self.board.is_on() {
+            let weights = self.session.read("student.weights")?;
+            self.board.weights(done, self.session.params(), &weights)?;
+        }
         self.last_val = Some((self.progress.iteration, who, miou));
         if miou > self.progress.best_miou {
             self.progress.best_miou = miou;
@@ -360,13 +383,24 @@ impl Trainer {
         Ok(())
     }
 
-    fn picture(&mut self, who: &str, name: &str) -> Result<()> {
-        let weights = Weights {
-            arena: self.session.arena(),
-            set: self.session.param_set(who)?,
+    /// Writes the pictures of this moment, after a step on labels alone (`warmup`) or not.
+    fn picture(&mut self, warmup: bool, name: &str) -> Result<Sheet> {
+        let weights = |who: &str| -> Result<Weights> {
+            Ok(Weights {
+                arena: self.session.arena(),
+                set: self.session.param_set(who)?,
+            })
         };
-        let (path, predictor) = (self.dir.sample(name), self.evaluator.predictor());
-        samples::write(&path, predictor, weights, &self.val, &self.cfg)
+        let networks = samples::Pair {
+            student: weights("student")?,
+            teacher: weights("teacher")?,
+        };
+        let last = self.progress.iteration.saturating_sub(1);
+        let alpha = (!warmup).then(|| self.session.scalars(last).alpha);
+        let predictor = self.evaluator.predictor();
+        let sheet = samples::sheet(predictor, networks, &self.val, &self.cfg, alpha)?;
+        write_atomic(&self.dir.sample(name), &sheet.to_png()?)?;
+        Ok(sheet)
     }
 
     fn save(&self) -> Result<()> {
@@ -390,7 +424,7 @@ impl Trainer {
             };
         }
         let warmup = iterations == 0 || self.session.schedule().is_warmup(iterations - 1);
-        self.picture(self.judged(warmup), FINAL_PICTURE)?;
+        self.picture(warmup, FINAL_PICTURE)?;
         let (state, transient) = self.session.bytes();
         let summary = Summary {
             out: self.dir.path().to_path_buf(),

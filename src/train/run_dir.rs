@@ -1,4 +1,5 @@
-//! The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `samples/`, `profile.json`.
+//! The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `samples/`, `profile.json`, and
+//! TensorBoard's event file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -176,10 +177,9 @@ fn is_before(line: &str, iteration: usize) -> bool {
     let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else {
         return false;
     };
-    value
-        .get("iter")
-        .and_then(serde_json::Value::as_u64)
-        .is_some_and(|i| i as usize <= iteration)
+    let done = value.get("iter").and_then(serde_json::Value::as_u64);
+    // A run that is over ends again.
+    done.is_some_and(|i| i as usize <= iteration) && value.get("end").is_none()
 }
 
 #[cfg(test)]
@@ -209,6 +209,8 @@ mod tests {
         for iter in [10, 20, 30] {
             run.log(&serde_json::json!({"iter": iter})).unwrap();
         }
+        run.log(&serde_json::json!({"iter": 20, "end": {}}))
+            .unwrap();
         drop(run);
         drop(RunDir::reopen(&dir, 20).unwrap());
         let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
