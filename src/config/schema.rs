@@ -1,5 +1,6 @@
 //! The typed configuration of a run: every key, its meaning, unit and default.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,8 @@ pub struct Data {
     /// Split list of labelled images, one per line. Relative lists are looked up in the working
     /// folder, then under `root`.
     pub labeled: PathBuf,
-    /// Split list of unlabelled images; their masks, if there are any, are used for diagnostics only.
+    /// Split list of unlabelled images, or a folder: every image in it. Masks, if there are any, are
+    /// used for diagnostics only.
     pub unlabeled: PathBuf,
     /// Split list of validation images.
     pub val: PathBuf,
@@ -77,6 +79,9 @@ pub struct Data {
     pub ignore_index: u8,
     /// Encoding of the masks.
     pub encoding: LabelEncoding,
+    /// Values of masks that mean another class (or `ignore_index`): `{from: to}`. Values that are
+    /// not named stay as they are.
+    pub remap: BTreeMap<u8, u8>,
     /// Factor applied to every image and mask right after decoding (1 = none).
     pub image_scale: f32,
     /// Per-channel mean, RGB 0–255.
@@ -130,6 +135,7 @@ impl Default for Data {
             class_names: Vec::new(),
             ignore_index: 255,
             encoding: LabelEncoding::TrainId,
+            remap: BTreeMap::new(),
             image_scale: 1.0,
             mean: [123.675, 116.28, 103.53],
             std: [58.395, 57.12, 57.375],

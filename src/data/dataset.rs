@@ -105,11 +105,7 @@ impl Dataset {
         let shrunk = (1.0 / config.augment.scale[0].max(1e-3)).ceil() as usize;
         Dataset {
             source,
-            rules: MaskRules {
-                classes: data.classes,
-                ignore_index: data.ignore_index,
-                encoding: data.encoding,
-            },
+            rules: MaskRules::new(data),
             image_scale: data.image_scale,
             min_side: if part == Part::Val { 2 } else { shrunk.max(2) },
         }

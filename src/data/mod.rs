@@ -16,6 +16,7 @@ mod jpeg;
 mod list;
 mod loader;
 pub mod mask;
+pub mod names;
 pub mod palette;
 pub mod shapes;
 pub mod split;
