@@ -80,6 +80,41 @@ pub(super) fn resolve(
     Ok((config, authors))
 }
 
+/// What of `config` differs from the defaults, as a tree of sections and keys.
+pub(super) fn differences(config: &Config) -> Result<Value> {
+    let tree = |c: &Config| {
+        serde_json::to_value(c).map_err(|e| Error::internal(format!("a configuration: {e}")))
+    };
+    let (own, default) = (tree(config)?, tree(&Config::default())?);
+    Ok(differing(&own, &default).unwrap_or_else(|| Value::Object(Map::new())))
+}
+
+fn differing(own: &Value, default: &Value) -> Option<Value> {
+    match (own, default) {
+        _ if own == default => None,
+        (Value::Object(own), Value::Object(default)) if !default.is_empty() => {
+            let pairs = own.iter();
+            let pairs = pairs.filter_map(|(key, value)| {
+                Some((key.clone(), differing(value, default.get(key)?)?))
+            });
+            Some(Value::Object(pairs.collect()))
+        }
+        _ => Some(narrowed(own)),
+    }
+}
+
+/// Numbers as one would write them: they pass through JSON as f64, but are f32.
+fn narrowed(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.iter().map(narrowed).collect()),
+        Value::Number(n) if n.is_f64() => n
+            .as_f64()
+            .and_then(|x| (x as f32).to_string().parse::<f64>().ok())
+            .map_or(value.clone(), Value::from),
+        other => other.clone(),
+    }
+}
+
 /// The error for options of the authors' format beside a configuration of ours.
 fn not_for_ours(options: AuthorsOptions) -> Option<Error> {
     let problem = "applies to configurations in the authors' format, and this one is not";

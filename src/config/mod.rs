@@ -84,4 +84,16 @@ impl Config {
         serde_saphyr::to_string(self)
             .map_err(|e| Error::internal(format!("cannot write the configuration as YAML: {e}")))
     }
+
+    /// As [`Config::to_yaml`], but only what differs from the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::to_yaml`].
+    pub fn to_brief_yaml(&self) -> Result<String> {
+        load::differences(self).and_then(|value| {
+            serde_saphyr::to_string(&value).map_err(|e| {
+                Error::internal(format!("cannot write the configuration as YAML: {e}"))
+            })
+        })
+    }
 }

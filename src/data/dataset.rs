@@ -79,6 +79,7 @@ impl Dataset {
     }
 
     /// The images of the list at `path`, treated as `part` is; for lists outside the configuration.
+    /// Unlabelled images may be given as a folder instead: every image in and below it.
     ///
     /// # Errors
     /// As [`Dataset::open`].
@@ -89,6 +90,10 @@ impl Dataset {
                 "is not set",
                 "give the list of images",
             ));
+        }
+        if let (Part::Unlabeled, Some(folder)) = (part, list::folder(&config.data, path)) {
+            let samples = list::images_of(&folder)?;
+            return Ok(Self::with(config, part, Source::Files(samples)));
         }
         let mut samples = list::read(&config.data, part.key(), path)?;
         if part == Part::Unlabeled {
@@ -138,6 +143,11 @@ impl Dataset {
             Source::Files(samples) => samples,
             Source::Shapes(_) => &[],
         }
+    }
+
+    /// How mask values become labels.
+    pub fn rules(&self) -> &MaskRules {
+        &self.rules
     }
 
     /// The factor applied to every image right after decoding.

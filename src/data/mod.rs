@@ -8,18 +8,22 @@
 //! sample, [`Loader`] decides when it comes and decodes it on a worker thread ([`decode`],
 //! [`mask`]), [`pack`] lays it out for the device.
 
+pub mod advice;
 mod batch;
 pub mod check;
 mod dataset;
 pub mod decode;
+pub mod discover;
 mod jpeg;
-mod list;
+mod layout;
+pub mod list;
 mod loader;
 pub mod mask;
 pub mod names;
 pub mod palette;
 pub mod shapes;
 pub mod split;
+pub mod survey;
 
 pub use batch::{Batch, pack};
 pub use check::{Check, check};
