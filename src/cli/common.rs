@@ -121,12 +121,8 @@ impl WeightsArgs {
     /// As [`WeightsArgs::open`] for other weights.
     pub(super) fn open_at(&self, path: &Path, sets: Vec<String>) -> Result<(Reader, Config)> {
         let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
-        let (file, config, authors) = infer::config_with(
-            path,
-            self.config.as_deref(),
-            &sets,
-            self.authors.options(),
-        )?;
+        let (file, config, authors) =
+            infer::config_with(path, self.config.as_deref(), &sets, self.authors.options())?;
         if let Some(authors) = authors {
             authors.log();
         }

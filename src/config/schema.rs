@@ -340,10 +340,13 @@ pub struct Train {
     pub epochs: usize,
     /// Iterations of an epoch; 0 = from the lists.
     pub epoch_iters: usize,
-    /// Labelled images a step.
+    /// Labelled images a micro-batch (a step, when it is one).
     pub batch_labeled: usize,
-    /// Unlabelled images a step.
+    /// Unlabelled images a micro-batch.
     pub batch_unlabeled: usize,
+    /// Micro-batches a step: each goes through the networks alone, with thresholds, losses and batch
+    /// norms of its own as a process of several would; the weights move by the mean gradient.
+    pub micro_batches: usize,
     /// Epochs on labels alone before U2PL starts.
     pub warmup_epochs: usize,
     /// Base learning rate.
@@ -377,6 +380,7 @@ impl Default for Train {
             epoch_iters: 0,
             batch_labeled: 4,
             batch_unlabeled: 4,
+            micro_batches: 1,
             warmup_epochs: 1,
             lr: 0.001,
             head_lr_mult: 10.0,

@@ -287,6 +287,7 @@ fn train(config: &Config, p: &mut Problems) {
     let u2pl = t.algorithm.uses_unlabeled();
     p.at_least_one("train.epochs", t.epochs);
     p.at_least_one("train.batch_labeled", t.batch_labeled);
+    p.at_least_one("train.micro_batches", t.micro_batches);
     if u2pl {
         p.at_least_one("train.batch_unlabeled", t.batch_unlabeled);
         p.need(

@@ -349,6 +349,8 @@ impl Mapper<'_> {
             (Mode::Paper, false, _) => "sliding",
         };
         self.set("eval.protocol", json!(protocol));
+        // Their scores of windows and scales are logits.
+        self.set("eval.average", json!("logits"));
         if let Some((at, size)) = size {
             self.set_at(at, "eval.crop", size);
         }

@@ -10,7 +10,9 @@ mod keys;
 mod map;
 mod paths;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::load::Given;
 use super::schema::Mode;
@@ -47,12 +49,14 @@ pub struct Authors {
 }
 
 impl Authors {
-    /// Writes notes and warnings to the log.
+    /// Writes notes and warnings to the log, each once a process however often the file is read.
     pub fn log(&self) {
-        for note in &self.notes {
+        static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+        for note in self.notes.iter().filter(|n| said.insert(n.to_string())) {
             tracing::info!("{note}");
         }
-        for warning in &self.warnings {
+        for warning in self.warnings.iter().filter(|w| said.insert(w.to_string())) {
             tracing::warn!("{warning}");
         }
     }
