@@ -270,14 +270,14 @@ fn every_key_of_a_cityscapes_experiment_arrives() {
     let t = &c.train;
     assert_eq!(t.algorithm, Algorithm::Supervised);
     // ⌈⌈30 / 2⌉ / 4⌉ iterations of 2 × 4 images.
-    assert_eq!((t.batch_labeled, t.epoch_iters), (8, 4));
+    assert_eq!((t.batch_labeled, t.micro_batches, t.epoch_iters), (4, 2, 4));
     assert_eq!((t.epochs, t.head_lr_mult, t.poly_power), (7, 1.0, 0.9));
     assert_eq!((t.momentum, t.weight_decay), (0.0, 0.0));
     // Their supervised script does not read eval_on.
     assert_eq!(t.val_every, 1);
     assert_eq!(
         (t.loss, t.ohem_thresh, t.ohem_min_kept),
-        (SupLoss::Ohem, 0.6, 10_000)
+        (SupLoss::Ohem, 0.6, 5_000)
     );
     assert_eq!(c.eval.crop, Some([129, 193]));
     let start = place.0.path().join("experiments/run/weights/start.pth");
@@ -303,8 +303,9 @@ fn semantics_and_processes_are_the_caller_s() {
     assert_eq!((c.train.batch_labeled, c.train.batch_unlabeled), (12, 12));
     // ⌊⌈400 / 4⌉ / 3⌋.
     assert_eq!((c.train.epoch_iters, c.method.world_size), (33, 4));
-    let (c, _) = Place::new(CITY).load(options(Mode::Paper, 1));
+    let (c, _) = Place::new(CITY).load(options(Mode::Paper, 2));
     assert_eq!(c.eval.protocol, Protocol::Sliding);
+    assert_eq!((c.train.ohem_min_kept, c.train.micro_batches), (10_000, 1));
 
     let all = VOC.replace(
         "negative_high_entropy: True",

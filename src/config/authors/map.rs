@@ -90,6 +90,14 @@ impl Mapper<'_> {
         self.from.of_part("train", key)?.value.as_u64()
     }
 
+    /// Processes whose images go through the networks as one batch.
+    fn together(&self) -> u64 {
+        match self.mode {
+            Mode::Paper => self.world_size,
+            Mode::Released => 1,
+        }
+    }
+
     // Writing.
 
     /// `file:line (their key)`.
@@ -250,10 +258,15 @@ impl Mapper<'_> {
         }
     }
 
-    /// Batches over all processes, and the length of an epoch.
+    /// The images of a step, and the length of an epoch. Released: each process is a micro-batch
+    /// with thresholds and losses of its own, as there. Paper: one batch, over which all is defined.
     fn batches(&mut self) {
         let each = self.train_count("batch_size").unwrap_or(1);
-        let batch = each * self.world_size;
+        let batch = each * self.together();
+        self.set(
+            "train.micro_batches",
+            json!(self.world_size / self.together()),
+        );
         self.set("train.batch_labeled", json!(batch));
         if self.semi {
             self.set("train.batch_unlabeled", json!(batch));
@@ -498,7 +511,7 @@ impl Mapper<'_> {
             self.copy_or("criterion.kwargs.thresh", "train.ohem_thresh", json!(0.7));
             // Each process keeps so many of its own pixels.
             let kept = self.number("criterion.kwargs.min_kept", 100_000.0) as u64;
-            self.set("train.ohem_min_kept", json!(kept * self.world_size));
+            self.set("train.ohem_min_kept", json!(kept * self.together()));
         }
         if self.switch("criterion.kwargs.use_weight", false) {
             self.refuse(
@@ -633,7 +646,10 @@ impl Mapper<'_> {
         };
         let each = self.train_count("batch_size").unwrap_or(1);
         let processes = match options.world_size {
-            Some(n) => format!("batch_size {each} in each of {n} processes"),
+            Some(n) if self.together() > 1 => {
+                format!("batch_size {each} in each of {n} processes, as one batch")
+            }
+            Some(n) => format!("batch_size {each} in each of {n} processes, one after the other"),
             None => {
                 format!("batch_size {each} in one process (--world-size N for the batch of N GPUs)")
             }
