@@ -12,9 +12,10 @@ use png::{BitDepth, ColorType};
 use tempfile::TempDir;
 use u2pl_engine::Error;
 use u2pl_engine::config::Config;
-use u2pl_engine::data::split::{list_images, make_split, write_split};
+use u2pl_engine::data::discover::discover;
+use u2pl_engine::data::split::{make_split, write_lists};
 use u2pl_engine::data::{
-    Dataset, Loader, LoaderSettings, Part, check, decode_image, epoch_order, pack,
+    Dataset, Loader, LoaderSettings, Part, Sample, check, decode_image, epoch_order, pack,
 };
 
 /// A VOC folder of six images of 12 × 8 with three classes, and its configuration.
@@ -654,43 +655,47 @@ fn batches_pack_for_the_device() {
 fn splits_partition_and_are_reproducible() {
     let voc = Voc::new();
     fs::remove_file(voc.path("SegmentationClass/4.png")).unwrap();
-    let listing = list_images(voc.dir.path()).unwrap();
-    assert_eq!(listing.with_mask, ["0", "1", "2", "3", "5"]);
-    assert_eq!(listing.without_mask, ["4"]);
-    let (labeled, unlabeled) = make_split(&listing.with_mask, 2, 1).unwrap();
+    let found = discover(voc.dir.path()).unwrap();
+    let lines = |list: &[(String, Sample)]| -> Vec<String> {
+        list.iter().map(|(line, _)| line.clone()).collect()
+    };
+    let with_mask = lines(&found.labeled);
+    assert_eq!(with_mask, ["0", "1", "2", "3", "5"]);
+    assert_eq!(lines(&found.unlabeled), ["4"]);
+    let (labeled, unlabeled) = make_split(&with_mask, 2, 1).unwrap();
     assert_eq!((labeled.len(), unlabeled.len()), (2, 3));
     let mut all = [labeled.clone(), unlabeled.clone()].concat();
     all.sort_unstable();
-    assert_eq!(all, listing.with_mask);
-    assert_eq!(make_split(&listing.with_mask, 2, 1).unwrap().0, labeled);
-    let larger = make_split(&listing.with_mask, 3, 1).unwrap().0;
+    assert_eq!(all, with_mask);
+    assert_eq!(make_split(&with_mask, 2, 1).unwrap().0, labeled);
+    let larger = make_split(&with_mask, 3, 1).unwrap().0;
     assert!(labeled.iter().all(|id| larger.contains(id)));
 
-    let text = voc.text(&make_split(&listing.with_mask, 6, 1).unwrap_err());
+    let text = voc.text(&make_split(&with_mask, 6, 1).unwrap_err());
     assert_eq!(
         text,
         "--labeled 6: 5 images with a label exist; give 1 to 5"
     );
-    make_split(&listing.with_mask, 0, 1).unwrap_err();
+    make_split(&with_mask, 0, 1).unwrap_err();
 
     let out = voc.path("splits/2");
-    let [first, _] = write_split(&out, &labeled, &unlabeled).unwrap();
-    assert_eq!(
-        fs::read_to_string(first)
-            .unwrap()
-            .lines()
-            .collect::<Vec<_>>(),
-        labeled
-    );
+    let lists = [
+        ("labeled.txt", labeled.as_slice()),
+        ("unlabeled.txt", unlabeled.as_slice()),
+    ];
+    let written = write_lists(&out, &lists, "from nowhere\nby nobody").unwrap();
+    let text = fs::read_to_string(&written[0]).unwrap();
+    let expected = format!("# from nowhere\n# by nobody\n{}\n", labeled.join("\n"));
+    assert_eq!(text, expected);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 2);
-    let text = voc.text(&write_split(&out, &unlabeled, &labeled).unwrap_err());
+    let text = voc.text(&write_lists(&out, &lists, "").unwrap_err());
     assert!(
         text.starts_with("splits/2/labeled.txt: exists already"),
         "{text}"
     );
     let kept = fs::read_to_string(out.join("labeled.txt")).unwrap();
-    assert_eq!(kept.lines().collect::<Vec<_>>(), labeled);
+    assert_eq!(kept, expected);
 
-    let text = voc.text(&list_images(&voc.path("JPEGImages")).unwrap_err());
-    assert!(text.contains("holds neither"), "{text}");
+    let text = voc.text(&discover(&voc.path("splits")).unwrap_err());
+    assert!(text.contains("holds no images"), "{text}");
 }

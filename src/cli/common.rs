@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(super) use super::device::DeviceArgs;
-use crate::config::Config;
+use crate::config::schema::Mode;
+use crate::config::{Authors, AuthorsOptions, Config};
 use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::files::write_atomic;
@@ -25,12 +26,56 @@ pub(super) struct ConfigArgs {
     /// Override one key; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
+    #[command(flatten)]
+    authors: AuthorsArgs,
 }
 
 impl ConfigArgs {
     /// The defaults, the file, the overrides.
     pub(super) fn load(&self) -> Result<Config> {
-        Config::load(self.config.as_deref(), &self.set)
+        self.read().map(|(config, _)| config)
+    }
+
+    /// As [`ConfigArgs::load`], with what a file in the authors' format says besides.
+    pub(super) fn read(&self) -> Result<(Config, Option<Authors>)> {
+        let read = Config::read(self.config.as_deref(), &self.set, self.authors.options())?;
+        if let Some(authors) = &read.1 {
+            authors.log();
+        }
+        Ok(read)
+    }
+}
+
+/// What a configuration in the authors' format leaves open.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct AuthorsArgs {
+    /// A configuration in the authors' format: whether the step follows the paper or, as there, the
+    /// released code
+    #[arg(long, value_enum)]
+    semantics: Option<Semantics>,
+    /// A configuration in the authors' format: GPUs of the recipe, whose batch_size is per GPU
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    world_size: Option<u16>,
+}
+
+/// Mode of the step.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Semantics {
+    /// The paper's.
+    Paper,
+    /// That of the authors' code.
+    Released,
+}
+
+impl AuthorsArgs {
+    pub(super) fn options(&self) -> AuthorsOptions {
+        AuthorsOptions {
+            semantics: self.semantics.map(|s| match s {
+                Semantics::Paper => Mode::Paper,
+                Semantics::Released => Mode::Released,
+            }),
+            world_size: self.world_size.map(usize::from),
+        }
     }
 }
 
@@ -58,6 +103,8 @@ pub(super) struct WeightsArgs {
     /// Override one key; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    authors: AuthorsArgs,
 }
 
 impl WeightsArgs {
@@ -74,7 +121,12 @@ impl WeightsArgs {
     /// As [`WeightsArgs::open`] for other weights.
     pub(super) fn open_at(&self, path: &Path, sets: Vec<String>) -> Result<(Reader, Config)> {
         let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
-        infer::config_of(path, self.config.as_deref(), &sets)
+        let (file, config, authors) =
+            infer::config_with(path, self.config.as_deref(), &sets, self.authors.options())?;
+        if let Some(authors) = authors {
+            authors.log();
+        }
+        Ok((file, config))
     }
 
     /// Copies the chosen network to the device.

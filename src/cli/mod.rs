@@ -6,6 +6,8 @@
 mod bench;
 mod bench_data;
 mod common;
+mod config;
+mod dataset;
 mod device;
 mod eval;
 mod export;
@@ -41,6 +43,8 @@ enum Command {
     Eval(eval::Args),
     Infer(infer::Args),
     Split(split::Args),
+    Dataset(dataset::Args),
+    Config(config::Args),
     Plan(plan::Args),
     Export(export::Args),
     Report(report::Args),
@@ -64,6 +68,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Split(args) => split::run(&args),
+        Command::Dataset(args) => dataset::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Report(args) => report::run(&args),

@@ -75,7 +75,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 /// The steps that a run has.
 fn graphs(blueprint: &Blueprint) -> impl Iterator<Item = (&'static str, &Graph)> {
     let warmup = blueprint.warmup.iter().map(|(g, _)| ("warm-up step", g));
-    warmup.chain(blueprint.u2pl.iter().map(|(g, _)| ("U2PL step", g)))
+    let u2pl = blueprint.u2pl.iter().map(|(g, _)| ("U2PL step", g));
+    // Of several micro-batches the steps above are one each, and this comes after the last.
+    let update = blueprint.update.iter().map(|g| ("update", g));
+    warmup.chain(u2pl).chain(update)
 }
 
 impl Args {

@@ -1,15 +1,24 @@
 //! `u2pl-engine split`: which images keep their labels.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 use super::common::emit;
-use crate::data::split::{Listing, list_images, make_split, read_list, write_split};
+use crate::data::discover::discover;
+use crate::data::list::lines;
+use crate::data::mask::MaskRules;
+use crate::data::split::{make_balanced_split, make_split, write_lists};
+use crate::data::survey::classes_held;
+use crate::data::{Sample, list};
+use crate::{Error, Result};
 
 /// Draws labelled images: writes labeled.txt and unlabeled.txt for data.labeled and data.unlabeled.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Dataset root: JPEGImages/ + SegmentationClass/ or images/ + masks/. Every image in it takes
-    /// part: give --list to keep validation images out
+    /// Dataset root: JPEGImages/ + SegmentationClass/, leftImg8bit/ + gtFine/ or images/ + masks/.
+    /// Every image in it takes part: keep validation images out with --val or --list
     #[arg(long, value_name = "DIR", required_unless_present = "list")]
     data: Option<PathBuf>,
     /// Draw from the lines of this list instead of every image in --data
@@ -18,39 +27,186 @@ pub(super) struct Args {
     /// Number of images that keep their labels
     #[arg(long, value_name = "N")]
     labeled: usize,
+    /// Set so many images with labels apart first, at random, and write val.txt for data.val too
+    #[arg(long, value_name = "N")]
+    val: Option<usize>,
+    /// How images are drawn
+    #[arg(long, value_enum, default_value = "random")]
+    draw: Draw,
     /// Seed of the draw; with one seed, larger draws contain the smaller ones
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Folder for the two lists, made if missing
+    /// Leave out the comment lines that say how the lists were drawn, for programs that take every
+    /// line for an image, such as the authors'
+    #[arg(long)]
+    plain: bool,
+    /// Folder for the lists, made if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Draw {
+    /// Every image alike.
+    Random,
+    /// By turns for the class that the fewest drawn images hold (reads the masks in --data).
+    ClassBalanced,
+}
+
+/// What is drawn from.
+#[derive(Default)]
+struct Pool {
+    /// Lines with a mask.
+    lines: Vec<String>,
+    /// Lines without.
+    unlabeled: Vec<String>,
+    /// Where they come from, for the header.
+    origin: String,
+}
+
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let Listing {
-        with_mask,
-        without_mask,
-    } = match (&args.list, &args.data) {
-        (Some(list), _) => Listing {
-            with_mask: read_list(list)?,
-            without_mask: Vec::new(),
-        },
-        (None, Some(root)) => list_images(root)?,
-        // The parser asks for one of them.
-        (None, None) => Listing::default(),
+    let pool = args.pool()?;
+    let (val, rest) = match args.val {
+        // A seed of its own: the labelled images are not the ones that come next.
+        Some(n) => args.apart(&pool.lines, n)?,
+        None => (Vec::new(), pool.lines.clone()),
     };
-    let (labeled, mut unlabeled) = make_split(&with_mask, args.labeled, args.seed)?;
-    if !without_mask.is_empty() {
-        unlabeled.extend(without_mask);
+    let (labeled, mut unlabeled) = match args.draw {
+        Draw::Random => make_split(&rest, args.labeled, args.seed)?,
+        Draw::ClassBalanced => {
+            let classes = args.classes(&rest)?;
+            make_balanced_split(&rest, &classes, args.labeled, args.seed)?
+        }
+    };
+    if !pool.unlabeled.is_empty() {
+        unlabeled.extend(pool.unlabeled.iter().cloned());
         unlabeled.sort_unstable();
     }
-    let [of_labeled, of_unlabeled] = write_split(&args.out, &labeled, &unlabeled)?;
-    emit(&format!(
-        "{} labelled   {}\n{} unlabelled {}\n",
-        labeled.len(),
-        of_labeled.display(),
-        unlabeled.len(),
-        of_unlabeled.display()
-    ))
+    let header = match args.plain {
+        true => String::new(),
+        false => args.header(&pool, &rest),
+    };
+    let mut lists = vec![
+        ("labeled.txt", labeled.as_slice()),
+        ("unlabeled.txt", unlabeled.as_slice()),
+    ];
+    if args.val.is_some() {
+        lists.push(("val.txt", val.as_slice()));
+    }
+    let paths = write_lists(&args.out, &lists, &header)?;
+    let names = ["labelled  ", "unlabelled", "validation"];
+    let rows = names.iter().zip(&lists).zip(&paths);
+    let text: String = rows
+        .map(|((name, (_, lines)), path)| format!("{} {name} {}\n", lines.len(), path.display()))
+        .collect();
+    emit(&text)
+}
+
+impl Args {
+    fn pool(&self) -> Result<Pool> {
+        if let Some(list) = &self.list {
+            let lines: Vec<String> = lines(list)?.into_iter().map(|(_, line)| line).collect();
+            let mut seen = HashMap::new();
+            for (number, line) in lines.iter().enumerate() {
+                if let Some(first) = seen.insert(line, number) {
+                    return Err(Error::input(
+                        list.display().to_string(),
+                        format!(
+                            "names {line} twice (entries {} and {})",
+                            first + 1,
+                            number + 1
+                        ),
+                        "leave one of them out: both draws would be the same image",
+                    ));
+                }
+            }
+            return Ok(Pool {
+                lines,
+                unlabeled: Vec::new(),
+                origin: list.display().to_string(),
+            });
+        }
+        // The parser asks for one of them.
+        let Some(root) = &self.data else {
+            return Ok(Pool::default());
+        };
+        let found = discover(root)?;
+        if found.labeled.is_empty() {
+            return Err(Error::input(
+                root.display().to_string(),
+                format!("none of {} images has a mask", found.unlabeled.len()),
+                "add masks: some images must be labelled",
+            ));
+        }
+        let lines = |list: Vec<(String, Sample)>| list.into_iter().map(|(line, _)| line).collect();
+        let mut pool = Pool {
+            lines: lines(found.labeled),
+            unlabeled: lines(found.unlabeled),
+            origin: root.display().to_string(),
+        };
+        pool.lines.sort_unstable();
+        Ok(pool)
+    }
+
+    fn apart(&self, lines: &[String], n: usize) -> Result<(Vec<String>, Vec<String>)> {
+        if n + self.labeled > lines.len() || n == 0 {
+            return Err(Error::input(
+                format!("--val {n}"),
+                format!(
+                    "{} images with a label exist, --labeled takes {}",
+                    lines.len(),
+                    self.labeled
+                ),
+                "give at least 1, and together no more than there are",
+            ));
+        }
+        make_split(lines, n, self.seed ^ 0x7A11_DA7E)
+    }
+
+    /// The classes that each line's mask holds.
+    fn classes(&self, of: &[String]) -> Result<Vec<Vec<u8>>> {
+        let root = self.data.as_deref().ok_or_else(|| {
+            Error::input(
+                "--draw class-balanced",
+                "needs the masks",
+                "give --data DIR beside --list",
+            )
+        })?;
+        let mut data = discover(root)?.data;
+        data.classes = 256;
+        let samples = list::samples(&data, of);
+        let wanted: Vec<&Sample> = samples.iter().collect();
+        Ok(classes_held(
+            &wanted,
+            &MaskRules::new(&data),
+            data.ignore_index,
+        ))
+    }
+
+    /// How the lists came to be; no date, so that the same command writes the same bytes.
+    fn header(&self, pool: &Pool, rest: &[String]) -> String {
+        let draw = match self.draw {
+            Draw::Random => "random",
+            Draw::ClassBalanced => "class-balanced",
+        };
+        let without = match pool.unlabeled.len() {
+            0 => String::new(),
+            n => format!(", {n} without a mask"),
+        };
+        let val = match self.val {
+            Some(n) => format!(", {n} set apart for validation"),
+            None => String::new(),
+        };
+        format!(
+            "u2pl-engine {} split of {}\n{} images with a label{without}{val}\n\
+             {} of {} drawn as labelled: {draw}, seed {}\n",
+            env!("CARGO_PKG_VERSION"),
+            pool.origin,
+            pool.lines.len(),
+            self.labeled,
+            rest.len(),
+            self.seed
+        )
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::common::{ConfigArgs, DeviceArgs};
-use crate::config::Config;
+use crate::config::{Authors, Config};
 use crate::eval::Metrics;
 use crate::method::diagnostics::Report;
 use crate::train::{self, Observer, Options, Summary, demo};
@@ -26,6 +26,9 @@ pub struct Args {
     /// Start from these weights (safetensors): a whole network or an encoder
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
+    /// Start from random weights where a configuration in the authors' format means ImageNet's
+    #[arg(long, conflicts_with_all = ["init", "resume"])]
+    from_scratch: bool,
     /// Go on where the run in --out stopped; its own config.yaml is used unless --config is given
     #[arg(long, requires = "out")]
     resume: bool,
@@ -46,12 +49,14 @@ pub fn run(mut args: Args) -> Result<()> {
         args.config.config = args.out.as_ref().map(|out| out.join("config.yaml"));
     }
     let demo = args.config.config.is_none();
-    let cfg = if demo {
-        Config::demo(&args.config.set)?
-    } else {
-        args.config.load()?
-    };
+    let (mut cfg, authors) = args.config.read()?;
+    if demo {
+        cfg = Config::demo(&args.config.set)?;
+    }
     cfg.validate()?;
+    if let (Some(authors), false) = (authors, args.resume) {
+        args.init = args.start(&authors)?;
+    }
     let out = match &args.out {
         Some(out) => out.clone(),
         None => free_run_dir(&args.config)?,
@@ -74,9 +79,33 @@ pub fn run(mut args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The first `runs/NAME-N` that does not exist.
+impl Args {
+    /// The weights that a run of a file in the authors' format starts from. Theirs stops without
+    /// the ImageNet weights of its encoder; a run that silently does without would end far below.
+    fn start(&self, authors: &Authors) -> Result<Option<PathBuf>> {
+        let init = self.init.clone().or_else(|| authors.pretrain.clone());
+        match &authors.backbone {
+            Some(encoder) if init.is_none() && !self.from_scratch => Err(Error::input(
+                "--init",
+                format!(
+                    "the authors' code starts from ImageNet weights of {encoder}, and none are given"
+                ),
+                format!("give --init {encoder}.safetensors, or --from-scratch"),
+            )),
+            _ => Ok(init),
+        }
+    }
+}
+
+/// The first `runs/NAME-N` that does not exist; of `ours/config.yaml` the folder is the name.
 fn free_run_dir(config: &ConfigArgs) -> Result<PathBuf> {
-    let stem = config.config.as_deref().and_then(Path::file_stem);
+    let path = config.config.as_deref();
+    let stem = path.and_then(Path::file_stem);
+    let folder = path.and_then(Path::parent).and_then(Path::file_name);
+    let stem = match folder {
+        Some(folder) if stem.is_some_and(|s| s == "config") => Some(folder),
+        _ => stem,
+    };
     let name = stem.map_or("demo".into(), |s| s.to_string_lossy().into_owned());
     (1..10_000)
         .map(|n| Path::new("runs").join(format!("{name}-{n}")))

@@ -4,26 +4,18 @@
 //! alone against the schema (the defaults, serialised, are the list of known keys), so that every
 //! mistake gets its own line and a wrong key is never reported as a wrong type elsewhere.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
 
+use super::authors::{self, Authors, AuthorsOptions};
 use super::schema::Config;
+use super::tree::{Node, parse, plain};
 use crate::{Error, Result};
 
-/// A YAML value with the line of every key.
-enum Node {
-    Map(Vec<(String, u64, Node)>),
-    Leaf(Value),
-}
-
 /// One value given by the user: where it stands, its dotted key, the value.
-struct Given {
-    at: String,
-    key: String,
-    value: Value,
+pub(super) struct Given {
+    pub(super) at: String,
+    pub(super) key: String,
+    pub(super) value: Value,
 }
 
 /// Gathers what the user gave, and everything wrong with it.
@@ -34,8 +26,14 @@ struct Reader<'a> {
     errors: Vec<Error>,
 }
 
-/// The defaults overlaid with `text` (named `origin` in messages) and `sets`.
-pub(super) fn resolve(origin: &str, text: &str, sets: &[String]) -> Result<Config> {
+/// The defaults overlaid with `text` (named `origin` in messages) and `sets`. Text in the authors'
+/// format is read by `options`, which mean nothing to our own.
+pub(super) fn resolve(
+    origin: &str,
+    text: &str,
+    sets: &[String],
+    options: AuthorsOptions,
+) -> Result<(Config, Option<Authors>)> {
     let schema = serde_json::to_value(Config::default())
         .map_err(|e| Error::internal(format!("the default configuration: {e}")))?;
     let mut reader = Reader {
@@ -43,9 +41,18 @@ pub(super) fn resolve(origin: &str, text: &str, sets: &[String]) -> Result<Confi
         given: Vec::new(),
         errors: Vec::new(),
     };
+    let mut authors = None;
     let at = |line: u64| format!("{origin}:{line}");
     match parse(text) {
-        Ok(node) => reader.collect(&node, &schema, "", &at, 1),
+        Ok(node) if authors::recognise(&node, &sections(&schema)) => {
+            let (given, read) = authors::read(origin, &node, options, &mut reader.errors);
+            reader.given = given;
+            authors = Some(read);
+        }
+        Ok(node) => {
+            reader.collect(&node, &schema, "", &at, 1);
+            reader.errors.extend(not_for_ours(options));
+        }
         Err((line, problem)) => {
             let error = Error::input(at(line), problem, "correct the YAML");
             reader.errors.push(error);
@@ -68,22 +75,63 @@ pub(super) fn resolve(origin: &str, text: &str, sets: &[String]) -> Result<Confi
         }
     }
     Error::collect(errors)?;
-    serde_json::from_value(merged)
-        .map_err(|e| Error::internal(format!("the merged configuration: {e}")))
+    let config = serde_json::from_value(merged)
+        .map_err(|e| Error::internal(format!("the merged configuration: {e}")))?;
+    Ok((config, authors))
 }
 
-/// Parses YAML; the error is (line, one-line problem).
-fn parse(text: &str) -> Result<Node, (u64, String)> {
-    if text.trim().is_empty() {
-        return Ok(Node::Map(Vec::new()));
+/// What of `config` differs from the defaults, as a tree of sections and keys.
+pub(super) fn differences(config: &Config) -> Result<Value> {
+    let tree = |c: &Config| {
+        serde_json::to_value(c).map_err(|e| Error::internal(format!("a configuration: {e}")))
+    };
+    let (own, default) = (tree(config)?, tree(&Config::default())?);
+    Ok(differing(&own, &default).unwrap_or_else(|| Value::Object(Map::new())))
+}
+
+fn differing(own: &Value, default: &Value) -> Option<Value> {
+    match (own, default) {
+        _ if own == default => None,
+        (Value::Object(own), Value::Object(default)) if !default.is_empty() => {
+            let pairs = own.iter();
+            let pairs = pairs.filter_map(|(key, value)| {
+                Some((key.clone(), differing(value, default.get(key)?)?))
+            });
+            Some(Value::Object(pairs.collect()))
+        }
+        _ => Some(narrowed(own)),
     }
-    serde_saphyr::from_str::<Node>(text).map_err(|e| {
-        let e = e.without_snippet();
-        let line = e.location().map_or(1, |at| at.line());
-        let text = e.to_string();
-        let first = text.lines().next().unwrap_or("not YAML");
-        (line, first.trim().to_string())
-    })
+}
+
+/// Numbers as one would write them: they pass through JSON as f64, but are f32.
+fn narrowed(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.iter().map(narrowed).collect()),
+        Value::Number(n) if n.is_f64() => n
+            .as_f64()
+            .and_then(|x| (x as f32).to_string().parse::<f64>().ok())
+            .map_or(value.clone(), Value::from),
+        other => other.clone(),
+    }
+}
+
+/// The error for options of the authors' format beside a configuration of ours.
+fn not_for_ours(options: AuthorsOptions) -> Option<Error> {
+    let problem = "applies to configurations in the authors' format, and this one is not";
+    match options {
+        AuthorsOptions {
+            semantics: Some(_), ..
+        } => Some(Error::input("--semantics", problem, "set method.mode")),
+        AuthorsOptions {
+            world_size: Some(_),
+            ..
+        } => Some(Error::input(
+            "--world-size",
+            problem,
+            "set train.batch_labeled and train.batch_unlabeled to the whole batch",
+        )),
+        _ => None,
+    }
 }
 
 impl Reader<'_> {
@@ -98,6 +146,20 @@ impl Reader<'_> {
         line: u64,
     ) {
         match (node, known) {
+            // A section without keys of its own is a map from whatever to whatever.
+            (Node::Map(_), Value::Object(keys)) if keys.is_empty() => self.given.push(Given {
+                at: at(line),
+                key: prefix.to_string(),
+                value: plain(node),
+            }),
+            (Node::Leaf(Value::Null), Value::Object(keys)) if keys.is_empty() => {}
+            (Node::Leaf(_), Value::Object(keys)) if keys.is_empty() => {
+                self.errors.push(Error::input(
+                    at(line),
+                    format!("`{prefix}` is a map, not a value"),
+                    "write its pairs below it, such as `7: 0`, or {7: 0}",
+                ));
+            }
             (Node::Map(entries), Value::Object(keys)) => {
                 for (key, line, child) in entries {
                     let path = join(prefix, key);
@@ -243,14 +305,17 @@ fn unknown_key(at: String, key: &str, schema: &Value) -> Error {
     };
     let mend = match in_section.or_else(anywhere) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if siblings.is_empty() => format!("known sections: {}", top_keys(schema)),
+        None if siblings.is_empty() => format!("known sections: {}", sections(schema).join(", ")),
         None => format!("known keys here: {}", siblings.join(", ")),
     };
     Error::input(at, format!("unknown key `{key}`"), mend)
 }
 
 /// The candidate within a third of its length in edits of `name`, if any.
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     candidates
         .map(|c| (strsim::damerau_levenshtein(name, c), c))
         .filter(|(distance, c)| *distance <= (c.chars().count() / 3).max(1))
@@ -268,12 +333,11 @@ fn list_keys(schema: &Value, prefix: &str, out: &mut Vec<String>) {
     }
 }
 
-fn top_keys(schema: &Value) -> String {
-    let keys: Vec<&str> = schema
-        .as_object()
-        .map(|map| map.keys().map(String::as_str).collect())
-        .unwrap_or_default();
-    keys.join(", ")
+/// The names of our sections.
+fn sections(schema: &Value) -> Vec<&str> {
+    let map = schema.as_object();
+    map.map(|map| map.keys().map(String::as_str).collect())
+        .unwrap_or_default()
 }
 
 fn last_part(key: &str) -> &str {
@@ -309,82 +373,5 @@ fn put(root: &mut Value, key: &str, value: Value) {
     let slot = key.split('.').try_fold(root, |v, part| v.get_mut(part));
     if let Some(slot) = slot {
         *slot = value;
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a section, a list, or a value")
-    }
-
-    fn visit_bool<E>(self, v: bool) -> Result<Node, E> {
-        Ok(Node::Leaf(v.into()))
-    }
-
-    fn visit_i64<E>(self, v: i64) -> Result<Node, E> {
-        Ok(Node::Leaf(v.into()))
-    }
-
-    fn visit_u64<E>(self, v: u64) -> Result<Node, E> {
-        Ok(Node::Leaf(v.into()))
-    }
-
-    fn visit_f64<E>(self, v: f64) -> Result<Node, E> {
-        Ok(Node::Leaf(v.into()))
-    }
-
-    fn visit_str<E>(self, v: &str) -> Result<Node, E> {
-        Ok(Node::Leaf(v.into()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Leaf(Value::Null))
-    }
-
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Leaf(Value::Null))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Node, D::Error> {
-        Node::deserialize(d)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element::<Node>()? {
-            items.push(plain(item));
-        }
-        Ok(Node::Leaf(Value::Array(items)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut entries = Vec::new();
-        while let Some((key, node)) = map.next_entry::<Spanned<String>, Node>()? {
-            entries.push((key.value, key.referenced.line(), node));
-        }
-        Ok(Node::Map(entries))
-    }
-}
-
-/// A node without its lines.
-fn plain(node: Node) -> Value {
-    match node {
-        Node::Leaf(value) => value,
-        Node::Map(entries) => Value::Object(
-            entries
-                .into_iter()
-                .map(|(key, _, node)| (key, plain(node)))
-                .collect(),
-        ),
     }
 }

@@ -1,16 +1,20 @@
 //! Configuration: YAML in, a validated [`Config`] out.
 //!
 //! A file names only what differs from the defaults in [`schema`]; `--set section.key=value`
-//! overrides come on top. `load` reads both, `validate` checks that the numbers make sense
+//! overrides come on top. A file in the format of the authors' PyTorch code is recognised by its
+//! sections and translated (`authors`). `load` reads both, `validate` checks that the numbers make sense
 //! together. Every problem found is reported, one line each, with the file and line, the key and
 //! the mend.
 
+mod authors;
 mod load;
 pub mod schema;
+mod tree;
 mod validate;
 
 use std::path::Path;
 
+pub use authors::{Authors, AuthorsOptions};
 pub use schema::Config;
 
 use crate::{Error, Result};
@@ -22,20 +26,36 @@ impl Config {
     /// The defaults, overlaid with the YAML file at `path` and then with `sets`, in order.
     ///
     /// Each of `sets` reads `section.key=value` with `value` in YAML. The result is typed but not
-    /// yet checked for sense: see [`Config::validate`].
+    /// yet checked for sense: see [`Config::validate`]. What is to be said about a file in the
+    /// authors' format goes to the log.
     ///
     /// # Errors
     /// All of: an unreadable file, broken YAML, unknown keys (with the nearest known one), values
     /// of the wrong type, malformed overrides.
     pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Config> {
-        match path {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| Error::io(path, "read the configuration", e))?;
-                load::resolve(&path.display().to_string(), &text, sets)
-            }
-            None => load::resolve("defaults", "", sets),
+        let (config, authors) = Config::read(path, sets, AuthorsOptions::default())?;
+        if let Some(authors) = authors {
+            authors.log();
         }
+        Ok(config)
+    }
+
+    /// As [`Config::load`], with a choice for what a file in the authors' format leaves open, and
+    /// with what such a file says besides; `None` for a file of our own.
+    ///
+    /// # Errors
+    /// As [`Config::load`], and options given for a file of our own.
+    pub fn read(
+        path: Option<&Path>,
+        sets: &[String],
+        options: AuthorsOptions,
+    ) -> Result<(Config, Option<Authors>)> {
+        let Some(path) = path else {
+            return load::resolve("defaults", "", sets, options);
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io(path, "read the configuration", e))?;
+        load::resolve(&path.display().to_string(), &text, sets, options)
     }
 
     /// As [`Config::load`] on YAML that lies in no file of its own; `origin` names it in messages.
@@ -43,7 +63,8 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(origin: &str, text: &str, sets: &[String]) -> Result<Config> {
-        load::resolve(origin, text, sets)
+        let options = AuthorsOptions::default();
+        load::resolve(origin, text, sets, options).map(|(config, _)| config)
     }
 
     /// The built-in demo recipe overlaid with `sets`.
@@ -51,7 +72,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`], for `sets`.
     pub fn demo(sets: &[String]) -> Result<Config> {
-        load::resolve("built-in demo.yaml", DEMO, sets)
+        Config::parse("built-in demo.yaml", DEMO, sets)
     }
 
     /// The whole configuration as YAML, every default spelled out; [`Config::load`] reads it back
@@ -62,5 +83,17 @@ impl Config {
     pub fn to_yaml(&self) -> Result<String> {
         serde_saphyr::to_string(self)
             .map_err(|e| Error::internal(format!("cannot write the configuration as YAML: {e}")))
+    }
+
+    /// As [`Config::to_yaml`], but only what differs from the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::to_yaml`].
+    pub fn to_brief_yaml(&self) -> Result<String> {
+        load::differences(self).and_then(|value| {
+            serde_saphyr::to_string(&value).map_err(|e| {
+                Error::internal(format!("cannot write the configuration as YAML: {e}"))
+            })
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! The typed configuration of a run: every key, its meaning, unit and default.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,8 @@ pub struct Data {
     /// Split list of labelled images, one per line. Relative lists are looked up in the working
     /// folder, then under `root`.
     pub labeled: PathBuf,
-    /// Split list of unlabelled images; their masks, if there are any, are used for diagnostics only.
+    /// Split list of unlabelled images, or a folder: every image in it. Masks, if there are any, are
+    /// used for diagnostics only.
     pub unlabeled: PathBuf,
     /// Split list of validation images.
     pub val: PathBuf,
@@ -77,6 +79,9 @@ pub struct Data {
     pub ignore_index: u8,
     /// Encoding of the masks.
     pub encoding: LabelEncoding,
+    /// Values of masks that mean another class (or `ignore_index`): `{from: to}`. Values that are
+    /// not named stay as they are.
+    pub remap: BTreeMap<u8, u8>,
     /// Factor applied to every image and mask right after decoding (1 = none).
     pub image_scale: f32,
     /// Per-channel mean, RGB 0–255.
@@ -135,6 +140,7 @@ impl Default for Data {
             class_names: Vec::new(),
             ignore_index: 255,
             encoding: LabelEncoding::TrainId,
+            remap: BTreeMap::new(),
             image_scale: 1.0,
             mean: [123.675, 116.28, 103.53],
             std: [58.395, 57.12, 57.375],
@@ -347,10 +353,13 @@ pub struct Train {
     pub epochs: usize,
     /// Iterations of an epoch; 0 = from the lists.
     pub epoch_iters: usize,
-    /// Labelled images a step.
+    /// Labelled images a micro-batch (a step, when it is one).
     pub batch_labeled: usize,
-    /// Unlabelled images a step.
+    /// Unlabelled images a micro-batch.
     pub batch_unlabeled: usize,
+    /// Micro-batches a step: each goes through the networks alone, with thresholds, losses and batch
+    /// norms of its own as a process of several would; the weights move by the mean gradient.
+    pub micro_batches: usize,
     /// Epochs on labels alone before U2PL starts.
     pub warmup_epochs: usize,
     /// Base learning rate.
@@ -386,6 +395,7 @@ impl Default for Train {
             epoch_iters: 0,
             batch_labeled: 4,
             batch_unlabeled: 4,
+            micro_batches: 1,
             warmup_epochs: 1,
             lr: 0.001,
             head_lr_mult: 10.0,

@@ -119,6 +119,25 @@ fn data(config: &Config, p: &mut Problems) {
         "set data.classes: 19",
     );
     p.need(
+        d.encoding == LabelEncoding::TrainId || d.remap.is_empty(),
+        "data.remap",
+        "stands beside data.encoding, which maps the values already",
+        "leave one of them out",
+    );
+    let target = |to: u8| usize::from(to) < d.classes || to == d.ignore_index;
+    if let Some((from, to)) = d.remap.iter().find(|(_, to)| !target(**to)) {
+        p.need(
+            false,
+            "data.remap",
+            format!("{from}: {to} leads to neither a class nor data.ignore_index"),
+            format!(
+                "give 0 to {} or {}",
+                d.classes.saturating_sub(1),
+                d.ignore_index
+            ),
+        );
+    }
+    p.need(
         d.image_scale.is_finite() && d.image_scale > 0.0 && d.image_scale <= 8.0,
         "data.image_scale",
         format!("{} is out of range", d.image_scale),
@@ -268,6 +287,7 @@ fn train(config: &Config, p: &mut Problems) {
     let u2pl = t.algorithm.uses_unlabeled();
     p.at_least_one("train.epochs", t.epochs);
     p.at_least_one("train.batch_labeled", t.batch_labeled);
+    p.at_least_one("train.micro_batches", t.micro_batches);
     if u2pl {
         p.at_least_one("train.batch_unlabeled", t.batch_unlabeled);
         p.need(

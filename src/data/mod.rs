@@ -9,6 +9,7 @@
 
 pub mod decode;
 mod jpeg;
+pub mod names;
 pub mod palette;
 pub mod resize;
 #[cfg(feature = "cli")]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Authors, AuthorsOptions, Config};
 use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::graph::params::Layout;
@@ -51,14 +51,30 @@ pub fn open(
 /// # Errors
 /// As [`open`].
 pub fn config_of(path: &Path, config: Option<&Path>, sets: &[String]) -> Result<(Reader, Config)> {
+    let options = AuthorsOptions::default();
+    let (file, cfg, _) = config_with(path, config, sets, options)?;
+    Ok((file, cfg))
+}
+
+/// As [`config_of`], with a choice for what a configuration in the authors' format leaves open, and
+/// with what such a one says besides.
+///
+/// # Errors
+/// As [`open`].
+pub fn config_with(
+    path: &Path,
+    config: Option<&Path>,
+    sets: &[String],
+    options: AuthorsOptions,
+) -> Result<(Reader, Config, Option<Authors>)> {
     let weights = weights_of(path)?;
     let file = Reader::open(&weights)?;
     let beside = run_config(&weights);
-    let cfg = match (config.or(beside.as_deref()), file.meta("config")) {
-        (Some(path), _) => Config::load(Some(path), sets)?,
+    let (cfg, authors) = match (config.or(beside.as_deref()), file.meta("config")) {
+        (Some(path), _) => Config::read(Some(path), sets, options)?,
         (None, Some(text)) => {
             let origin = format!("{} (metadata)", weights.display());
-            Config::parse(&origin, text, sets)?
+            (Config::parse(&origin, text, sets)?, None)
         }
         (None, None) => {
             return Err(Error::input(
@@ -69,7 +85,7 @@ pub fn config_of(path: &Path, config: Option<&Path>, sets: &[String]) -> Result<
         }
     };
     cfg.validate_for_use()?;
-    Ok((file, cfg))
+    Ok((file, cfg, authors))
 }
 
 /// `path` itself, or of a run folder its best weights, or else its last.

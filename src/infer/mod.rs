@@ -17,7 +17,7 @@ mod segmenter;
 
 pub use self::image::{Channels, Image, Samples, Strides};
 pub use inputs::{Inputs, find};
-pub use load::{Network, config_of, open};
+pub use load::{Network, config_of, config_with, open};
 pub use segmenter::{InputShape, Options, Segmentation, Segmenter};
 
 use crate::config::Config;

@@ -19,15 +19,19 @@ pub struct Scalars {
 
 impl Scalars {
     /// Length of the device vector.
-    pub const LEN: usize = 11;
+    pub const LEN: usize = 12;
 
-    /// `{lr, ema, sync, 100 − α, α, 100 − α, doubt, −1, 1, 0, 1}`: the percentiles of γ, low and high
-    /// follow the learning rate and the momenta; the last four make one less x out of x, as factor,
-    /// summand, mean and variance.
-    pub fn to_device(self) -> [f32; Self::LEN] {
+    /// `{lr, ema, sync, 100 − α, α, 100 − α, doubt, −1, 1, 0, 1, k/(k+1)}`, k micro-batches of the
+    /// step being done: the percentiles of γ, low and high follow the learning rate and the momenta;
+    /// the next four make one less x out of x, as factor, summand, mean and variance; the last is
+    /// the share of the gradients so far in the mean.
+    pub fn to_device(self, k: usize) -> [f32; Self::LEN] {
         let keep = 100.0 - self.alpha;
+        // The teacher becomes the student once a step.
+        let sync = if k == 0 { self.sync } else { 1.0 };
+        let share = k as f32 / (k + 1) as f32;
         [
-            self.lr, self.ema, self.sync, keep, self.alpha, keep, self.doubt, -1.0, 1.0, 0.0, 1.0,
+            self.lr, self.ema, sync, keep, self.alpha, keep, self.doubt, -1.0, 1.0, 0.0, 1.0, share,
         ]
     }
 }
@@ -203,10 +207,11 @@ pub fn epoch_iters(cfg: &Config, labeled: usize, unlabeled: usize) -> usize {
     if cfg.train.epoch_iters > 0 {
         return cfg.train.epoch_iters;
     }
+    let batch = |each: usize| (each * cfg.train.micro_batches).max(1);
     let per_epoch = match cfg.train.algorithm {
-        Algorithm::Supervised => labeled / cfg.train.batch_labeled.max(1),
-        _ => (unlabeled / cfg.train.batch_unlabeled.max(1))
-            .max(labeled / cfg.train.batch_labeled.max(1)),
+        Algorithm::Supervised => labeled / batch(cfg.train.batch_labeled),
+        _ => (unlabeled / batch(cfg.train.batch_unlabeled))
+            .max(labeled / batch(cfg.train.batch_labeled)),
     };
     per_epoch.max(1)
 }

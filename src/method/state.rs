@@ -33,6 +33,9 @@ pub fn layout(cfg: &Config, params: &Layout, cap_pixels: usize, map: DType) -> S
         );
     }
     state.add("velocity", vector(params.weights_len()), DType::F32);
+    if cfg.train.micro_batches > 1 {
+        state.add("gradients", vector(params.weights_len()), DType::F32);
+    }
     state.add("rng", vector(4), DType::U32);
     state.add("scalars", vector(Scalars::LEN), DType::F32);
     stage(&mut state, "labeled", cfg.train.batch_labeled, cap_pixels);

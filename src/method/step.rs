@@ -591,7 +591,7 @@ impl<'a> StepBuilder<'a> {
         Ok(())
     }
 
-    /// Backward, SGD and EMA.
+    /// Backward, then SGD and EMA; of one of several micro-batches the gradient alone, into the mean.
     fn update(&mut self, losses: &[LossTerm], ema_buffers: bool) -> Result<()> {
         let len = self.params.weights_len();
         let weights: Vec<_> = self
@@ -602,6 +602,30 @@ impl<'a> StepBuilder<'a> {
             .map(|s| (s.offset, s.shape))
             .collect();
         let gradient = autodiff::backward(&mut self.graph, losses, len, &weights)?;
+        if self.cfg.train.micro_batches > 1 {
+            let share = self.scalar(11, 1)?;
+            let mean = self.state.tensor(&mut self.graph, "gradients")?;
+            let ins = vec![gradient, share];
+            self.graph.push("gradients", Op::Lerp, ins, vec![mean]);
+            return Ok(());
+        }
+        self.apply(gradient, ema_buffers)
+    }
+
+    /// The update of a step of several micro-batches, after the last: SGD by the mean gradient, EMA.
+    ///
+    /// # Errors
+    /// As [`StepBuilder::warmup`].
+    pub fn update_of_mean(mut self) -> Result<Graph> {
+        let supervised = self.cfg.train.algorithm == Algorithm::Supervised;
+        let ema_buffers = teacher_bn(self.cfg) == TeacherBn::Ema || supervised;
+        let gradient = self.state.tensor(&mut self.graph, "gradients")?;
+        self.apply(gradient, ema_buffers)?;
+        self.lower()?;
+        Ok(self.graph)
+    }
+
+    fn apply(&mut self, gradient: TensorId, ema_buffers: bool) -> Result<()> {
         let lr = self.scalar(0, 1)?;
         let m = self.scalar(1, 1)?;
         let mut outs = Vec::with_capacity(3);

@@ -212,12 +212,12 @@ impl Trainer {
             seed: self.cfg.train.seed,
             stream,
             workers: self.cfg.data.workers,
-            epoch_len: self.epoch_iters,
+            epoch_len: self.epoch_iters * self.session.micro_batches(),
             cache_mib: self.cfg.data.cache_mib,
         };
         let at = self.session.schedule().position(from);
         let mut loader = Loader::new(dataset.clone(), settings)?;
-        loader.seek(at.epoch, at.iter)?;
+        loader.seek(at.epoch, at.iter * self.session.micro_batches())?;
         Ok(Source {
             loader,
             staged: Staged::new(batch, self.cap_pixels),
@@ -262,15 +262,18 @@ impl Trainer {
         observer.begin(&self.cfg, start, end);
 
         for iteration in start..end {
-            self.stage("labeled", &mut labeled)?;
-            if let Some(source) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
-                self.stage("unlabeled", source)?;
-            }
-            if options.profile && iteration + 1 == end {
-                let timings = self.session.step_timed(iteration)?;
-                self.dir.profile(iteration + 1, &timings)?;
-            } else {
-                self.session.step(iteration)?;
+            let micro_batches = self.session.micro_batches();
+            for micro in 0..micro_batches {
+                self.stage("labeled", &mut labeled)?;
+                if let Some(source) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
+                    self.stage("unlabeled", source)?;
+                }
+                if options.profile && iteration + 1 == end && micro + 1 == micro_batches {
+                    let timings = self.session.micro_step_timed(iteration, micro)?;
+                    self.dir.profile(iteration + 1, &timings)?;
+                } else {
+                    self.session.micro_step(iteration, micro)?;
+                }
             }
             self.progress.iteration = iteration + 1;
             // The device has its next step: now there is time to wait for the last one's numbers.

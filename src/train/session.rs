@@ -26,6 +26,9 @@ pub struct Blueprint {
     pub warmup: Option<(Graph, Outputs)>,
     /// The U2PL step, when the run has one.
     pub u2pl: Option<(Graph, Outputs)>,
+    /// What follows the last micro-batch of a step, when a step has several: the two above then end
+    /// with their gradient.
+    pub update: Option<Graph>,
 }
 
 impl Blueprint {
@@ -48,12 +51,23 @@ impl Blueprint {
         } else {
             None
         };
+        let update = Self::update(cfg, &mut params, &state)?;
         Ok(Self {
             params,
             state,
             warmup,
             u2pl,
+            update,
         })
+    }
+
+    fn update(cfg: &Config, params: &mut Layout, state: &State) -> Result<Option<Graph>> {
+        match cfg.train.micro_batches {
+            0 | 1 => Ok(None),
+            _ => Ok(Some(
+                StepBuilder::new(cfg, params, state)?.update_of_mean()?,
+            )),
+        }
     }
 
     /// As [`Blueprint::new`] with images that the host fills in ([`StepBuilder::on_inputs`]).
@@ -70,11 +84,13 @@ impl Blueprint {
                 (Some((step.0, step.1)), Some(step.2))
             }
         };
+        let update = Self::update(cfg, &mut params, &state)?;
         let blueprint = Self {
             params,
             state,
             warmup,
             u2pl,
+            update,
         };
         let images = HostImages {
             warmup: warmup_images,
@@ -85,7 +101,8 @@ impl Blueprint {
 
     /// As a device runs the graphs that gains from what `gains` says yes to ([`Device::fuses`]).
     pub fn fused(mut self, gains: impl Fn(&Op) -> bool) -> Self {
-        for (graph, _) in self.warmup.iter_mut().chain(&mut self.u2pl) {
+        let steps = self.warmup.iter_mut().chain(&mut self.u2pl);
+        for graph in steps.map(|(graph, _)| graph).chain(&mut self.update) {
             graph.fuse(&gains);
         }
         self
@@ -93,9 +110,9 @@ impl Blueprint {
 
     /// Planned bytes: (state arena, transient arena).
     pub fn planned_bytes(&self, device: &dyn Device) -> (usize, usize) {
-        let graphs = [&self.warmup, &self.u2pl];
-        let plans = graphs.iter().filter_map(|g| g.as_ref()).map(|(g, _)| {
-            let mut graph = g.clone();
+        let steps = self.warmup.iter().chain(&self.u2pl).map(|(g, _)| g);
+        let plans = steps.chain(&self.update).map(|graph| {
+            let mut graph = graph.clone();
             graph.fuse(|op| device.fuses(op));
             Plan::new(&graph, device)
         });
@@ -124,6 +141,8 @@ pub struct Session {
     transient: Arena,
     warmup: Option<(Program, Outputs)>,
     u2pl: Option<(Program, Outputs)>,
+    update: Option<Program>,
+    micro_batches: usize,
     schedule: Schedule,
     seed: u64,
     forgotten: Option<Forgotten>,
@@ -202,6 +221,7 @@ impl Session {
             state,
             warmup,
             u2pl,
+            update,
         } = blueprint;
         let arena = Arena::new(device.clone(), state.bytes())?;
         let mut graphs = Vec::new();
@@ -211,7 +231,12 @@ impl Session {
             graphs.push(graph);
             outputs.push(out);
         }
-        let (transient, programs) = Program::sharing(graphs, &device, arena.id())?;
+        graphs.extend(update);
+        let (transient, mut programs) = Program::sharing(graphs, &device, arena.id())?;
+        let update = match programs.len() > outputs.len() {
+            true => programs.pop(),
+            false => None,
+        };
         let mut steps = programs.into_iter().zip(outputs);
         let warmup = if has_warmup { steps.next() } else { None };
         let u2pl = steps.next();
@@ -224,6 +249,8 @@ impl Session {
             transient,
             warmup,
             u2pl,
+            update,
+            micro_batches: cfg.train.micro_batches.max(1),
             schedule,
             seed: cfg.train.seed,
             forgotten: None,
@@ -377,34 +404,78 @@ impl Session {
         scalars
     }
 
-    fn prepare(&self, iteration: usize) -> Result<Scalars> {
+    /// Micro-batches a step.
+    pub fn micro_batches(&self) -> usize {
+        self.micro_batches
+    }
+
+    fn prepare(&self, iteration: usize, micro: usize) -> Result<()> {
         let scalars = self.scalars(iteration);
         let step = iteration - self.forgotten.map_or(0, |f| f.iteration);
+        // Every micro-batch draws numbers of its own.
+        let step = step * self.micro_batches + micro;
         let rng = [self.seed as u32, (self.seed >> 32) as u32, step as u32, 0];
         self.write("rng", &rng)?;
-        self.write("scalars", &scalars.to_device())?;
-        Ok(scalars)
+        self.write("scalars", &scalars.to_device(micro))
     }
 
     /// Runs the step of `iteration` on the staged images.
     ///
     /// # Errors
-    /// The device's.
+    /// The device's; [`Error::Internal`] when a step has several micro-batches.
     pub fn step(&self, iteration: usize) -> Result<()> {
-        self.prepare(iteration)?;
-        self.program(iteration)?.0.run()
+        match self.micro_batches {
+            1 => self.micro_step(iteration, 0),
+            n => Err(Error::internal(format!(
+                "a step at once of {n} micro-batches"
+            ))),
+        }
+    }
+
+    /// Runs micro-batch `micro` of the step of `iteration` on the staged images; after the last one
+    /// the weights move.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn micro_step(&self, iteration: usize, micro: usize) -> Result<()> {
+        self.prepare(iteration, micro)?;
+        self.program(iteration)?.0.run()?;
+        self.end_step(micro)
+    }
+
+    /// The update, after the last of several micro-batches.
+    fn end_step(&self, micro: usize) -> Result<()> {
+        match &self.update {
+            Some(update) if micro + 1 == self.micro_batches => update.run(),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Session::micro_step`], timing each call of the micro-batch.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn micro_step_timed(&self, iteration: usize, micro: usize) -> Result<Vec<Timing>> {
+        self.prepare(iteration, micro)?;
+        let timings = self.program(iteration)?.0.run_timed()?;
+        self.end_step(micro)?;
+        Ok(timings)
     }
 
     /// As [`Session::step`], timing each call.
     ///
     /// # Errors
-    /// The device's.
+    /// As [`Session::step`].
     pub fn step_timed(&self, iteration: usize) -> Result<Vec<Timing>> {
-        self.prepare(iteration)?;
-        self.program(iteration)?.0.run_timed()
+        match self.micro_batches {
+            1 => self.micro_step_timed(iteration, 0),
+            n => Err(Error::internal(format!(
+                "a step at once of {n} micro-batches"
+            ))),
+        }
     }
 
-    /// What the step of `iteration`, the last one run, did.
+    /// What the step of `iteration`, the last one run, did; of several micro-batches the last.
     ///
     /// # Errors
     /// The device's.

@@ -3,12 +3,12 @@
 //! A run that dies at 3 a.m. on image 4 711 helps nobody. Headers alone are read, on all cores;
 //! every problem is collected and reported together.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::dataset::{Dataset, Part, Sample, same_size};
+use super::list::{Twice, repeated, shared};
 use super::mask::mask_size;
 use super::scale::scaled;
 use crate::config::schema::{Config, DataKind};
@@ -54,7 +54,7 @@ impl Sizes {
 
 /// Opens the datasets of `config` and checks all of their files.
 ///
-/// Images in two of the lists are legal but doubtful: a warning each pair of lists.
+/// Images in two of the lists, or twice in one, are legal but doubtful: a warning each.
 ///
 /// # Errors
 /// Everything wrong with lists and files, together; at most 20 lines are spelled out.
@@ -78,13 +78,18 @@ pub fn check(config: &Config) -> Result<Check> {
         false => None,
     };
     let val = keep(Dataset::open(config, Part::Val), &mut val_sizes);
+    for dataset in [&labeled, &unlabeled, &val].into_iter().flatten() {
+        let twice = repeated(dataset.samples());
+        warn(doubtful("named more than once in a list", &twice));
+    }
     for (name, a, b) in [
         ("labelled and unlabelled", &labeled, &unlabeled),
         ("labelled and validation", &labeled, &val),
         ("unlabelled and validation", &unlabeled, &val),
     ] {
         if let (Some(a), Some(b)) = (a, b) {
-            warn_shared(name, a.samples(), b.samples());
+            let both = shared(a.samples(), b.samples());
+            warn(doubtful(&format!("in both the {name} lists"), &both));
         }
     }
     Error::collect(cap(errors))?;
@@ -97,6 +102,12 @@ pub fn check(config: &Config) -> Result<Check> {
             val_sizes,
         }),
         _ => Err(Error::internal("a dataset failed to open without an error")),
+    }
+}
+
+fn warn(line: Option<String>) {
+    if let Some(line) = line {
+        tracing::warn!("{line}");
     }
 }
 
@@ -196,23 +207,18 @@ fn exists(sample: &Sample, path: &Path, what: &str) -> Result<()> {
     ))
 }
 
-fn warn_shared(name: &str, a: &[Sample], b: &[Sample]) {
-    let lines: HashMap<&Path, &str> = a
-        .iter()
-        .map(|s| (s.image.as_path(), s.at.as_str()))
-        .collect();
-    let shared: Vec<(&Sample, &str)> = b
-        .iter()
-        .filter_map(|s| lines.get(s.image.as_path()).map(|at| (s, *at)))
-        .collect();
-    if let Some((sample, at)) = shared.first() {
-        tracing::warn!(
-            "{} images are in both the {name} lists, the first {} ({at} and {})",
-            shared.len(),
-            sample.id,
-            sample.at
-        );
-    }
+/// One line for images that two lists share, or that one repeats.
+pub(crate) fn doubtful(what: &str, found: &[Twice]) -> Option<String> {
+    let Twice { id, at: [a, b] } = found.first()?;
+    let images = if found.len() == 1 {
+        "image is"
+    } else {
+        "images are"
+    };
+    Some(format!(
+        "{} {images} {what}, the first {id} ({a} and {b})",
+        found.len()
+    ))
 }
 
 /// Keeps the first [`SHOWN`] problems and a count of the rest.

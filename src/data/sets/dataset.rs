@@ -80,6 +80,7 @@ impl Dataset {
     }
 
     /// The images of the list at `path`, treated as `part` is; for lists outside the configuration.
+    /// Unlabelled images may be given as a folder instead: every image in and below it.
     ///
     /// # Errors
     /// As [`Dataset::open`].
@@ -90,6 +91,10 @@ impl Dataset {
                 "is not set",
                 "give the list of images",
             ));
+        }
+        if let (Part::Unlabeled, Some(folder)) = (part, list::folder(&config.data, path)) {
+            let samples = list::images_of(&folder)?;
+            return Ok(Self::with(config, part, Source::Files(samples)));
         }
         let mut samples = list::read(&config.data, part.key(), path)?;
         if part == Part::Unlabeled {
@@ -106,11 +111,7 @@ impl Dataset {
         let shrunk = (1.0 / config.augment.scale[0].max(1e-3)).ceil() as usize;
         Dataset {
             source,
-            rules: MaskRules {
-                classes: data.classes,
-                ignore_index: data.ignore_index,
-                encoding: data.encoding,
-            },
+            rules: MaskRules::new(data),
             image_scale: data.image_scale,
             min_side: if part == Part::Val { 2 } else { shrunk.max(2) },
         }
@@ -143,6 +144,11 @@ impl Dataset {
             Source::Files(samples) => samples,
             Source::Shapes(_) => &[],
         }
+    }
+
+    /// How mask values become labels.
+    pub fn rules(&self) -> &MaskRules {
+        &self.rules
     }
 
     /// The factor applied to every image right after decoding.

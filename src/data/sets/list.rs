@@ -1,119 +1,60 @@
-//! Split lists and dataset layouts: from a line to the paths of an image and its mask.
+//! Split lists: text files with an image a line.
+//!
+//! Whatever wrote them is accepted: Windows line ends, byte-order marks, UTF-16 (what `>` writes in
+//! PowerShell), blank lines, and lines that begin with `#`, where `split` says how it drew.
 
+use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dataset::Sample;
-use crate::config::schema::{Data, DataKind, LabelEncoding};
+use super::layout::{IMAGE_EXTENSIONS, Layout};
+use crate::config::schema::Data;
 use crate::{Error, Result};
 
-const IMAGE_EXTENSIONS: [&str; 3] = ["jpg", "png", "jpeg"];
-const CITY_IMAGE_TAIL: &str = "_leftImg8bit";
-
-/// Where a layout keeps its files.
-pub(super) struct Layout<'a> {
-    data: &'a Data,
-    images: PathBuf,
-    masks: PathBuf,
+/// The lines of the list at `path` that name something, with their numbers.
+///
+/// # Errors
+/// [`Error::Io`] when unreadable; [`Error::Input`] when it is no text, or names nothing.
+pub fn lines(path: &Path) -> Result<Vec<(usize, String)>> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read the list", e))?;
+    let text = decode(&bytes).ok_or_else(|| {
+        Error::input(
+            path.display().to_string(),
+            "the list is not text in UTF-8",
+            "save it as UTF-8, one image per line",
+        )
+    })?;
+    let lines: Vec<(usize, String)> = text
+        .lines()
+        .enumerate()
+        .map(|(i, line)| (i + 1, line.trim().to_string()))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    if lines.is_empty() {
+        return Err(Error::input(
+            path.display().to_string(),
+            "the list is empty",
+            "list one image per line",
+        ));
+    }
+    Ok(lines)
 }
 
-impl<'a> Layout<'a> {
-    /// The folders of `data`, the layout's own where none is given.
-    pub(super) fn new(data: &'a Data) -> Self {
-        let or = |given: &Path, own: &str| match given.as_os_str().is_empty() {
-            true => data.root.join(own),
-            false => data.root.join(given),
-        };
-        let (images, masks) = match data.kind {
-            DataKind::Cityscapes => ("leftImg8bit", "gtFine"),
-            DataKind::Folder => ("images", "masks"),
-            DataKind::Voc | DataKind::Shapes => {
-                let augmented = data.root.join("SegmentationClassAug").is_dir();
-                let masks = if augmented {
-                    "SegmentationClassAug"
-                } else {
-                    "SegmentationClass"
-                };
-                ("JPEGImages", masks)
-            }
-        };
-        Self {
-            data,
-            images: or(&data.image_dir, images),
-            masks: or(&data.mask_dir, masks),
-        }
-    }
-
-    /// The sample that a list line names, whether or not its files exist.
-    fn sample(&self, line: &str, at: String) -> Sample {
-        let (image, mask) = match self.two_columns(line) {
-            Some((image, mask)) => (self.under_root(image), self.under_root(mask)),
-            None if self.data.kind == DataKind::Cityscapes => self.cityscapes(line),
-            None => self.by_stem(line),
-        };
-        let stem = image.file_stem().unwrap_or_default().to_string_lossy();
-        let id = match self.data.kind {
-            DataKind::Cityscapes => stem.trim_end_matches(CITY_IMAGE_TAIL).to_string(),
-            _ => stem.into_owned(),
-        };
-        Sample {
-            id,
-            image,
-            mask: Some(mask),
-            at,
-        }
-    }
-
-    /// `IMAGE MASK` lines: the second word is a PNG, and the line is not one name with a space.
-    fn two_columns<'l>(&self, line: &'l str) -> Option<(&'l str, &'l str)> {
-        let (image, mask) = line.split_once(char::is_whitespace)?;
-        let mask = mask.trim();
-        let two = mask.ends_with(".png") && !mask.contains(char::is_whitespace);
-        (two && !self.images.join(line).exists()).then_some((image, mask))
-    }
-
-    /// Lists written for a root in front often start their paths with a slash.
-    fn under_root(&self, path: &str) -> PathBuf {
-        self.data.root.join(path.trim_start_matches('/'))
-    }
-
-    fn cityscapes(&self, line: &str) -> (PathBuf, PathBuf) {
-        let tail = match self.data.encoding {
-            LabelEncoding::TrainId => "_gtFine_labelTrainIds.png",
-            LabelEncoding::CityscapesLabelId => "_gtFine_labelIds.png",
-        };
-        let inner = line
-            .trim_start_matches('/')
-            .trim_start_matches("leftImg8bit/");
-        let stem = inner
-            .trim_end_matches(".png")
-            .trim_end_matches(CITY_IMAGE_TAIL);
-        (
-            self.images.join(inner),
-            self.masks.join(format!("{stem}{tail}")),
-        )
-    }
-
-    /// A stem or file name under the image folder, the mask of the same stem under the other.
-    fn by_stem(&self, line: &str) -> (PathBuf, PathBuf) {
-        let name = line.trim_start_matches('/');
-        let extension = Path::new(name).extension().and_then(|e| e.to_str());
-        let known =
-            extension.is_some_and(|e| IMAGE_EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()));
-        let stem = match extension {
-            Some(e) if known => &name[..name.len() - e.len() - 1],
-            _ => name,
-        };
-        let image = if known {
-            self.images.join(name)
-        } else {
-            let candidate = |e: &str| self.images.join(format!("{stem}.{e}"));
-            let found = IMAGE_EXTENSIONS
-                .iter()
-                .map(|e| candidate(e))
-                .find(|p| p.exists());
-            found.unwrap_or_else(|| candidate("jpg"))
-        };
-        (image, self.masks.join(format!("{stem}.png")))
+/// UTF-8, or UTF-16 with its mark; marks are cut off.
+fn decode(bytes: &[u8]) -> Option<String> {
+    let wide = |from: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = bytes[2..]
+            .chunks_exact(2)
+            .map(|b| from([b[0], b[1]]))
+            .collect();
+        String::from_utf16(&units).ok()
+    };
+    match bytes {
+        [0xFF, 0xFE, ..] => wide(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => wide(u16::from_be_bytes),
+        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
+        _ => String::from_utf8(bytes.to_vec()).ok(),
     }
 }
 
@@ -121,10 +62,17 @@ impl<'a> Layout<'a> {
 ///
 /// # Errors
 /// [`Error::Input`] or [`Error::Io`] naming `key` or the file when it is missing, unreadable or
-/// holds no line.
-pub(super) fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
+/// names nothing.
+pub fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
     let under_root = data.root.join(path);
-    let path = if path.is_file() { path } else { &under_root };
+    let path = if path.exists() { path } else { &under_root };
+    if path.is_dir() {
+        return Err(Error::input(
+            path.display().to_string(),
+            "is a folder, and these images need masks",
+            format!("list the images in a file for {key}; `u2pl-engine split` writes one"),
+        ));
+    }
     if !path.is_file() {
         return Err(Error::input(
             path.display().to_string(),
@@ -132,22 +80,134 @@ pub(super) fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
             format!("correct {key}, or write lists with `u2pl-engine split`"),
         ));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the list", e))?;
     let layout = Layout::new(data);
-    let samples: Vec<Sample> = text
-        .trim_start_matches('\u{feff}')
-        .lines()
-        .enumerate()
-        .map(|(i, line)| (i + 1, line.trim()))
-        .filter(|(_, line)| !line.is_empty())
-        .map(|(number, line)| layout.sample(line, format!("{}:{number}", path.display())))
-        .collect();
-    if samples.is_empty() {
+    let at = |number: usize| format!("{}:{number}", path.display());
+    let lines = lines(path)?.into_iter();
+    Ok(lines
+        .map(|(number, line)| layout.sample(&line, at(number)))
+        .collect())
+}
+
+/// The samples that `lines` name, whether or not their files exist.
+pub fn samples(data: &Data, lines: &[String]) -> Vec<Sample> {
+    let layout = Layout::new(data);
+    lines
+        .iter()
+        .map(|line| layout.sample(line, line.clone()))
+        .collect()
+}
+
+/// The folder that `path` means instead of a list: itself, or that of the name under the root.
+pub(super) fn folder(data: &Data, path: &Path) -> Option<PathBuf> {
+    let under_root = data.root.join(path);
+    [path.to_path_buf(), under_root]
+        .into_iter()
+        .find(|p| p.exists())
+        .filter(|p| p.is_dir())
+}
+
+/// Every image in `folder` and below it, without masks.
+///
+/// # Errors
+/// [`Error::Io`] when unreadable; [`Error::Input`] when there is none.
+pub(super) fn images_of(folder: &Path) -> Result<Vec<Sample>> {
+    let found = images_below(folder)?;
+    if found.is_empty() {
         return Err(Error::input(
-            path.display().to_string(),
-            "the list is empty",
-            format!("list one image per line, or correct {key}"),
+            folder.display().to_string(),
+            "the folder has no .jpg, .jpeg or .png images",
+            "give a list, or a folder of images",
         ));
     }
-    Ok(samples)
+    let sample = |relative: &PathBuf| Sample {
+        id: relative
+            .with_extension("")
+            .to_string_lossy()
+            .replace(['/', '\\'], "_"),
+        image: folder.join(relative),
+        mask: None,
+        at: folder.display().to_string(),
+    };
+    Ok(found.iter().map(sample).collect())
+}
+
+/// Paths of the images in `folder` and below it, relative to it, sorted.
+///
+/// # Errors
+/// [`Error::Io`] when a folder cannot be read.
+pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_image = |path: &Path| {
+        let extension = path.extension().map(|e| e.to_ascii_lowercase());
+        extension.is_some_and(|e| IMAGE_EXTENSIONS.iter().any(|known| e == *known))
+    };
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(at) = open.pop() {
+        let failed = |e| Error::io(&at, "list the images", e);
+        for entry in fs::read_dir(&at).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let path = entry.path();
+            // Links to folders are not followed: they may lead in a circle.
+            if entry.file_type().map_err(failed)?.is_dir() {
+                open.push(path);
+            } else if is_image(&path) && path.is_file() {
+                found.extend(path.strip_prefix(folder).map(Path::to_path_buf).ok());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// An image that is named twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twice {
+    /// Its name.
+    pub id: String,
+    /// The two places, `list:line`.
+    pub at: [String; 2],
+}
+
+/// The images that `samples` names more than once, each of its repetitions.
+pub fn repeated(samples: &[Sample]) -> Vec<Twice> {
+    let mut seen: HashMap<&Path, &Sample> = HashMap::new();
+    let mut found = Vec::new();
+    for sample in samples {
+        match seen.get(sample.image.as_path()) {
+            Some(first) => found.push(twice(first, sample)),
+            None => {
+                seen.insert(&sample.image, sample);
+            }
+        }
+    }
+    found
+}
+
+/// The images that both lists name.
+pub fn shared(a: &[Sample], b: &[Sample]) -> Vec<Twice> {
+    let seen: HashMap<&Path, &Sample> = a.iter().map(|s| (s.image.as_path(), s)).collect();
+    let both = |s: &Sample| seen.get(s.image.as_path()).map(|first| twice(first, s));
+    b.iter().filter_map(both).collect()
+}
+
+fn twice(first: &Sample, second: &Sample) -> Twice {
+    Twice {
+        id: second.id.clone(),
+        at: [first.at.clone(), second.at.clone()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_and_wide_text_are_read() {
+        assert_eq!(decode(b"\xEF\xBB\xBFa\r\n").as_deref(), Some("a\r\n"));
+        assert_eq!(decode(b"\xFF\xFEa\0\n\0").as_deref(), Some("a\n"));
+        assert_eq!(decode(b"\xFE\xFF\0a\0\n").as_deref(), Some("a\n"));
+        assert_eq!(decode(b"\xFF\xFE").as_deref(), Some(""));
+        assert_eq!(decode("é".as_bytes()).as_deref(), Some("é"));
+        assert_eq!(decode(b"\x80abc"), None);
+    }
 }

@@ -10,19 +10,46 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType, Transformations};
 
-use crate::config::schema::LabelEncoding;
+use crate::config::schema::{Data, LabelEncoding};
 use crate::data::decode::{fault, png_fault};
 use crate::{Error, Result};
 
 /// How mask values become labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskRules {
-    /// Number of classes C.
-    pub classes: usize,
-    /// Label of pixels that count for nothing.
-    pub ignore_index: u8,
-    /// Meaning of the stored values.
-    pub encoding: LabelEncoding,
+    classes: usize,
+    ignore_index: u8,
+    /// The label of every stored value, right or wrong.
+    labels: [u8; 256],
+}
+
+impl MaskRules {
+    /// The rules that a configuration's `classes`, `ignore_index`, `encoding` and `remap` say.
+    pub fn new(data: &Data) -> MaskRules {
+        let ignore_index = data.ignore_index;
+        let mut labels = std::array::from_fn(|value| value as u8);
+        if data.encoding == LabelEncoding::CityscapesLabelId {
+            // Licence plates are −1, stored as 255; anything else outside the table is void too.
+            labels = std::array::from_fn(|value| match CITYSCAPES_TRAIN_IDS.get(value) {
+                Some(&id) if id != 255 => id,
+                _ => ignore_index,
+            });
+        }
+        for (&from, &to) in &data.remap {
+            labels[usize::from(from)] = to;
+        }
+        MaskRules {
+            classes: data.classes,
+            ignore_index,
+            labels,
+        }
+    }
+
+    /// The label of the stored `value`, `None` when it is neither a class nor ignored.
+    pub fn label(&self, value: u8) -> Option<u8> {
+        let label = self.labels[usize::from(value)];
+        (usize::from(label) < self.classes || label == self.ignore_index).then_some(label)
+    }
 }
 
 const CONVERT: &str =
@@ -52,19 +79,12 @@ pub fn cityscapes_label_ids(train_ids: &mut [u8]) {
 /// `ignore_index` (with the first such pixel).
 pub fn read_mask(path: &Path, rules: &MaskRules) -> Result<(usize, usize, Vec<u8>)> {
     let (width, height, mut label) = read_indices(path)?;
-    if rules.encoding == LabelEncoding::CityscapesLabelId {
+    let bad = label.iter().position(|&v| rules.label(v).is_none());
+    if bad.is_none() {
         for value in &mut label {
-            // Licence plates are −1, stored as 255; anything else outside the table is void too.
-            let train_id = CITYSCAPES_TRAIN_IDS.get(usize::from(*value));
-            *value = match train_id {
-                Some(&id) if id != 255 => id,
-                _ => rules.ignore_index,
-            };
+            *value = rules.labels[usize::from(*value)];
         }
     }
-    let bad = label
-        .iter()
-        .position(|&v| usize::from(v) >= rules.classes && v != rules.ignore_index);
     match bad {
         None => Ok((width, height, label)),
         Some(at) => Err(fault(
@@ -77,7 +97,7 @@ pub fn read_mask(path: &Path, rules: &MaskRules) -> Result<(usize, usize, Vec<u8
                 rules.classes - 1,
                 rules.ignore_index
             ),
-            "correct the mask, data.classes, data.ignore_index or data.encoding",
+            "correct the mask, data.classes, data.ignore_index, data.encoding or data.remap",
         )),
     }
 }
@@ -123,8 +143,11 @@ fn not_png(path: &Path) -> bool {
     read.is_err() || magic != *b"\x89PNG"
 }
 
-/// The stored value of every pixel.
-fn read_indices(path: &Path) -> Result<(usize, usize, Vec<u8>)> {
+/// (width, height, stored value of every pixel), whatever the values mean.
+///
+/// # Errors
+/// As [`read_mask`], short of values that are no class.
+pub fn read_indices(path: &Path) -> Result<(usize, usize, Vec<u8>)> {
     let mut reader = open(path)?;
     let size = reader
         .output_buffer_size()

@@ -4,15 +4,19 @@
 //! sample, [`Loader`] decides when it comes and decodes it on a worker thread
 //! ([`decode`](crate::data::decode), [`mask`]), [`pack`] lays it out for the device.
 
+pub mod advice;
 mod batch;
 pub mod check;
 mod dataset;
-mod list;
+pub mod discover;
+mod layout;
+pub mod list;
 mod loader;
 pub mod mask;
 mod scale;
 pub mod shapes;
 pub mod split;
+pub mod survey;
 
 pub use batch::{Batch, pack};
 pub use check::{Check, check};

@@ -1,0 +1,397 @@
+//! `u2pl-engine dataset check`: what lies in a folder, and the configuration that trains on it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::common::{emit, emit_json};
+use crate::config::Config;
+use crate::config::schema::{Data, DataKind};
+use crate::data::advice::{Advice, advise};
+use crate::data::check::doubtful;
+use crate::data::discover::{Found, discover, lists_of};
+use crate::data::list;
+use crate::data::mask::MaskRules;
+use crate::data::survey::Survey;
+use crate::data::{Dataset, Part, Sample};
+use crate::{Error, Result};
+
+/// Suspicious samples printed before "and N more".
+const SHOWN: usize = 20;
+
+/// Looks at datasets.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Check(CheckArgs),
+}
+
+/// Reads every image and mask of a folder: layout, counts, sizes, how often each class occurs, masks
+/// that would fail or teach nothing, and the configuration to use. With --config: the same for the
+/// lists of a configuration, and what they name twice.
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Dataset root: JPEGImages/ + SegmentationClass/, leftImg8bit/ + gtFine/, images/ + masks/, or
+    /// images alone
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    dir: Option<PathBuf>,
+    /// Check the lists of this configuration instead
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one key of --config; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// Number of classes; default: what the masks hold
+    #[arg(long, value_name = "N", conflicts_with = "config")]
+    classes: Option<usize>,
+    /// Value of pixels that count for nothing
+    #[arg(
+        long,
+        value_name = "VALUE",
+        default_value_t = 255,
+        conflicts_with = "config"
+    )]
+    ignore: u8,
+    /// Write what was found as JSON here; - prints it instead of the text
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let Command::Check(args) = &args.command;
+    match (&args.dir, &args.config) {
+        (Some(dir), _) => check_folder(args, dir),
+        (None, Some(config)) => check_config(args, config),
+        // The parser asks for one of them.
+        (None, None) => Ok(()),
+    }
+}
+
+fn check_folder(args: &CheckArgs, dir: &Path) -> anyhow::Result<()> {
+    if let Some(n) = args.classes.filter(|n| !(2..=255).contains(n)) {
+        let mend = "give 2 to 255";
+        return Err(Error::input("--classes", format!("{n} classes"), mend).into());
+    }
+    let found = discover(dir)?;
+    let samples: Vec<&Sample> = found
+        .labeled
+        .iter()
+        .chain(&found.unlabeled)
+        .map(|(_, s)| s)
+        .collect();
+    // Values are judged where it is known what they mean.
+    let known = args.classes.is_some() || found.data.kind != DataKind::Folder;
+    let mut data = found.data.clone();
+    data.ignore_index = args.ignore;
+    data.classes = args.classes.unwrap_or(match data.kind {
+        DataKind::Cityscapes => 19,
+        _ => 21,
+    });
+    let rules = known.then(|| MaskRules::new(&data));
+    let survey = Survey::of(&samples, rules.as_ref(), args.ignore);
+    let advice = advise(&found, &survey, args.classes, args.ignore);
+    let lists = named_lists(dir, &found.data);
+    let doubts = doubts_of(&lists);
+
+    if let Some(path) = &args.json {
+        let mut value = survey_json(&survey, &advice.config.data);
+        merge(&mut value, folder_json(&found, &advice, &doubts)?);
+        emit_json(path, &value)?;
+        if path.as_os_str() == "-" {
+            return Ok(());
+        }
+    }
+    let mut text = folder_text(&found, &lists);
+    text += &survey_text(&survey, &advice.config.data);
+    text += &section("notes", &[doubts, advice.notes.clone()].concat());
+    text += &advice_text(&found, &advice)?;
+    emit(&text)
+}
+
+fn check_config(args: &CheckArgs, path: &Path) -> anyhow::Result<()> {
+    let cfg = Config::load(Some(path), &args.set)?;
+    cfg.validate_for_use()?;
+    if cfg.data.kind == DataKind::Shapes {
+        let mend = "give a configuration of files";
+        return Err(Error::input("data.kind", "synthetic shapes have no files", mend).into());
+    }
+    let mut lists = Vec::new();
+    for part in [Part::Labeled, Part::Unlabeled, Part::Val] {
+        if part == Part::Unlabeled && cfg.data.unlabeled.as_os_str().is_empty() {
+            continue;
+        }
+        let dataset = Dataset::open(&cfg, part)?;
+        lists.push((name_of(part), dataset.samples().to_vec()));
+    }
+    let doubts = doubts_of(&lists);
+    let samples: Vec<&Sample> = lists.iter().flat_map(|(_, samples)| samples).collect();
+    let rules = MaskRules::new(&cfg.data);
+    let missing: Vec<String> = samples.iter().filter_map(|s| missing(s)).collect();
+    let there: Vec<&Sample> = samples
+        .into_iter()
+        .filter(|s| missing_file(s).is_none())
+        .collect();
+    let mut survey = Survey::of(&there, Some(&rules), cfg.data.ignore_index);
+    survey.suspicious.splice(0..0, missing);
+
+    if let Some(path) = &args.json {
+        let mut value = survey_json(&survey, &cfg.data);
+        let counts = lists
+            .iter()
+            .map(|(name, s)| (name.to_string(), json!(s.len())));
+        merge(
+            &mut value,
+            json!({"lists": Value::Object(counts.collect()), "doubts": doubts}),
+        );
+        emit_json(path, &value)?;
+        if path.as_os_str() == "-" {
+            return Ok(());
+        }
+    }
+    let mut text = row("lists", &counts_text(&lists));
+    text += &survey_text(&survey, &cfg.data);
+    text += &section("notes", &doubts);
+    emit(&text)
+}
+
+fn name_of(part: Part) -> &'static str {
+    match part {
+        Part::Labeled => "labelled",
+        Part::Unlabeled => "unlabelled",
+        Part::Val => "validation",
+    }
+}
+
+fn missing_file(sample: &Sample) -> Option<&Path> {
+    let files = [Some(sample.image.as_path()), sample.mask.as_deref()];
+    files.into_iter().flatten().find(|path| !path.is_file())
+}
+
+fn missing(sample: &Sample) -> Option<String> {
+    missing_file(sample).map(|path| format!("{}: {} does not exist", sample.at, path.display()))
+}
+
+/// The lists beside a dataset that are called labeled, unlabeled and val.
+fn named_lists(root: &Path, data: &Data) -> Vec<(&'static str, Vec<Sample>)> {
+    let files = lists_of(root);
+    let parts = [Part::Labeled, Part::Unlabeled, Part::Val];
+    let names = ["labeled.txt", "unlabeled.txt", "val.txt"];
+    let read = |(part, name): (Part, &str)| {
+        let file = files
+            .iter()
+            .find(|f| f.file_name().is_some_and(|n| n == name))?;
+        let lines = list::read(data, part.key(), file).ok()?;
+        Some((name_of(part), lines))
+    };
+    parts.into_iter().zip(names).filter_map(read).collect()
+}
+
+/// Images that lists name twice, within one and across two.
+fn doubts_of(lists: &[(&'static str, Vec<Sample>)]) -> Vec<String> {
+    let mut doubts = Vec::new();
+    for (i, (name, samples)) in lists.iter().enumerate() {
+        let what = format!("named more than once in the {name} list");
+        doubts.extend(doubtful(&what, &list::repeated(samples)));
+        for (other, others) in &lists[i + 1..] {
+            let what = format!("in both the {name} and {other} lists");
+            doubts.extend(doubtful(&what, &list::shared(samples, others)));
+        }
+    }
+    doubts
+}
+
+// Text.
+
+fn row(name: &str, text: &str) -> String {
+    format!("{name:<12} {text}\n")
+}
+
+fn section(name: &str, lines: &[String]) -> String {
+    let rows = lines.iter().enumerate();
+    rows.map(|(i, line)| row(if i == 0 { name } else { "" }, line))
+        .collect()
+}
+
+fn counts_text(lists: &[(&'static str, Vec<Sample>)]) -> String {
+    let counts: Vec<String> = lists
+        .iter()
+        .map(|(name, s)| format!("{} {name}", s.len()))
+        .collect();
+    counts.join(", ")
+}
+
+fn folder_text(found: &Found, lists: &[(&'static str, Vec<Sample>)]) -> String {
+    let kind = match found.data.kind {
+        DataKind::Voc => "voc",
+        DataKind::Cityscapes => "cityscapes",
+        _ => "folder",
+    };
+    let masks = match &found.masks {
+        Some(masks) => format!("masks in {}", masks.display()),
+        None => "no folder of masks".into(),
+    };
+    let mut text = row(
+        "layout",
+        &format!("{kind}: images in {}, {masks}", found.images.display()),
+    );
+    let orphans = match found.orphans.len() {
+        0 => String::new(),
+        n => format!(
+            ", {n} masks without an image (first {})",
+            found.orphans[0].display()
+        ),
+    };
+    text += &row(
+        "images",
+        &format!(
+            "{} with a mask, {} without{orphans}",
+            found.labeled.len(),
+            found.unlabeled.len()
+        ),
+    );
+    if !lists.is_empty() {
+        text += &row("lists", &counts_text(lists));
+    }
+    text
+}
+
+fn survey_text(survey: &Survey, data: &Data) -> String {
+    let mut text = String::new();
+    if let Some([least, middle, most]) = survey.extremes() {
+        let size = |(w, h): (usize, usize)| format!("{w} × {h}");
+        text += &row(
+            "sizes",
+            &match least == most {
+                true => format!("{} (width × height)", size(least)),
+                false => format!(
+                    "{} to {}, middle {} (width × height)",
+                    size(least),
+                    size(most),
+                    size(middle)
+                ),
+            },
+        );
+    }
+    let total: u64 = survey.pixels.iter().sum();
+    if total > 0 {
+        text += &format!("\n{:>5} {:>9} {:>7}  meaning\n", "value", "pixels", "masks");
+        let rules = MaskRules::new(data);
+        for value in survey.values() {
+            let v = usize::from(value);
+            let share = 100.0 * survey.pixels[v] as f64 / total as f64;
+            text += &format!(
+                "{value:>5} {share:>7.3} % {:>7}  {}\n",
+                survey.holders[v],
+                meaning(rules.label(value), data)
+            );
+        }
+        text.push('\n');
+    }
+    let mut suspicious = survey.suspicious.clone();
+    let hidden = suspicious.len().saturating_sub(SHOWN);
+    if hidden > 0 {
+        suspicious.truncate(SHOWN);
+        suspicious.push(format!("and {hidden} more"));
+    }
+    if suspicious.is_empty() {
+        suspicious.push("nothing".into());
+    }
+    text + &section("suspicious", &suspicious)
+}
+
+fn meaning(label: Option<u8>, data: &Data) -> String {
+    match label {
+        None => "no class".into(),
+        Some(label) if label == data.ignore_index => "ignored".into(),
+        Some(label) => match data.class_names.get(usize::from(label)) {
+            Some(name) => format!("class {label}, {name}"),
+            None => format!("class {label}"),
+        },
+    }
+}
+
+fn advice_text(found: &Found, advice: &Advice) -> Result<String> {
+    let mut text = String::new();
+    let root = found.data.root.display();
+    if found.labeled.is_empty() {
+        text +=
+            "\nNo image has a mask: name the folder as the unlabelled images of another dataset\n";
+        text += &format!(
+            "data.unlabeled: {}\n",
+            advice.config.data.unlabeled.display()
+        );
+        return Ok(text);
+    }
+    if !advice.missing_lists.is_empty() {
+        text += "\nThe lists to make (choose the numbers):\n";
+        let (labeled, val) = proposed(found.labeled.len());
+        text += &format!(
+            "u2pl-engine split --data {root} --labeled {labeled} --val {val} --draw class-balanced --out {root}/splits\n"
+        );
+    }
+    text += "\nThe configuration to use:\n";
+    text += advice.config.to_brief_yaml()?.trim_end();
+    text.push('\n');
+    Ok(text)
+}
+
+/// An eighth labelled, a fifth for validation.
+fn proposed(images: usize) -> (usize, usize) {
+    ((images / 8).max(1), (images / 5).max(1))
+}
+
+// JSON.
+
+fn survey_json(survey: &Survey, data: &Data) -> Value {
+    let rules = MaskRules::new(data);
+    let total: u64 = survey.pixels.iter().sum::<u64>().max(1);
+    let values: Vec<Value> = survey
+        .values()
+        .into_iter()
+        .map(|value| {
+            let v = usize::from(value);
+            json!({
+                "value": value,
+                "label": rules.label(value),
+                "share": survey.pixels[v] as f64 / total as f64,
+                "masks": survey.holders[v],
+            })
+        })
+        .collect();
+    json!({
+        "images": survey.images,
+        "masks": survey.masks,
+        "sizes": survey.extremes().map(|e| e.map(|(w, h)| [w, h])),
+        "values": values,
+        "suspicious": survey.suspicious,
+    })
+}
+
+fn folder_json(found: &Found, advice: &Advice, doubts: &[String]) -> Result<Value> {
+    let config =
+        serde_json::to_value(&advice.config).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(json!({
+        "with_mask": found.labeled.len(),
+        "without_mask": found.unlabeled.len(),
+        "masks_without_image": found.orphans,
+        "doubts": doubts,
+        "notes": advice.notes,
+        "config": config,
+    }))
+}
+
+fn merge(into: &mut Value, from: Value) {
+    if let (Value::Object(into), Value::Object(from)) = (into, from) {
+        into.extend(from);
+    }
+}

@@ -1,0 +1,156 @@
+//! What the images and masks of a dataset hold, pixel by pixel.
+//!
+//! Comes in: samples and, where it is known, how their values are to be read. Goes out: sizes,
+//! how often every value occurs, and the samples that would fail or teach nothing.
+
+use rayon::prelude::*;
+
+use super::dataset::{Sample, same_size};
+use super::mask::{MaskRules, read_indices};
+use crate::data::decode::image_size;
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Images looked at.
+    pub images: usize,
+    /// Masks among them that could be read.
+    pub masks: usize,
+    /// (width, height) of every readable image, sorted by area.
+    pub sizes: Vec<(usize, usize)>,
+    /// Pixels of each stored value.
+    pub pixels: Vec<u64>,
+    /// Masks that hold each stored value.
+    pub holders: Vec<usize>,
+    /// One line for every sample with something wrong, in their order.
+    pub suspicious: Vec<String>,
+}
+
+/// One sample.
+#[derive(Default)]
+struct Look {
+    size: Option<(usize, usize)>,
+    counts: Option<Box<[u64; 256]>>,
+    problems: Vec<String>,
+}
+
+impl Survey {
+    /// Looks at every sample on all cores. `rules` tell which values are classes; without them only
+    /// masks of nothing but `ignore` are suspicious for what they hold.
+    pub fn of(samples: &[&Sample], rules: Option<&MaskRules>, ignore: u8) -> Survey {
+        let looks: Vec<Look> = samples
+            .par_iter()
+            .map(|sample| look(sample, rules, ignore))
+            .collect();
+        let mut survey = Survey {
+            images: samples.len(),
+            pixels: vec![0; 256],
+            holders: vec![0; 256],
+            ..Survey::default()
+        };
+        for look in looks {
+            survey.sizes.extend(look.size);
+            survey.suspicious.extend(look.problems);
+            if let Some(counts) = look.counts {
+                survey.masks += 1;
+                for (value, &n) in counts.iter().enumerate() {
+                    survey.pixels[value] += n;
+                    survey.holders[value] += usize::from(n > 0);
+                }
+            }
+        }
+        survey.sizes.sort_by_key(|&(w, h)| (w * h, w));
+        survey
+    }
+
+    /// The stored values that occur, ascending.
+    pub fn values(&self) -> Vec<u8> {
+        let occurs = |v: &u8| self.pixels.get(usize::from(*v)).is_some_and(|&n| n > 0);
+        (0..=255).filter(occurs).collect()
+    }
+
+    /// Smallest, middle and largest image by area.
+    pub fn extremes(&self) -> Option<[(usize, usize); 3]> {
+        let middle = *self.sizes.get(self.sizes.len() / 2)?;
+        Some([*self.sizes.first()?, middle, *self.sizes.last()?])
+    }
+}
+
+fn look(sample: &Sample, rules: Option<&MaskRules>, ignore: u8) -> Look {
+    let mut look = Look::default();
+    match image_size(&sample.image) {
+        Ok(size) => look.size = Some(size),
+        Err(e) => look.problems.push(e.to_string()),
+    }
+    let Some(mask) = &sample.mask else {
+        return look;
+    };
+    let (width, height, values) = match read_indices(mask) {
+        Ok(read) => read,
+        Err(e) => {
+            look.problems.push(e.to_string());
+            return look;
+        }
+    };
+    if let Some(e) = look
+        .size
+        .and_then(|image| same_size(mask, (width, height), image).err())
+    {
+        look.problems.push(e.to_string());
+    }
+    let mut counts = Box::new([0u64; 256]);
+    for value in values {
+        counts[usize::from(value)] += 1;
+    }
+    look.problems
+        .extend(strange(&counts, rules, ignore).map(|text| format!("{}: {text}", mask.display())));
+    look.counts = Some(counts);
+    look
+}
+
+/// What is wrong with a mask of these values.
+fn strange(counts: &[u64; 256], rules: Option<&MaskRules>, ignore: u8) -> Option<String> {
+    let label = |value: u8| match rules {
+        Some(rules) => rules.label(value),
+        None => Some(value),
+    };
+    let held = || (0..=255u8).filter(|v| counts[usize::from(*v)] > 0);
+    let unknown: Vec<String> = held()
+        .filter(|v| label(*v).is_none())
+        .map(|v| v.to_string())
+        .collect();
+    if !unknown.is_empty() {
+        let pixels: u64 = held()
+            .filter(|v| label(*v).is_none())
+            .map(|v| counts[usize::from(v)])
+            .sum();
+        return Some(format!(
+            "{pixels} pixels are of no class (values {})",
+            unknown.join(", ")
+        ));
+    }
+    held()
+        .all(|v| label(v) == Some(ignore))
+        .then(|| format!("every pixel is ignored (label {ignore})"))
+}
+
+/// The classes in the masks of `samples`: for each its labels but `ignore`, ascending. Unreadable
+/// masks hold none.
+pub fn classes_held(samples: &[&Sample], rules: &MaskRules, ignore: u8) -> Vec<Vec<u8>> {
+    let held = |sample: &&Sample| {
+        let values = sample.mask.as_deref().map(read_indices);
+        let Some(Ok((_, _, values))) = values else {
+            return Vec::new();
+        };
+        let mut seen = [false; 256];
+        for value in values {
+            if let Some(label) = rules.label(value) {
+                seen[usize::from(label)] = true;
+            }
+        }
+        (0..=255u8)
+            .filter(|v| seen[usize::from(*v)] && *v != ignore)
+            .collect()
+    };
+    samples.par_iter().map(held).collect()
+}
