@@ -26,6 +26,11 @@ const READY: usize = 8;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    run(&args)
+}
+
+/// Does what `args` say; the test suite calls it, too.
+pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     let given = |i: usize, default: &'static str| args.get(i).map_or(default, String::as_str);
     if !(3..=6).contains(&args.len()) {
         return Err("usage: service WEIGHTS PICTURES OUT [WORKERS [DEVICE [PRECISION]]]".into());
