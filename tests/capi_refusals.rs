@@ -95,11 +95,6 @@ fn weights_that_are_none_or_of_another_network() {
         ..plain
     };
     refuse(run, &options, INPUT, &["another architecture"]);
-    let options = u2pl_options {
-        student: 1,
-        ..plain
-    };
-    refuse(run, &options, INPUT, &["student"]);
     opened.works();
 }
 

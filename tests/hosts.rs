@@ -263,7 +263,7 @@ fn the_c_program_tells_what_is_wrong() {
         (&[&run, &weights], 1, "cannot be opened"),
         (&[&run, &short], 1, "ends too early"),
         (&[&run, &text], 1, "not a binary PPM"),
-        (&[&run, &none], 1, "image: 0 of"),
+        (&[&run, &none], 1, "a batch of 1 at 0 × 40"),
     ] {
         let Output { status, stderr, .. } = output(Command::new(&program).args(args));
         let told = String::from_utf8_lossy(&stderr);
@@ -357,9 +357,6 @@ fn the_python_program_says_what_the_segmenter_says() {
         return;
     }
     let bench = Bench::new();
-    let pixels = noise(HEIGHT, WIDTH, 3);
-    let ppm = [format!("P6\n{WIDTH} {HEIGHT}\n255\n").into_bytes(), pixels];
-    std::fs::write(bench.path("picture.ppm"), ppm.concat()).unwrap();
     // With numpy where it is installed, and without.
     let hidden = bench.path("hidden");
     std::fs::create_dir(&hidden).unwrap();

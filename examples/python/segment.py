@@ -172,12 +172,18 @@ def image_of_array(array):
 
 
 def read_ppm(path):
-    """Pixels, height and width of a binary PPM of bytes without comments."""
+    """Pixels, height and width of a binary PPM of bytes whose header ends a line."""
+    fields = []
     with open(path, "rb") as file:
-        kind, width, height, most, pixels = file.read().split(maxsplit=4)
-    if kind != b"P6" or most != b"255":
+        while len(fields) < 4:
+            line = file.readline()
+            if not line:
+                break
+            fields += line.split(b"#")[0].split()
+        pixels = file.read()
+    if len(fields) != 4 or fields[0] != b"P6" or fields[3] != b"255":
         raise ValueError(f"{path}: not a binary PPM of bytes")
-    return pixels, int(height), int(width)
+    return pixels, int(fields[2]), int(fields[1])
 
 
 def pattern(height=64, width=96):

@@ -104,7 +104,7 @@ impl InputShape {
         let (width, height) = (self.width, self.height);
         Err(Error::input(
             "image",
-            format!("{} of {width} × {height} pixels", self.images),
+            format!("a batch of {} at {width} × {height} pixels", self.images),
             format!(
                 "give 1 to {MOST_IMAGES} images of 2 to {MOST_SIDE} rows and columns, \
                  at most 2^40 pixels at the largest scale"
