@@ -10,11 +10,8 @@
 #ifndef U2PL_ENGINE_H
 #define U2PL_ENGINE_H
 
-#include <stdarg.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 
 // Samples of one byte, 0 to 255.
 #define U2PL_U8 0
@@ -115,12 +112,12 @@ typedef struct u2pl_image {
   size_t channel_stride;
 } u2pl_image;
 
-// Where the maps of an image go: the caller's memory, rows from the top, no gaps. What is NULL is
-// not wanted.
+// Where the maps of an image go: the caller's memory, rows from the top, no gaps, apart from each
+// other and from the image. What is NULL is not wanted.
 typedef struct u2pl_maps {
   // `sizeof(u2pl_maps)`.
   size_t struct_size;
-  // Pixels that there is room for: at least height × width of the image.
+  // Pixels that there is room for, at least as many as the image has.
   size_t pixels;
   // The most probable class of each pixel.
   uint8_t *classes;

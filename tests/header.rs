@@ -25,6 +25,8 @@ fn generated() -> String {
         ),
         documentation_style: DocumentationStyle::C99,
         style: Style::Both,
+        no_includes: true,
+        sys_includes: vec!["stddef.h".into(), "stdint.h".into()],
         usize_is_size_t: true,
         line_length: 100,
         ..Config::default()

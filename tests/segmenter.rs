@@ -3,32 +3,20 @@
 
 use std::sync::Arc;
 
+#[path = "support/small.rs"]
+mod small;
+
+use small::{CLASSES, config, noise};
 use u2pl_engine::config::Config;
-use u2pl_engine::config::schema::{Encoder, Protocol};
+use u2pl_engine::config::schema::Protocol;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::gpu::MathMode;
-use u2pl_engine::device::philox::Rng;
 use u2pl_engine::eval::{LoadedWeights, Maps, Predictor, Rgb, SampleKind, Tiling};
 use u2pl_engine::infer::{
     Channels, Image, InputShape, Network, Options, Samples, Segmentation, Segmenter, Strides,
 };
 use u2pl_engine::model;
-
-const CLASSES: usize = 4;
-
-fn config() -> Config {
-    let mut cfg = Config::default();
-    cfg.data.classes = CLASSES;
-    cfg.model.encoder = Encoder::Resnet18;
-    cfg.model.width = 8;
-    cfg.model.output_stride = 8;
-    cfg.model.multi_grid = false;
-    cfg.model.aspp_dilations = vec![1, 2, 3];
-    cfg.model.head_width = 8;
-    cfg.model.rep_width = 8;
-    cfg
-}
 
 fn network(cfg: &Config, device: Arc<dyn Device>) -> Network {
     let layout = model::layout(&cfg.model, cfg.data.classes).unwrap();
@@ -48,16 +36,6 @@ fn cpu(threads: usize) -> Arc<dyn Device> {
 
 fn segmenter(options: Options) -> Segmenter {
     Segmenter::new(network(&config(), cpu(2)), options).unwrap()
-}
-
-/// Blocks of 8 pixels, so that classes come in regions.
-fn noise(height: usize, width: usize, seed: u64) -> Vec<u8> {
-    let rng = Rng::seeded(seed, 0, 0);
-    let sample = |i: usize| {
-        let (y, x, c) = (i / 3 / width / 8, i / 3 % width / 8, i % 3);
-        rng.below((1000 * y + 10 * x + c) as u64, 256) as u8
-    };
-    (0..3 * width * height).map(sample).collect()
 }
 
 fn rgb(pixels: &[u8], height: usize, width: usize) -> Image<'_> {
@@ -110,17 +88,8 @@ fn answers_are_those_of_evaluation_bit_for_bit() {
 #[test]
 fn weights_come_from_a_file_or_a_run_folder() {
     let run = tempfile::tempdir().unwrap();
-    let cfg = config();
-    let layout = model::layout(&cfg.model, CLASSES).unwrap();
-    let (weights, buffers) = model::init(&layout, 5);
-    let checkpoints = run.path().join("checkpoints");
-    std::fs::create_dir(&checkpoints).unwrap();
-    let mut file = u2pl_engine::weights::Writer::new();
-    file.params("teacher.", &layout, &weights, &buffers)
-        .unwrap();
-    let path = checkpoints.join("last.safetensors");
-    file.save(&path).unwrap();
-    std::fs::write(run.path().join("config.yaml"), cfg.to_yaml().unwrap()).unwrap();
+    let path = small::run_folder(run.path(), &config());
+    let checkpoints = path.parent().unwrap();
 
     let pixels = noise(40, 48, 1);
     let expected = segmenter(Options::default())
@@ -131,7 +100,7 @@ fn weights_come_from_a_file_or_a_run_folder() {
         assert_eq!(served.classes(), CLASSES);
         assert_eq!(served.segment(&rgb(&pixels, 40, 48)).unwrap(), expected);
     }
-    let none = Segmenter::open(&checkpoints, cpu(1), Options::default());
+    let none = Segmenter::open(checkpoints, cpu(1), Options::default());
     let error = none.err().unwrap();
     assert!(error.to_string().contains("run folder"), "{error}");
     let wrong = Options {

@@ -11,6 +11,9 @@ use super::gpu::MathMode;
 use super::gpu::simt;
 use crate::error::{Error, Result};
 
+/// CPU threads at most: more would fill the process with stacks before the system refuses.
+const MOST_THREADS: usize = 4096;
+
 /// A kind of device, and which of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
@@ -52,6 +55,13 @@ impl Named {
     /// [`Error::Input`] when this build lacks the device or the device the precision;
     /// [`Error::Device`] when it cannot be opened.
     pub fn open(self, threads: usize, precision: MathMode) -> Result<Arc<dyn Device>> {
+        if threads > MOST_THREADS {
+            return Err(Error::input(
+                "threads",
+                format!("{threads} are more than any machine has cores"),
+                format!("use at most {MOST_THREADS}, or 0 for every core"),
+            ));
+        }
         match self {
             Named::Cpu if precision == MathMode::Tf32 => Err(Error::input(
                 "--precision tf32",

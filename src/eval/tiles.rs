@@ -46,22 +46,19 @@ impl Tiling {
                 format!("use at least {}", 4 * stride + 1),
             ));
         }
-        let snapped = Self {
-            size: (self.size - 1) / stride * stride + 1,
-            overlap: self.overlap.next_multiple_of(stride),
-        };
-        if 3 * snapped.overlap > snapped.size {
+        let size = (self.size - 1) / stride * stride + 1;
+        let most = size / 3 / stride * stride;
+        if self.overlap > most {
             return Err(Error::input(
                 "tile overlap",
                 format!("{} pixels are more than a third of a tile", self.overlap),
-                format!(
-                    "use at most {} with tiles of {}",
-                    snapped.size / 3 / stride * stride,
-                    self.size
-                ),
+                format!("use at most {most} with tiles of {}", self.size),
             ));
         }
-        Ok(snapped)
+        Ok(Self {
+            size,
+            overlap: self.overlap.next_multiple_of(stride),
+        })
     }
 }
 
@@ -196,6 +193,11 @@ mod tests {
         };
         let error = deep.snapped(8).unwrap_err().to_string();
         assert!(error.contains("at most 40"), "{error}");
+        let endless = Tiling {
+            size: usize::MAX,
+            overlap: usize::MAX,
+        };
+        assert!(endless.snapped(8).is_err());
         assert_eq!(
             Tiling::new(520).snapped(8).unwrap(),
             Tiling {

@@ -18,7 +18,7 @@ mod segmenter;
 pub use self::image::{Channels, Image, Samples, Strides};
 pub use inputs::{Inputs, find};
 pub use load::{Network, config_of, config_with, open};
-pub use segmenter::{InputShape, Options, Segmentation, Segmenter};
+pub use segmenter::{InputShape, MOST_IMAGES, Options, Segmentation, Segmenter};
 
 use crate::config::Config;
 

@@ -55,6 +55,16 @@ impl Default for Options {
     }
 }
 
+/// Images of one batch at most.
+pub const MOST_IMAGES: usize = 1 << 16;
+
+/// Rows and columns at most.
+const MOST_SIDE: usize = 1 << 24;
+
+/// Pixels of one batch at most, as large as they are looked at: what plans compute with them stays
+/// far below 2⁶⁴.
+const MOST_PIXELS: f64 = (1u64 << 40) as f64;
+
 /// What a call is about to be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputShape {
@@ -77,6 +87,29 @@ impl InputShape {
             width,
             samples: SampleKind::Byte,
         }
+    }
+
+    /// Refuses sizes that no plan can be made for.
+    fn check(&self, scales: &[f32]) -> Result<()> {
+        let sides = 2..=MOST_SIDE;
+        let scale = scales.iter().fold(1.0, |a: f64, &b| a.max(f64::from(b)));
+        let pixels = self.images as f64 * self.height as f64 * self.width as f64 * scale * scale;
+        if (1..=MOST_IMAGES).contains(&self.images)
+            && sides.contains(&self.height)
+            && sides.contains(&self.width)
+            && pixels <= MOST_PIXELS
+        {
+            return Ok(());
+        }
+        let (width, height) = (self.width, self.height);
+        Err(Error::input(
+            "image",
+            format!("a batch of {} at {width} × {height} pixels", self.images),
+            format!(
+                "give 1 to {MOST_IMAGES} images of 2 to {MOST_SIDE} rows and columns, \
+                 at most 2^40 pixels at the largest scale"
+            ),
+        ))
     }
 }
 
@@ -355,6 +388,7 @@ impl Lent<'_> {
     }
 
     fn required(&mut self, shape: InputShape) -> Result<usize> {
+        shape.check(&self.from.options.scales)?;
         let (set, size) = (self.from.weights.weights().set, [shape.height, shape.width]);
         let predictor = &mut self.caller()?.predictor;
         match shape.samples {

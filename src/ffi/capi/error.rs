@@ -1,5 +1,6 @@
 //! Errors as codes, and the last message of each thread.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,14 +88,36 @@ pub(super) fn guard(body: impl FnOnce() -> Result<(), Failure>) -> u2pl_status {
     let (status, message) = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return u2pl_status::U2PL_OK,
         Ok(Err(failure)) => (failure.status(), failure.message()),
-        Err(_) => (
-            u2pl_status::U2PL_ERROR_INTERNAL,
-            "internal error (please report): a panic".into(),
-        ),
+        Err(panic) => {
+            let error = Error::internal(format!("a panic: {}", said(&*panic)));
+            (u2pl_status::U2PL_ERROR_INTERNAL, error.to_string())
+        }
     };
     let text = CString::new(message.replace('\0', " ")).unwrap_or_default();
     let _ = LAST.try_with(|last| *last.borrow_mut() = text);
     status
+}
+
+/// The text of a panic.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a text")
+}
+
+/// Refuses a pointer through which no `T` can be reached.
+pub(super) fn pointer<T>(at: &str, to: *const T, mend: &str) -> Result<(), Failure> {
+    if to.is_null() {
+        return Err(input(at, "is null", mend));
+    }
+    if !to.is_aligned() {
+        let problem = format!(
+            "is not a multiple of {}, as its type needs",
+            align_of::<T>()
+        );
+        return Err(input(at, problem, mend));
+    }
+    Ok(())
 }
 
 /// An [`Error::Input`] of the interface.

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-use super::error::{Failure, guard, input, u2pl_status};
+use super::error::{Failure, guard, input, pointer, u2pl_status};
 use super::options::{self, u2pl_options};
 use crate::Error;
 use crate::infer::Segmenter;
@@ -63,9 +63,7 @@ pub unsafe extern "C" fn u2pl_open(
     out: *mut *mut u2pl_segmenter,
 ) -> u2pl_status {
     guard(|| {
-        if out.is_null() {
-            return Err(input("out", "is null", "pass where the handle goes"));
-        }
+        pointer("out", out, "pass where the handle goes")?;
         // SAFETY: the caller's.
         unsafe { *out = std::ptr::null_mut() };
         // SAFETY: the caller's.

@@ -2,8 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::error::{Failure, input};
-use super::options::version;
+use super::error::{Failure, input, pointer};
 use crate::infer::{Channels, Image, Samples, Strides};
 
 /// Samples of one byte, 0 to 255.
@@ -49,13 +48,13 @@ pub struct u2pl_image {
     pub channel_stride: usize,
 }
 
+/// An image of the caller's, whose version was checked.
+///
 /// # Safety
 /// `data` has as many samples as it says, or is NULL.
 pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> {
-    version("image", given.struct_size, size_of::<u2pl_image>())?;
-    if given.data.is_null() {
-        return Err(input("image.data", "is null", "pass the first sample"));
-    }
+    let first = "pass the first sample";
+    pointer("image.data", given.data.cast::<u8>(), first)?;
     let channels = match given.channels {
         U2PL_RGB => Channels::Rgb,
         U2PL_BGR => Channels::Bgr,
@@ -80,14 +79,12 @@ pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> 
         U2PL_U8 => Samples::U8(unsafe {
             std::slice::from_raw_parts(given.data.cast(), given.sample_count)
         }),
-        U2PL_F32 if !given.data.cast::<f32>().is_aligned() => {
-            let problem = "floats at an odd address";
-            return Err(input("image.data", problem, "align it to 4 bytes"));
+        U2PL_F32 => {
+            let data = given.data.cast::<f32>();
+            pointer("image.data", data, first)?;
+            // SAFETY: the caller's, and aligned.
+            Samples::F32(unsafe { std::slice::from_raw_parts(data, given.sample_count) })
         }
-        // SAFETY: the caller's.
-        U2PL_F32 => Samples::F32(unsafe {
-            std::slice::from_raw_parts(given.data.cast(), given.sample_count)
-        }),
         other => {
             let problem = format!("{other} is no type of samples");
             return Err(input(

@@ -17,7 +17,9 @@ mod segment;
 
 pub use error::{u2pl_last_error, u2pl_status};
 pub use handle::{u2pl_close, u2pl_open, u2pl_segmenter, u2pl_version};
-pub use image::u2pl_image;
+pub use image::{
+    U2PL_BGR, U2PL_BGRA, U2PL_F32, U2PL_GRAY, U2PL_RGB, U2PL_RGBA, U2PL_U8, u2pl_image,
+};
 pub use options::{u2pl_options, u2pl_options_init};
 pub use segment::{
     u2pl_classes, u2pl_maps, u2pl_memory_required, u2pl_palette, u2pl_segment, u2pl_warm_up,

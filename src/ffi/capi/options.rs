@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::error::{Failure, guard, input, u2pl_status};
+use super::error::{Failure, guard, input, pointer, u2pl_status};
 use super::handle::text;
 use crate::device::Named;
 use crate::device::gpu::MathMode;
@@ -51,9 +51,7 @@ pub struct u2pl_options {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn u2pl_options_init(options: *mut u2pl_options) -> u2pl_status {
     guard(|| {
-        if options.is_null() {
-            return Err(input("options", "is null", "pass what is to be filled"));
-        }
+        pointer("options", options, "pass the structure to fill")?;
         let default = Options::default();
         let filled = u2pl_options {
             struct_size: size_of::<u2pl_options>(),
@@ -84,8 +82,15 @@ pub(super) struct Chosen {
     pub options: Options,
 }
 
-/// Checks the size of a structure of the caller's.
-pub(super) fn version(at: &str, found: usize, own: usize) -> Result<(), Failure> {
+/// Checks a structure of the caller's, which begins with its size, before more of it is read.
+///
+/// # Safety
+/// `given` is null or points to a structure of `T`'s kind, of this version or another.
+pub(super) unsafe fn version<T>(at: &str, given: *const T) -> Result<(), Failure> {
+    pointer(at, given, "pass the structure's address")?;
+    // SAFETY: the caller's, and aligned.
+    let found = unsafe { given.cast::<usize>().read() };
+    let own = size_of::<T>();
     match found == own {
         true => Ok(()),
         false => Err(input(
@@ -108,9 +113,8 @@ pub(super) unsafe fn read(options: *const u2pl_options) -> Result<Chosen, Failur
     if options.is_null() {
         return Ok(chosen);
     }
-    // SAFETY: the caller's; only the size is read before it is checked.
-    let size = unsafe { (&raw const (*options).struct_size).read() };
-    version("options", size, size_of::<u2pl_options>())?;
+    // SAFETY: the caller's.
+    unsafe { version("options", options) }?;
     // SAFETY: the caller's, and of this library's size.
     let given = unsafe { options.read() };
     if !given.device.is_null() {
@@ -136,7 +140,8 @@ pub(super) unsafe fn read(options: *const u2pl_options) -> Result<Chosen, Failur
         // SAFETY: the caller's.
         options.config = Some(unsafe { text("options.config", given.config) }?.into());
     }
-    if !given.scales.is_null() {
+    if !given.scales.is_null() || given.scale_count > 0 {
+        pointer("options.scales", given.scales, "pass the first scale")?;
         if given.scale_count > 64 {
             let problem = format!("{} scales", given.scale_count);
             return Err(input("options.scale_count", problem, "give at most 64"));
@@ -144,6 +149,10 @@ pub(super) unsafe fn read(options: *const u2pl_options) -> Result<Chosen, Failur
         // SAFETY: the caller's: that many floats.
         let scales = unsafe { std::slice::from_raw_parts(given.scales, given.scale_count) };
         options.scales = scales.to_vec();
+    }
+    if given.tile == 0 && given.tile_overlap > 0 {
+        let problem = format!("{} pixels without tiles", given.tile_overlap);
+        return Err(input("options.tile_overlap", problem, "set tile, too"));
     }
     if given.tile > 0 {
         let mut tiling = Tiling::new(given.tile);

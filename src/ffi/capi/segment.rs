@@ -1,21 +1,21 @@
 //! What a segmenter does, and what it says of itself.
 
-use super::error::{Failure, guard, input, u2pl_status};
+use super::error::{Failure, guard, input, pointer, u2pl_status};
 use super::handle::{find, u2pl_segmenter};
 use super::image::{self, u2pl_image};
 use super::options::version;
 use crate::eval::SampleKind;
-use crate::infer::{Image, InputShape, Segmentation, Segmenter};
+use crate::infer::{Image, InputShape, MOST_IMAGES, Segmentation, Segmenter};
 
-/// Where the maps of an image go: the caller's memory, rows from the top, no gaps. What is NULL is
-/// not wanted.
+/// Where the maps of an image go: the caller's memory, rows from the top, no gaps, apart from each
+/// other and from the image. What is NULL is not wanted.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct u2pl_maps {
     /// `sizeof(u2pl_maps)`.
     pub struct_size: usize,
-    /// Pixels that there is room for: at least height × width of the image.
+    /// Pixels that there is room for, at least as many as the image has.
     pub pixels: usize,
     /// The most probable class of each pixel.
     pub classes: *mut u8,
@@ -46,15 +46,16 @@ pub unsafe extern "C" fn u2pl_segment(
         if count == 0 {
             return Ok(());
         }
-        if images.is_null() || maps.is_null() || count > 1 << 16 {
-            let problem = format!("{count} images at a null pointer, or too many");
-            return Err(input("images", problem, "pass as many images as maps"));
+        if count > MOST_IMAGES {
+            let problem = format!("{count} images");
+            let mend = format!("pass at most {MOST_IMAGES}");
+            return Err(input("count", problem, &mend));
         }
         // SAFETY: the caller's.
         let (given, maps) = unsafe {
             (
-                std::slice::from_raw_parts(images, count),
-                std::slice::from_raw_parts(maps, count),
+                structures("images", images, count)?,
+                structures("maps", maps, count)?,
             )
         };
         // SAFETY: the caller's.
@@ -78,17 +79,37 @@ pub unsafe extern "C" fn u2pl_segment(
     })
 }
 
+/// `count` structures of the caller's, all of this version.
+///
+/// # Safety
+/// `first` is null or points to so many.
+unsafe fn structures<'a, T>(at: &str, first: *const T, count: usize) -> Result<&'a [T], Failure> {
+    // The first says how far it is to the second.
+    // SAFETY: the caller's.
+    unsafe { version(at, first) }?;
+    // SAFETY: the caller's, aligned, and structures of this size.
+    let all = unsafe { std::slice::from_raw_parts(first, count) };
+    for one in all {
+        // SAFETY: it is one of them.
+        unsafe { version(at, one) }?;
+    }
+    Ok(all)
+}
+
 fn fits(image: &Image, maps: &u2pl_maps) -> Result<(), Failure> {
-    version("maps", maps.struct_size, size_of::<u2pl_maps>())?;
     let needed = image.height() * image.width();
     if maps.pixels < needed {
         let problem = format!("room for {} pixels, the image has {needed}", maps.pixels);
         return Err(input("maps.pixels", problem, "give larger buffers"));
     }
-    let floats = [maps.confidence, maps.entropy, maps.probabilities];
-    if floats.iter().any(|p| !p.is_null() && !p.is_aligned()) {
-        let problem = "floats at an odd address";
-        return Err(input("maps", problem, "align them to 4 bytes"));
+    let floats = [
+        ("maps.confidence", maps.confidence),
+        ("maps.entropy", maps.entropy),
+        ("maps.probabilities", maps.probabilities),
+    ];
+    let wanted = floats.into_iter().filter(|(_, to)| !to.is_null());
+    for (at, to) in wanted {
+        pointer(at, to, "pass an array of floats")?;
     }
     Ok(())
 }
@@ -125,9 +146,7 @@ unsafe fn tell<T>(
 ) -> u2pl_status {
     guard(|| {
         let segmenter = find(segmenter)?;
-        if out.is_null() {
-            return Err(input("out", "is null", "pass where the answer goes"));
-        }
+        pointer("out", out, "pass where the answer goes")?;
         let value = value(&segmenter)?;
         // SAFETY: the caller's.
         unsafe { out.write(value) };
@@ -172,9 +191,7 @@ pub unsafe extern "C" fn u2pl_palette(
 ) -> u2pl_status {
     guard(|| {
         let segmenter = find(segmenter)?;
-        if out.is_null() {
-            return Err(input("out", "is null", "pass room for 768 bytes"));
-        }
+        pointer("out", out, "pass room for 768 bytes")?;
         let colors: Vec<u8> = segmenter.palette().iter().flatten().copied().collect();
         // SAFETY: the caller's; a palette has 256 colours.
         unsafe { copy(&colors[..colors.len().min(768)], out) };
@@ -191,14 +208,6 @@ fn shape(images: usize, height: usize, width: usize, sample: u32) -> Result<Inpu
             return Err(input("sample_type", problem, "use U2PL_U8 or U2PL_F32"));
         }
     };
-    // What is computed with these sizes must not overflow.
-    let most = 1 << 24;
-    let images_fit = (1..=1 << 16).contains(&images);
-    if !images_fit || !(2..=most).contains(&height) || !(2..=most).contains(&width) {
-        let problem = format!("{images} images of {width} × {height}");
-        let mend = "give 1 to 65536 images with sides of 2 to 16777216";
-        return Err(input("shape", problem, mend));
-    }
     Ok(InputShape {
         images,
         height,
