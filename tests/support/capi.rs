@@ -52,7 +52,7 @@ pub fn defaults() -> u2pl_options {
 
 pub fn try_open(path: &Path, options: &u2pl_options) -> (u2pl_status, *mut u2pl_segmenter) {
     let path = CString::new(path.to_str().expect("UTF-8")).expect("no zero");
-    let mut handle = 1 as *mut u2pl_segmenter;
+    let mut handle = std::ptr::dangling_mut::<u2pl_segmenter>();
     // SAFETY: all three are there.
     let status = unsafe { u2pl_open(path.as_ptr(), options, &mut handle) };
     (status, handle)
