@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod infer;
 mod info;
+mod looks;
 mod plan;
 mod selftest;
 mod split;
@@ -38,7 +39,7 @@ struct Cli {
 enum Command {
     Train(train::Args),
     Eval(eval::Args),
-    Infer(infer::Args),
+    Infer(Box<infer::Args>),
     Split(split::Args),
     Plan(plan::Args),
     Export(export::Args),
@@ -60,7 +61,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => Ok(train::run(args)?),
         Command::Eval(args) => eval::run(args),
-        Command::Infer(args) => infer::run(args),
+        Command::Infer(args) => infer::run(*args),
         Command::Split(args) => split::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Export(args) => export::run(&args),
