@@ -53,7 +53,16 @@ mod tests {
         let tiles = |size, overlap| Ok(Tiling { size, overlap });
         assert_eq!(tiling("512"), tiles(512, 128));
         assert_eq!(tiling("512:0"), tiles(512, 0));
-        for no in ["", "0", "-3", "512:", ":3", "512:a", "1:2:3", "99999999999999999999"] {
+        for no in [
+            "",
+            "0",
+            "-3",
+            "512:",
+            ":3",
+            "512:a",
+            "1:2:3",
+            "99999999999999999999",
+        ] {
             assert!(tiling(no).is_err(), "{no}");
         }
     }

@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::config::schema::Protocol;
 use crate::data::palette::{Palette, palette};
 use crate::device::Device;
-use crate::eval::{LoadedWeights, Maps, Predictor, Rgb, Sample, SampleKind, Scores, Tiling, Weights};
+use crate::eval::{
+    LoadedWeights, Maps, Predictor, Rgb, Sample, SampleKind, Scores, Tiling, Weights,
+};
 use crate::graph::params::Layout;
 use crate::weights::Prefer;
 use crate::{Error, Result};

@@ -105,7 +105,12 @@ impl<'a> Draw<'a> {
 
     fn place(&self, kind: Kind, name: &Path) -> PathBuf {
         // Appended: what follows a dot in the name stays.
-        let mut path = self.options.out.join(kind.folder()).join(name).into_os_string();
+        let mut path = self
+            .options
+            .out
+            .join(kind.folder())
+            .join(name)
+            .into_os_string();
         path.push(match kind {
             Kind::Logits => ".safetensors",
             _ => ".png",

@@ -211,7 +211,10 @@ impl<'a> Line<'a, '_> {
     /// Runs the network on the images that wait and hands them on, in order.
     fn flush(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let images: Vec<&Rgb> = waiting.iter().filter_map(|w| w.decoded.as_ref().ok()).collect();
+        let images: Vec<&Rgb> = waiting
+            .iter()
+            .filter_map(|w| w.decoded.as_ref().ok())
+            .collect();
         let mut found = segment(self.segmenter, &images)?.into_iter();
         for Waiting {
             input,
@@ -272,7 +275,10 @@ impl<'a> Line<'a, '_> {
 }
 
 /// The maps of images of one size, or what is wrong with each, and the time it took them.
-fn segment(segmenter: &Segmenter, images: &[&Rgb]) -> Result<Vec<(Result<Segmentation>, Duration)>> {
+fn segment(
+    segmenter: &Segmenter,
+    images: &[&Rgb],
+) -> Result<Vec<(Result<Segmentation>, Duration)>> {
     if images.is_empty() {
         return Ok(Vec::new());
     }

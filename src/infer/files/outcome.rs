@@ -335,7 +335,10 @@ mod tests {
             summary.add(&written(millis));
         }
         let json = summary.to_json();
-        assert_eq!((json["images"].as_u64(), json["failed"].as_u64()), (Some(4), Some(1)));
+        assert_eq!(
+            (json["images"].as_u64(), json["failed"].as_u64()),
+            (Some(4), Some(1))
+        );
         assert_eq!(json["network_ms"]["p50"], 7.0);
         assert_eq!(json["image_ms"]["max"], 23.0);
         let rates = [&json["images_per_second"], &json["megapixels_per_second"]];

@@ -116,7 +116,10 @@ impl Frames {
             ),
             [] => Error::input(
                 at,
-                format!("neither this frame nor a later one is in {}", here.display()),
+                format!(
+                    "neither this frame nor a later one is in {}",
+                    here.display()
+                ),
                 "give the pattern of the frames' names, such as frames/frame_%05d.png",
             ),
         }
