@@ -102,12 +102,23 @@ pub(super) struct DeviceArgs {
     /// Arithmetic: fp32, bf16, or on a GPU tf32
     #[arg(long, value_name = "PRECISION", default_value = "fp32", value_parser = precision)]
     precision: MathMode,
+    /// Short for --precision bf16
+    #[arg(long, conflicts_with = "precision")]
+    half: bool,
 }
 
 impl DeviceArgs {
     /// Opens the device.
     pub(super) fn open(&self) -> Result<Arc<dyn Device>> {
-        self.place.open(self.precision)
+        self.place.open(self.math())
+    }
+
+    /// The arithmetic.
+    fn math(&self) -> MathMode {
+        match self.half {
+            true => MathMode::Bf16,
+            false => self.precision,
+        }
     }
 
     /// Which device was asked for.
@@ -127,7 +138,7 @@ impl DeviceArgs {
 
     /// Name of the arithmetic.
     pub(super) fn precision(&self) -> &'static str {
-        self.precision.name()
+        self.math().name()
     }
 
     /// What the device would fuse; opens none.
@@ -140,7 +151,7 @@ impl DeviceArgs {
 
     /// Type of the maps that the device would have; opens none.
     pub(super) fn map_dtype(&self) -> DType {
-        match self.precision {
+        match self.math() {
             MathMode::Bf16 => DType::BF16,
             MathMode::Fp32 | MathMode::Tf32 => DType::F32,
         }

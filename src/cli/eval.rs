@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use super::looks::LookArgs;
 use crate::config::Config;
 use crate::config::schema::{DataKind, Protocol};
 use crate::data::mask::cityscapes_label_ids;
@@ -39,12 +40,8 @@ pub(super) struct Args {
     /// How images are scored. Default: eval.protocol of the configuration
     #[arg(long, value_name = "PROTOCOL", value_parser = ["whole", "center-crop", "sliding"])]
     protocol: Option<String>,
-    /// Image scales whose probabilities are averaged, such as 0.75,1,1.25
-    #[arg(long, value_name = "S,..", value_delimiter = ',')]
-    scales: Vec<f32>,
-    /// Average with the mirrored image
-    #[arg(long)]
-    flip: bool,
+    #[command(flatten)]
+    looks: LookArgs,
     /// Also boundary IoU: of the pixels near the borders of classes (2 % of the diagonal)
     #[arg(long)]
     boundary: bool,
@@ -122,12 +119,7 @@ impl Args {
         if let Some(protocol) = &self.protocol {
             sets.push(format!("eval.protocol={protocol}"));
         }
-        if !self.scales.is_empty() {
-            sets.push(format!("eval.scales={:?}", self.scales));
-        }
-        if self.flip {
-            sets.push("eval.flip=true".into());
-        }
+        sets.extend(self.looks.sets());
         sets
     }
 
@@ -206,6 +198,13 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
             "score whole images or sliding windows",
         ));
     }
+    if args.looks.tile.is_some() && cfg.eval.protocol != Protocol::Whole {
+        return Err(Error::input(
+            "--tile",
+            "cuts whole images up, and this protocol does not look at whole images",
+            "add --protocol whole, or leave it out",
+        ));
+    }
     let mut outcome = Outcome {
         weights: weights.to_path_buf(),
         preset: preset.map(String::from),
@@ -217,6 +216,7 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     let files = Files::new(args, &outcome.cfg)?;
     let mut lines = files.header();
     let mut evaluator = Evaluator::new(device, &outcome.cfg, layout);
+    evaluator.predictor().tile(args.looks.tile)?;
     let progress = Progress::new("eval", dataset.len());
     let ignore = outcome.cfg.data.ignore_index;
     evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {

@@ -13,6 +13,7 @@ mod eval;
 mod export;
 mod infer;
 mod info;
+mod looks;
 mod plan;
 mod report;
 mod selftest;
@@ -41,7 +42,7 @@ struct Cli {
 enum Command {
     Train(train::Args),
     Eval(eval::Args),
-    Infer(infer::Args),
+    Infer(Box<infer::Args>),
     Split(split::Args),
     Dataset(dataset::Args),
     Config(config::Args),
@@ -66,7 +67,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Train(args) => Ok(train::run(args)?),
         Command::Eval(args) => eval::run(args),
-        Command::Infer(args) => infer::run(args),
+        Command::Infer(args) => infer::run(*args),
         Command::Split(args) => split::run(&args),
         Command::Dataset(args) => dataset::run(&args),
         Command::Config(args) => config::run(&args),

@@ -1,57 +1,233 @@
 //! Which files to score.
+//!
+//! Comes in: what the user named, each an image, a folder, a pattern with wildcards
+//! (`'frames/*.jpg'`) or numbered frames (`frames/frame_%05d.png`). Goes out: the images in natural
+//! order, and for each the path that its results get below an output folder.
+
+mod frames;
+mod natural;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use glob::MatchOptions;
+
+use self::frames::Frames;
+use self::natural::Key;
 use crate::{Error, Result};
 
 /// Extensions taken for images.
 const IMAGES: [&str; 3] = ["jpg", "jpeg", "png"];
 
+/// What makes a path a pattern.
+const WILDCARDS: [char; 3] = ['*', '?', '['];
+
+/// An image to score.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Path of its results below an output folder, without extension: that of the image below the
+    /// folder that was named, or below the part of a pattern that has no wildcards.
+    pub name: PathBuf,
+}
+
 /// Images to score, and what lay beside them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
-    /// Images, sorted by path.
-    pub images: Vec<PathBuf>,
-    /// Files and folders that are no images, sorted.
+    /// Images: inputs in the order they were named, each in natural order (2 before 10).
+    pub images: Vec<Input>,
+    /// Files and folders that are no images.
     pub skipped: Vec<PathBuf>,
+    /// A line for each pattern of frames with numbers that are missing.
+    pub gaps: Vec<String>,
 }
 
-/// The image at `path`, or every image directly in the folder `path`.
+/// How inputs are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Look into the folders of a folder, too, but not into links to folders.
+    pub recursive: bool,
+    /// First number of frames; 0 without.
+    pub start: Option<u64>,
+    /// Folders within folders not to look into: where results are written.
+    pub leave_out: Vec<PathBuf>,
+}
+
+/// The images that `inputs` mean. What exists under its very name is no pattern.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read; [`Error::Input`] when there is no image, or when two of
-/// them would be written to the same output files.
-pub fn find(path: &Path) -> Result<Inputs> {
-    let meta = fs::metadata(path).map_err(|e| Error::io(path, "read the input", e))?;
-    if !meta.is_dir() {
-        // Its contents decide, not its name.
-        return Ok(Inputs {
-            images: vec![path.to_path_buf()],
-            skipped: Vec::new(),
-        });
-    }
-    let failed = |e| Error::io(path, "list the images", e);
-    let mut inputs = Inputs::default();
-    for entry in fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?.path();
-        match is_image(&entry) {
-            true => inputs.images.push(entry),
-            false => inputs.skipped.push(entry),
+/// [`Error::Io`] when something cannot be read; [`Error::Input`] when an input has no image, when
+/// the results of two of them would be the same files, or for a number of frames without frames.
+pub fn find(inputs: &[PathBuf], search: &Search) -> Result<Inputs> {
+    let mut found = Inputs::default();
+    let mut numbered = false;
+    for input in inputs {
+        match fs::metadata(input) {
+            Ok(meta) if meta.is_dir() => found.folder(input, search)?,
+            // Its contents decide, not its name.
+            Ok(_) => found.add(vec![input.clone()], input.parent())?,
+            Err(e) => {
+                if input.to_string_lossy().contains(WILDCARDS) {
+                    found.matching(input)?;
+                } else if let Some(frames) = Frames::parse(input) {
+                    numbered = true;
+                    found.frames(input, &frames, search.start.unwrap_or(0))?;
+                } else {
+                    return Err(Error::io(input, "read the input", e));
+                }
+            }
         }
     }
-    if inputs.images.is_empty() {
+    if search.start.is_some() && !numbered {
         return Err(Error::input(
-            path.display().to_string(),
-            "the folder has no .jpg, .jpeg or .png images",
-            "give an image or a folder of images (subfolders are not searched)",
+            "--start",
+            "is the number of a frame, and no input is a pattern of frames",
+            "leave it out, or give an input such as frames/frame_%05d.png",
         ));
     }
-    inputs.images.sort();
-    inputs.skipped.sort();
-    unique_stems(&inputs.images)?;
-    Ok(inputs)
+    found.distinct()
+}
+
+impl Inputs {
+    /// Adds images whose results are named by their paths below `base`.
+    fn add(&mut self, images: Vec<PathBuf>, base: Option<&Path>) -> Result<()> {
+        let base = plain(base.unwrap_or(Path::new("")));
+        for path in images {
+            let below = plain(&path);
+            let below = below.strip_prefix(&base).map_err(|_| {
+                Error::internal(format!("{} in {}", path.display(), base.display()))
+            })?;
+            let name = below.with_file_name(path.file_stem().unwrap_or_default());
+            self.images.push(Input { path, name });
+        }
+        Ok(())
+    }
+
+    fn folder(&mut self, folder: &Path, search: &Search) -> Result<()> {
+        // Compared as the system knows them; what does not exist is not met either.
+        let real = |p: &PathBuf| fs::canonicalize(p).ok();
+        let apart: Vec<PathBuf> = search.leave_out.iter().filter_map(real).collect();
+        let (mut images, mut skipped) = (Vec::new(), Vec::new());
+        let mut folders = vec![folder.to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            let failed = |e| Error::io(&folder, "list the images", e);
+            for entry in fs::read_dir(&folder).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let path = entry.path();
+                let within = search.recursive && entry.file_type().map_err(failed)?.is_dir();
+                if is_image(&path) {
+                    images.push(path);
+                } else if !within {
+                    skipped.push(path);
+                } else if !real(&path).is_some_and(|p| apart.contains(&p)) {
+                    folders.push(path);
+                }
+            }
+        }
+        if images.is_empty() {
+            let mend = match search.recursive {
+                true => "give an image, or a folder with images in it",
+                false => {
+                    "give an image or a folder of images (folders in it are searched with \
+                          --recursive)"
+                }
+            };
+            return Err(Error::input(
+                folder.display().to_string(),
+                "the folder has no .jpg, .jpeg or .png images",
+                mend,
+            ));
+        }
+        images.sort_by_cached_key(|p| Key::new(p));
+        skipped.sort();
+        self.skipped.append(&mut skipped);
+        self.add(images, Some(folder))
+    }
+
+    fn matching(&mut self, pattern: &Path) -> Result<()> {
+        let wrong = |problem: String, mend: &str| {
+            Err(Error::input(pattern.display().to_string(), problem, mend))
+        };
+        let Some(text) = pattern.to_str() else {
+            return wrong("is no UTF-8".into(), "name the folder instead");
+        };
+        // As a shell has it: hidden files are not meant.
+        let options = MatchOptions {
+            require_literal_leading_dot: true,
+            ..MatchOptions::new()
+        };
+        let paths = match glob::glob_with(text, options) {
+            Ok(paths) => paths,
+            Err(e) => return wrong(e.to_string(), "`*`, `?`, `[a-z]` and `**` are understood"),
+        };
+        let (mut images, mut others) = (Vec::new(), Vec::new());
+        for path in paths {
+            let path = path.map_err(|e| {
+                let at = e.path().to_path_buf();
+                Error::io(at, "list the images", e.into())
+            })?;
+            match is_image(&path) {
+                true => images.push(path),
+                false => others.push(path),
+            }
+        }
+        let base = fixed(pattern);
+        if images.is_empty() {
+            let place = match base.as_os_str().is_empty() {
+                true => "the current folder".into(),
+                false => format!("the folder {}", base.display()),
+            };
+            let problem = match others.len() {
+                _ if !base.as_os_str().is_empty() && !base.is_dir() => {
+                    format!("{place} does not exist")
+                }
+                0 => format!("nothing in {place} matches the pattern"),
+                n => format!("matches {n} files, but no .jpg, .jpeg or .png image"),
+            };
+            return wrong(problem, "check the pattern and where it starts");
+        }
+        images.sort_by_cached_key(|p| Key::new(p));
+        self.skipped.append(&mut others);
+        self.add(images, Some(&base))
+    }
+
+    fn frames(&mut self, pattern: &Path, frames: &Frames, start: u64) -> Result<()> {
+        let found = frames.find(start)?;
+        if let Some((missing, first)) = found.missing {
+            let all = missing.saturating_add(found.paths.len() as u64);
+            self.gaps.push(format!(
+                "{}: {missing} of {all} frames are missing, number {first} is the first",
+                pattern.display()
+            ));
+        }
+        self.add(found.paths, Some(frames.folder()))
+    }
+
+    /// Drops images that were named twice; refuses two with the same results.
+    fn distinct(mut self) -> Result<Self> {
+        let mut seen: HashMap<PathBuf, PathBuf> = HashMap::new();
+        let mut kept = Vec::new();
+        for image in self.images {
+            let Some(other) = seen.get(&image.name) else {
+                seen.insert(image.name.clone(), image.path.clone());
+                kept.push(image);
+                continue;
+            };
+            let same = other == &image.path
+                || fs::canonicalize(other).ok() == fs::canonicalize(&image.path).ok();
+            if !same {
+                return Err(Error::input(
+                    image.path.display().to_string(),
+                    format!("its results would overwrite those of {}", other.display()),
+                    "rename one of them, or give them to two runs",
+                ));
+            }
+        }
+        self.images = kept;
+        Ok(self)
+    }
 }
 
 fn is_image(path: &Path) -> bool {
@@ -59,50 +235,144 @@ fn is_image(path: &Path) -> bool {
     extension.is_some_and(|e| IMAGES.iter().any(|known| e == *known)) && path.is_file()
 }
 
-fn unique_stems(images: &[PathBuf]) -> Result<()> {
-    let mut seen: HashMap<_, &Path> = HashMap::new();
-    for image in images {
-        if let Some(other) = seen.insert(image.file_stem(), image) {
-            return Err(Error::input(
-                image.display().to_string(),
-                format!("its results would overwrite those of {}", other.display()),
-                "rename one of them",
-            ));
-        }
-    }
-    Ok(())
+/// The path without what says "here".
+fn plain(path: &Path) -> PathBuf {
+    let parts = path.components().filter(|c| *c != Component::CurDir);
+    parts.collect()
+}
+
+/// The part of a pattern before the first component with wildcards.
+fn fixed(pattern: &Path) -> PathBuf {
+    let is_fixed = |c: &Component| !c.as_os_str().to_string_lossy().contains(WILDCARDS);
+    pattern.components().take_while(is_fixed).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
+
+    fn place(files: &[&str]) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        dir
+    }
+
+    fn search(dir: &TempDir, inputs: &[&str], search: &Search) -> Result<Inputs> {
+        let inputs: Vec<PathBuf> = inputs.iter().map(|i| dir.path().join(i)).collect();
+        find(&inputs, search)
+    }
+
+    fn names(found: &Inputs) -> Vec<&str> {
+        let names = found.images.iter().map(|i| i.name.to_str());
+        names.map(Option::unwrap).collect()
+    }
 
     #[test]
-    fn images_are_sorted_and_the_rest_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["b.PNG", "a.jpg", "notes.txt", "c.jpeg"] {
-            fs::write(dir.path().join(name), b"").unwrap();
-        }
-        fs::create_dir(dir.path().join("d.png")).unwrap();
-        let found = find(dir.path()).unwrap();
-        let names = |paths: &[PathBuf]| -> Vec<String> {
-            let name = |p: &PathBuf| p.file_name().unwrap().to_string_lossy().into_owned();
-            paths.iter().map(name).collect()
+    fn a_folder_gives_its_images_in_natural_order_and_the_rest_is_named() {
+        let dir = place(&[
+            "b.PNG",
+            "a10.jpg",
+            "a9.jpg",
+            "notes.txt",
+            "c.d.jpeg",
+            "e/f.png",
+            "d.png/x.txt",
+        ]);
+        let found = search(&dir, &["."], &Search::default()).unwrap();
+        assert_eq!(names(&found), ["a9", "a10", "b", "c.d"]);
+        let skipped: Vec<_> = found
+            .skipped
+            .iter()
+            .map(|p| p.file_name().unwrap())
+            .collect();
+        assert_eq!(skipped, ["d.png", "e", "notes.txt"]);
+
+        let all = Search {
+            recursive: true,
+            leave_out: vec![dir.path().join("d.png"), dir.path().join("none")],
+            ..Search::default()
         };
-        assert_eq!(names(&found.images), ["a.jpg", "b.PNG", "c.jpeg"]);
-        assert_eq!(names(&found.skipped), ["d.png", "notes.txt"]);
+        let found = search(&dir, &[""], &all).unwrap();
+        assert_eq!(names(&found), ["a9", "a10", "b", "c.d", "e/f"]);
+        assert_eq!(found.skipped.len(), 1);
+    }
+
+    #[test]
+    fn a_pattern_names_results_below_its_fixed_part() {
+        let dir = place(&[
+            "cams/l/1.jpg",
+            "cams/r/1.jpg",
+            "cams/r/10.jpg",
+            "cams/r/2.jpg",
+            "cams/r/2.txt",
+            "cams/r/.h.jpg",
+        ]);
+        let found = |pattern: &str| search(&dir, &[pattern], &Search::default()).unwrap();
+        assert_eq!(names(&found("cams/r/*.jpg")), ["1", "2", "10"]);
+        assert_eq!(names(&found("cams/./r/?.*")), ["1", "2"]);
+        assert_eq!(names(&found("cams/*/[0-9].jpg")), ["l/1", "r/1", "r/2"]);
+        assert_eq!(
+            names(&found("**/*.jpg")),
+            ["cams/l/1", "cams/r/1", "cams/r/2", "cams/r/10"]
+        );
+        let none = |pattern: &str| {
+            let error = search(&dir, &[pattern], &Search::default()).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        for (pattern, says) in [
+            ("cams/*.jpg", "nothing in the folder"),
+            ("cam/*.jpg", "does not exist"),
+            ("cams/r/*.txt", "1 files, but no .jpg"),
+            ("cams/[a", "understood"),
+        ] {
+            let error = none(pattern);
+            assert!(
+                error.contains(says) && error.contains(pattern),
+                "{pattern}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_exists_is_no_pattern() {
+        let dir = place(&["a[1].png", "a1.png", "b%d.png", "b1.png"]);
+        let found = search(&dir, &["a[1].png", "b%d.png"], &Search::default()).unwrap();
+        assert_eq!(names(&found), ["a[1]", "b%d"]);
+    }
+
+    #[test]
+    fn frames_start_where_they_are_told() {
+        let dir = place(&["f_08.png", "f_09.png", "f_11.png", "f_100.png", "g_09.png"]);
+        let mut from = Search::default();
+        let found = search(&dir, &["f_%02d.png"], &from).unwrap();
+        assert_eq!(names(&found), ["f_08", "f_09", "f_11", "f_100"]);
+        assert!(found.gaps[0].contains("89 of 93"), "{:?}", found.gaps);
+        assert!(found.gaps[0].contains("number 10"), "{:?}", found.gaps);
+        from.start = Some(9);
+        let found = search(&dir, &["g_09.png", "f_%02d.png"], &from).unwrap();
+        assert_eq!(names(&found), ["g_09", "f_09", "f_11", "f_100"]);
+        let error = search(&dir, &["g_09.png"], &from).unwrap_err().to_string();
+        assert!(error.contains("--start"), "{error}");
     }
 
     #[test]
     fn nothing_to_do_and_clashing_names_are_errors() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = find(dir.path()).unwrap_err().to_string();
+        let dir = place(&["x/a.png", "y/a.jpg", "y/b.png"]);
+        fs::create_dir(dir.path().join("z")).unwrap();
+        let search = |inputs: &[&str]| search(&dir, inputs, &Search::default());
+        let error = search(&["z"]).unwrap_err().to_string();
         assert!(error.contains("no .jpg"), "{error}");
-        for name in ["a.png", "a.jpg"] {
-            fs::write(dir.path().join(name), b"").unwrap();
-        }
-        let error = find(dir.path()).unwrap_err().to_string();
+        let error = search(&["x", "y"]).unwrap_err().to_string();
         assert!(error.contains("overwrite"), "{error}");
-        assert!(find(&dir.path().join("none")).is_err());
+        assert!(search(&["none"]).is_err());
+        // The same image twice is one image.
+        let found = search(&["y/b.png", "y/../y/*.png", "y"]).unwrap();
+        assert_eq!(names(&found), ["b", "a"]);
     }
 }

@@ -1,5 +1,5 @@
 //! Inference: images to class maps, in someone else's program ([`Segmenter`]) or on disk
-//! ([`files`], what `u2pl-engine infer` does).
+//! (`files`, what `u2pl-engine infer` does, with feature `cli`).
 //!
 //! Comes in: weights or a run folder, a device, and images of any size. Goes out: for every pixel
 //! its class, how probable that is, and the entropy of all classes, the method's own measure of
@@ -8,15 +8,19 @@
 
 #[cfg(feature = "image")]
 mod convert;
+#[cfg(feature = "cli")]
 pub mod files;
 mod image;
+#[cfg(feature = "cli")]
 mod inputs;
 mod load;
+#[cfg(feature = "cli")]
 pub(crate) mod render;
 mod segmenter;
 
 pub use self::image::{Channels, Image, Samples, Strides};
-pub use inputs::{Inputs, find};
+#[cfg(feature = "cli")]
+pub use inputs::{Input, Inputs, Search, find};
 pub use load::{Network, config_of, config_with, open};
 pub use segmenter::{InputShape, MOST_IMAGES, Options, Segmentation, Segmenter};
 

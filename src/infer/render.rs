@@ -2,7 +2,6 @@
 
 use png::{BitDepth, ColorType, Encoder};
 
-use crate::data::palette::Palette;
 use crate::{Error, Result};
 
 /// A palette PNG: the indices are the classes, the palette their colours.
@@ -10,7 +9,7 @@ pub(crate) fn indexed(
     classes: &[u8],
     width: usize,
     height: usize,
-    palette: &Palette,
+    palette: &[[u8; 3]],
 ) -> Result<Vec<u8>> {
     encode(ColorType::Indexed, classes, width, height, Some(palette))
 }
@@ -30,7 +29,7 @@ fn encode(
     pixels: &[u8],
     width: usize,
     height: usize,
-    palette: Option<&Palette>,
+    palette: Option<&[[u8; 3]]>,
 ) -> Result<Vec<u8>> {
     let failed = |e: png::EncodingError| Error::internal(format!("encoding a PNG: {e}"));
     let mut bytes = Vec::new();
@@ -47,7 +46,7 @@ fn encode(
 }
 
 /// Packed RGB of a class map.
-pub(crate) fn color(classes: &[u8], palette: &Palette) -> Vec<u8> {
+pub(crate) fn color(classes: &[u8], palette: &[[u8; 3]]) -> Vec<u8> {
     let colors = classes
         .iter()
         .map(|&c| palette.get(usize::from(c)).copied().unwrap_or_default());
@@ -70,7 +69,7 @@ pub(crate) fn entropy(values: &[f32], classes: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::palette::voc_color;
+    use crate::data::palette::{Palette, voc_color};
 
     #[test]
     fn an_indexed_png_holds_classes_and_colors() {

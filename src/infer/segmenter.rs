@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::config::schema::Protocol;
 use crate::data::palette::{Palette, palette};
 use crate::device::Device;
-use crate::eval::{LoadedWeights, Maps, Predictor, Rgb, Sample, SampleKind, Tiling};
+use crate::eval::{
+    LoadedWeights, Maps, Predictor, Rgb, Sample, SampleKind, Scores, Tiling, Weights,
+};
 use crate::graph::params::Layout;
 use crate::weights::Prefer;
 use crate::{Error, Result};
@@ -31,6 +33,9 @@ pub struct Options {
     pub scales: Vec<f32>,
     /// Look at the mirrored image, too.
     pub flip: bool,
+    /// Look through overlapping windows of this size (height, width), as the sliding protocol of
+    /// evaluation does, instead of at the whole image.
+    pub windows: Option<[usize; 2]>,
     /// Cut images larger than this up, so that memory does not grow with them.
     pub tiling: Option<Tiling>,
     /// Calls that may run at once.
@@ -48,6 +53,7 @@ impl Default for Options {
             sets: Vec::new(),
             scales: vec![1.0],
             flip: false,
+            windows: None,
             tiling: None,
             callers: 16,
             shapes: 8,
@@ -196,7 +202,11 @@ impl Segmenter {
     pub fn new(network: Network, options: Options) -> Result<Self> {
         check(&options)?;
         let mut cfg = network.cfg;
-        (cfg.eval.protocol, cfg.eval.crop) = (Protocol::Whole, None);
+        cfg.eval.protocol = match options.windows {
+            Some(_) => Protocol::Sliding,
+            None => Protocol::Whole,
+        };
+        cfg.eval.crop = options.windows;
         (cfg.eval.scales, cfg.eval.flip) = (options.scales.clone(), options.flip);
         let cfg = super::adapt(&cfg);
         if let Some(tiling) = options.tiling {
@@ -216,6 +226,16 @@ impl Segmenter {
     /// Classes.
     pub fn classes(&self) -> usize {
         self.cfg.data.classes
+    }
+
+    /// Names of the classes; none when the configuration has none.
+    pub fn class_names(&self) -> &[String] {
+        &self.cfg.data.class_names
+    }
+
+    /// Index of pixels without a class (`data.ignore_index`, 255).
+    pub fn void(&self) -> u8 {
+        self.cfg.data.ignore_index
     }
 
     /// Colour of each class index, RGB.
@@ -318,6 +338,18 @@ impl Segmenter {
         }
     }
 
+    /// The scores behind [`Segmenter::segment`]'s classes, as [`Predictor::scores`] has them.
+    ///
+    /// # Errors
+    /// As [`Segmenter::segment`].
+    pub fn scores(&self, image: &Image) -> Result<Scores> {
+        let mut caller = self.lend()?;
+        match image.samples() {
+            Samples::U8(s) => caller.scores(image, s),
+            Samples::F32(s) => caller.scores(image, s),
+        }
+    }
+
     fn pool(&self) -> Result<MutexGuard<'_, Pool>> {
         self.pool
             .lock()
@@ -355,6 +387,10 @@ fn check(options: &Options) -> Result<()> {
     if options.scales.is_empty() || options.scales.iter().any(|s| !(0.01..=100.0).contains(s)) {
         let problem = format!("{:?} are no factors", options.scales);
         return wrong("scales", problem, "give numbers between 0.01 and 100");
+    }
+    if let Some([height, width]) = options.windows.filter(|w| w.iter().any(|&n| n < 2)) {
+        let problem = format!("{width} × {height} pixels are no window");
+        return wrong("windows", problem, "give at least 2 × 2");
     }
     if options.callers == 0 {
         return wrong("callers", "0 can do nothing".into(), "give at least 1");
@@ -472,14 +508,23 @@ impl Lent<'_> {
     }
 
     fn probabilities<T: Sample>(&mut self, image: &Image, samples: &[T]) -> Result<Vec<f32>> {
+        let (weights, image) = self.one(image, samples)?;
+        self.caller()?.predictor.probabilities(weights, &image)
+    }
+
+    fn scores<T: Sample>(&mut self, image: &Image, samples: &[T]) -> Result<Scores> {
+        let (weights, image) = self.one(image, samples)?;
+        self.caller()?.predictor.scores(weights, &image)
+    }
+
+    /// What looks at a single image start with.
+    fn one<T: Sample>(&mut self, image: &Image, samples: &[T]) -> Result<(Weights, Rgb<T>)> {
         self.fits(InputShape {
             images: 1,
             height: image.height(),
             width: image.width(),
             samples: T::KIND,
         })?;
-        let weights = self.from.weights.weights();
-        let copy = image.packed_rgb(samples)?;
-        self.caller()?.predictor.probabilities(weights, &copy)
+        Ok((self.from.weights.weights(), image.packed_rgb(samples)?))
     }
 }
