@@ -5,6 +5,7 @@
 mod place;
 
 use std::fs;
+use std::path::Path;
 
 use place::{CONFIG, EVAL, Place, assert_says, names, with};
 use serde_json::Value;
