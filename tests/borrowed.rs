@@ -356,7 +356,7 @@ fn what_does_not_fit_is_named_and_the_segmenter_goes_on() {
             "3 channels, and Rgba has 4",
         );
         let thin = lend(&device, &mut pixels, [1, 1, W, 3]);
-        refuse(&served, &thin, rgb, &nothing, "at least 2 × 2");
+        refuse(&served, &thin, rgb, &nothing, "45 × 1 pixels");
         let address = out.entropy.as_mut_ptr() as u64;
         let tensor = |dtype, shape: [usize; 4], strides| {
             // SAFETY: refused, or as in `lend`.

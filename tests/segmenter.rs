@@ -15,7 +15,6 @@ use u2pl_engine::eval::{Maps, Predictor, Rgb, SampleKind, Tiling};
 use u2pl_engine::infer::{
     Channels, Image, InputShape, Options, Samples, Segmentation, Segmenter, Strides,
 };
-use u2pl_engine::model;
 
 fn cpu(threads: usize) -> Arc<dyn Device> {
     Arc::new(CpuDevice::new(threads).unwrap())

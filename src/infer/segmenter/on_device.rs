@@ -145,16 +145,14 @@ impl Segmenter {
             );
             return Err(Error::input(WHAT, problem, "say what its channels are"));
         }
-        if height < 2 || width < 2 {
-            let problem = format!("{width} × {height} pixels");
-            return Err(Error::input(WHAT, problem, "give at least 2 × 2"));
-        }
-        Ok(InputShape {
+        let shape = InputShape {
             images,
             height,
             width,
             samples,
-        })
+        };
+        shape.check(&self.options.scales)?;
+        Ok(shape)
     }
 
     fn output(&self, what: &str, map: &Tensor, dtype: DType, of: InputShape) -> Result<Strided> {
