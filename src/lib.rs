@@ -13,6 +13,7 @@
 //! | none | inference on the CPU: [`config`], [`weights`], [`model`], [`eval`], [`infer`] and what they stand on |
 //! | `cli` (default) | the binary and what only it needs: training, datasets, scoring of datasets, export, benchmarks, the selftest |
 //! | `cuda` (default) | the CUDA device; builds without CUDA, loads the driver at run time |
+//! | `cust-interop` | CUDA devices on the context and stream of a program that uses `cust` |
 //! | `simt` | the CUDA kernels on the CPU, for tests; needs a C++17 compiler |
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]

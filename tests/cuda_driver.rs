@@ -6,10 +6,14 @@
 //! again, running [`child`] with the fake first in the library path.
 #![cfg(all(feature = "cli", feature = "cuda", target_os = "linux"))]
 
+#[path = "cuda_driver/lent.rs"]
+mod lent;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use lent::{close, opened};
 use u2pl_engine::device::gpu::cuda::{self, CudaDriver};
 use u2pl_engine::device::gpu::driver::{Driver, Ptr};
 use u2pl_engine::device::gpu::kernels::{ALL, KernelInfo};
@@ -228,6 +232,45 @@ fn memory_and_order_hold_however_late_the_device_is() {
     }
 }
 
+/// What a host lends works as what the device makes for itself, and is the host's afterwards: the
+/// fake aborts when its context or stream is destroyed, or a call is made outside it.
+#[test]
+fn a_device_on_a_hosts_stream_works_alike_and_ends_nothing_of_the_hosts() {
+    if !has_kernels() {
+        return;
+    }
+    for order in ["lazy", "eager", "1"] {
+        let order = ("FAKE_CUDA_ORDER", order);
+        run("memory", "whole", &[order, ("FAKE_LENT", "stream")]);
+        run("memory", "whole", &[order, ("FAKE_LENT", "default")]);
+        run("launches", "whole", &[order, ("FAKE_LENT", "stream")]);
+        run("launches", "whole", &[order, ("FAKE_LENT", "default")]);
+    }
+    let fault = ("FAKE_CUDA_FAULT_AT", "3");
+    run("fault", "whole", &[fault, ("FAKE_LENT", "stream")]);
+    run("cudarc", "whole", &[]);
+}
+
+/// The whole way of an image in a host's memory, on its stream: nothing is waited for, nothing
+/// passes through the host, and a warm program is one launch.
+#[test]
+#[cfg(feature = "simt")]
+fn images_in_a_hosts_memory_are_segmented_on_its_stream_without_a_wait() {
+    if !has_kernels() {
+        return;
+    }
+    for lent in ["stream", "default"] {
+        run("segment", "whole", &[("FAKE_LENT", lent)]);
+    }
+}
+
+#[test]
+fn a_loan_that_cannot_be_used_is_refused() {
+    if has_kernels() {
+        run("bad loans", "whole", &[("FAKE_CUDA_DEVICES", "2")]);
+    }
+}
+
 #[test]
 fn launches_arrive_as_they_were_made_also_when_recorded() {
     if !has_kernels() {
@@ -300,6 +343,10 @@ fn child() {
         "launches" => launches(),
         "out of memory" => out_of_memory(),
         "fault" => fault(),
+        "cudarc" => lent::cudarc_stream(),
+        "bad loans" => lent::bad_loans(),
+        #[cfg(feature = "simt")]
+        "segment" => lent::segment(),
         #[cfg(feature = "simt")]
         "conformance" => conformance(),
         #[cfg(feature = "simt")]
@@ -337,7 +384,7 @@ fn read(driver: &CudaDriver, from: Ptr, bytes: usize) -> Vec<u8> {
 }
 
 fn memory() {
-    let driver = CudaDriver::new(0).expect("a device");
+    let (driver, host) = opened();
     // Zeroed and aligned.
     let small = driver.alloc(1000).expect("memory");
     assert!(small.0.is_multiple_of(256));
@@ -398,8 +445,7 @@ fn memory() {
     let ticket = driver.download_later(big, 16).expect("a download");
     assert!(driver.collect(ticket, &mut [0; 8]).is_err());
     driver.free(small);
-    drop(driver);
-    assert_eq!(leaks(), 0, "leaks");
+    close((driver, host));
 }
 
 type Launcher = unsafe extern "C" fn(
@@ -455,7 +501,7 @@ fn launch(driver: &CudaDriver, seed: usize) -> Launched {
 }
 
 fn launches() {
-    let driver = CudaDriver::new(0).expect("a device");
+    let (driver, host) = opened();
     set_launcher(note);
     let mut expected: Vec<Launched> = (0..40).map(|i| launch(&driver, i)).collect();
     // A recording runs nothing by itself.
@@ -499,8 +545,7 @@ fn launches() {
     let args = vec![0; kernel.args_bytes];
     assert!(driver.launch(kernel, [1; 3], 0, &args[1..]).is_err());
     assert!(driver.launch(kernel, [1; 3], 1 << 20, &args).is_err());
-    drop(driver);
-    assert_eq!(leaks(), 0, "leaks");
+    close((driver, host));
 }
 
 fn out_of_memory() {
@@ -520,7 +565,7 @@ fn out_of_memory() {
 }
 
 fn fault() {
-    let driver = CudaDriver::new(0).expect("a device");
+    let (driver, host) = opened();
     let memory = driver.alloc(64).expect("memory");
     let kernel = &ALL[0];
     let args = vec![0; kernel.args_bytes];
@@ -548,6 +593,10 @@ fn fault() {
         assert_eq!(again.expect("a failure").to_string(), line);
     }
     driver.free(memory);
+    drop(driver);
+    if let Some(host) = host {
+        host.is_undisturbed();
+    }
 }
 
 #[cfg(feature = "simt")]

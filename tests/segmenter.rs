@@ -6,29 +6,15 @@ use std::sync::Arc;
 #[path = "support/small.rs"]
 mod small;
 
-use small::{CLASSES, config, noise};
-use u2pl_engine::config::Config;
+use small::{CLASSES, config, network, noise};
 use u2pl_engine::config::schema::Protocol;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::gpu::MathMode;
-use u2pl_engine::eval::{LoadedWeights, Maps, Predictor, Rgb, SampleKind, Tiling};
+use u2pl_engine::eval::{Maps, Predictor, Rgb, SampleKind, Tiling};
 use u2pl_engine::infer::{
-    Channels, Image, InputShape, Network, Options, Samples, Segmentation, Segmenter, Strides,
+    Channels, Image, InputShape, Options, Samples, Segmentation, Segmenter, Strides,
 };
-use u2pl_engine::model;
-
-fn network(cfg: &Config, device: Arc<dyn Device>) -> Network {
-    let layout = model::layout(&cfg.model, cfg.data.classes).unwrap();
-    let (weights, buffers) = model::init(&layout, 5);
-    let weights = LoadedWeights::new(&device, &layout, &weights, &buffers).unwrap();
-    Network {
-        device,
-        cfg: cfg.clone(),
-        layout,
-        weights,
-    }
-}
 
 fn cpu(threads: usize) -> Arc<dyn Device> {
     Arc::new(CpuDevice::new(threads).unwrap())

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use crate::Result;
 pub(super) use crate::device::Named as Kind;
 use crate::device::cpu;
-#[cfg(feature = "simt")]
+#[cfg(any(feature = "cuda", feature = "simt"))]
 use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
+#[cfg(feature = "cuda")]
+use crate::device::gpu::driver::TEST_MULTIPROCESSORS;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
 use crate::device::{DType, Device, Op};
@@ -84,6 +86,19 @@ impl Place {
                 Ok(Arc::new(GpuDevice::simt(options, precision)?))
             }
             kind => kind.open(self.threads, precision),
+        }
+    }
+
+    /// As [`Place::open`]; a GPU cuts its work up as a small one would, so that the small shapes of
+    /// tests reach every way of cutting.
+    pub(super) fn open_for_tests(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
+        match self.kind()? {
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(index) => {
+                let gpu = GpuDevice::cuda(index, precision)?;
+                Ok(Arc::new(gpu.planned_for(TEST_MULTIPROCESSORS)))
+            }
+            _ => self.open(precision),
         }
     }
 }

@@ -114,7 +114,7 @@ impl Pair {
             });
         }
         for math in Math::ALL {
-            devices.insert(math, args.place.open(math)?);
+            devices.insert(math, args.place.open_for_tests(math)?);
         }
         Ok(Self {
             oracle: CpuDevice::new(0)?,

@@ -7,14 +7,18 @@
 //! Memory is a few large arenas. The graph's planner decides offsets; a device only allocates,
 //! copies and computes. Layout is NHWC for maps and K·R·S·C for convolution weights.
 
+mod borrowed;
 pub mod cpu;
 pub mod gpu;
 mod named;
 pub mod op;
 pub mod philox;
+mod strided;
 
+pub use borrowed::{Borrowed, Tensor};
 pub use named::Named;
 pub use op::{Cost, Op};
+pub use strided::Strided;
 
 use std::time::{Duration, Instant};
 
@@ -61,6 +65,18 @@ pub type Shape = [usize; 4];
 /// Number of elements of a shape.
 pub const fn elements(shape: Shape) -> usize {
     shape[0] * shape[1] * shape[2] * shape[3]
+}
+
+/// Alignment of every arena, bytes; offsets in it tell how a view is aligned.
+pub const ALIGN: usize = 256;
+
+/// Where a device's addresses lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// To the host's memory.
+    Host,
+    /// To the memory of the CUDA device of this number.
+    Cuda(usize),
 }
 
 /// Handle of one allocation on a device.
@@ -180,7 +196,12 @@ pub trait Device: Send + Sync {
         DType::F32
     }
 
-    /// Allocates a zeroed arena, aligned to at least 256 bytes.
+    /// Where its memory is.
+    fn memory(&self) -> Memory {
+        Memory::Host
+    }
+
+    /// Allocates a zeroed arena, aligned to at least [`ALIGN`] bytes.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the memory is not there, with the need and what is free.
@@ -195,6 +216,42 @@ pub trait Device: Send + Sync {
 
     /// Releases an arena. Views of it must not be used again.
     fn free(&self, arena: ArenaId);
+
+    /// An arena over memory that the device does not own: the `bytes` bytes at `address`, as a dense
+    /// byte view. Typed views of it have its arena and count their offsets from its offset, which
+    /// is the distance of `address` from the last multiple of [`ALIGN`]. Nothing is copied or
+    /// queued; [`Device::free`] forgets the arena and leaves the memory alone. [`Borrowed`] does
+    /// that when it is dropped.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device cannot reach the memory, as far as it can tell;
+    /// [`crate::Error::Input`] for no memory at all.
+    ///
+    /// # Safety
+    /// Until all work that was queued on views of the arena is over, the memory stays allocated,
+    /// and whoever else uses it does so before or after that work, never beside it.
+    unsafe fn adopt(&self, address: u64, bytes: usize) -> Result<View> {
+        Err(crate::Error::Device {
+            device: self.name(),
+            problem: format!("it cannot use the {bytes} bytes at {address:#x} of somebody else"),
+        })
+    }
+
+    /// The address of a view's first element, in [`Device::memory`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] when the view is in no arena of this device.
+    fn address(&self, view: &View) -> Result<u64> {
+        Err(crate::Error::internal(format!("{view:?} has no address")))
+    }
+
+    /// Waits for all queued work.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when some of it failed.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies host bytes into a dense view; `bytes.len()` must be its size.
     ///

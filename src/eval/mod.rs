@@ -35,7 +35,7 @@ pub use evaluator::{Evaluator, Look, Scored};
 pub use loaded::LoadedWeights;
 #[cfg(feature = "cli")]
 pub use metrics::Metrics;
-pub use network::{Weights, inference_graph};
+pub use network::{MapPlaces, Weights, inference_graph};
 pub use predictor::{Maps, Predictor, Scores};
 pub use tiles::Tiling;
 pub use windows::{Rect, Rgb, Sample, SampleKind, Sliding};

@@ -4,6 +4,10 @@
 //! One program per input size. Programs are kept for the sizes seen last, because a dataset
 //! comes in few sizes and a plan and an arena cost time and memory.
 
+mod on_device;
+
+pub use on_device::MapPlaces;
+
 use std::sync::Arc;
 
 use crate::Result;
@@ -77,6 +81,14 @@ enum Inputs {
         images: TensorId,
         constants: [TensorId; 4],
     },
+}
+
+impl Inputs {
+    fn images(&self) -> TensorId {
+        match *self {
+            Inputs::Bytes { images, .. } | Inputs::Floats { images, .. } => images,
+        }
+    }
 }
 
 /// A program and the tensors that the host fills and reads.

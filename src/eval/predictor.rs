@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::network::{Networks, Shape, Tail, Weights};
+use super::network::{MapPlaces, Networks, Shape, Tail, Weights};
 use super::scores::{ScoreMap, Uploaded};
 use super::tiles::{Tiling, on_grid};
 use super::windows::{Rect, Rgb, Sample, Sliding, center, cut};
 use crate::config::schema::{Average, Config, Decoder, Protocol};
-use crate::device::{Device, elements};
+use crate::device::{Device, Strided, elements};
 use crate::graph::exec::read_view;
 use crate::graph::params::{Layout, ParamSet};
 use crate::{Error, Result};
@@ -197,6 +197,33 @@ impl Predictor {
             scored.maps()
         };
         images.iter().map(one).collect()
+    }
+
+    /// As [`Predictor::maps_of`], with images and maps in device memory: `image` is `[N, H, W, C]` and
+    /// `order` where its red, green and blue are. Work is queued, and nothing waited for.
+    ///
+    /// # Errors
+    /// As [`Predictor::maps`]; [`Error::Input`] for strides that [`Strided::pairs`] does not take,
+    /// and where images are resized, mirrored or cut into tiles.
+    pub fn maps_on_device<T: Sample>(
+        &mut self,
+        weights: Weights,
+        image: &Strided,
+        order: [usize; 3],
+        maps: &MapPlaces,
+    ) -> Result<()> {
+        let [images, height, width, _] = image.shape;
+        let size = [height, width];
+        if !self.is_whole(size) {
+            return Err(Error::input(
+                "image",
+                "images that are resized, mirrored or cut into tiles pass through the host",
+                "use scale 1, no flip and no tiling, or images in host memory",
+            ));
+        }
+        let shape = Shape { images, size };
+        let net = self.nets.get::<T>(weights, shape, Tail::Maps)?;
+        net.run_on_device(&*self.device, image, order, maps)
     }
 
     /// The scores that [`Predictor::maps`] decides by: the logits on the network's own grid for

@@ -2,3 +2,4 @@
 
 #[cfg(feature = "capi")]
 pub mod capi;
+pub mod dlpack;

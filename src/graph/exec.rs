@@ -34,6 +34,11 @@ impl Arena {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// The device that it is on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
 }
 
 impl Drop for Arena {

@@ -48,7 +48,7 @@ impl Channels {
     }
 
     /// Where red, green and blue are.
-    fn places(self) -> [usize; 3] {
+    pub(super) fn places(self) -> [usize; 3] {
         match self {
             Channels::Gray => [0; 3],
             Channels::Rgb | Channels::Rgba => [0, 1, 2],

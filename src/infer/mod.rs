@@ -22,7 +22,9 @@ pub use self::image::{Channels, Image, Samples, Strides};
 #[cfg(feature = "cli")]
 pub use inputs::{Input, Inputs, Search, find};
 pub use load::{Network, config_of, config_with, open};
-pub use segmenter::{InputShape, MOST_IMAGES, Options, Segmentation, Segmenter};
+pub use segmenter::{
+    DeviceMaps, InputShape, MOST_IMAGES, MapTensors, Options, Segmentation, Segmenter,
+};
 
 use crate::config::Config;
 

@@ -4,6 +4,10 @@
 //! memory) from a pool and gives it back, so as many calls run at once as there are predictors,
 //! and a pool that was warmed up allocates nothing.
 
+mod on_device;
+
+pub use on_device::{DeviceMaps, MapTensors};
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 

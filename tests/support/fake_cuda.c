@@ -8,6 +8,9 @@
 // once (eager), or at random (a seed): memory reused too early and missing waits give wrong bytes.
 // Launches call back into the test, which may run the kernel on the host.
 //
+// A host program is part of it: it has a context, a stream and memory that the engine may use, and
+// whoever ends one of them for it is caught.
+//
 // FAKE_CUDA_VERSION, _DEVICES, _ARCH, _MEMORY, _INIT (a CUresult), _LOAD (a CUresult),
 // _KERNELS (a file: name threads argument-bytes), _FAULT_AT (the launch after which the context is
 // dead).
@@ -28,10 +31,14 @@ typedef int (*Launcher)(const char* name, const uint32_t* grid, uint32_t shared,
 typedef void* (*Allocator)(size_t bytes);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static __thread void* current;
+enum { DEEP = 16 };
+static __thread void* stack[DEEP];
+static __thread int depth;
+#define current (depth ? stack[depth - 1] : NULL)
 static int started, dead, context_users;
-static char context_token;
+static char context_token, host_token, other_token;
 static Launcher launcher;
+static uint64_t waits, transfers, replays;
 
 static long setting(const char* name, long otherwise) {
   const char* text = getenv(name);
@@ -45,7 +52,7 @@ static void die(const char* what) {
 
 // ---- memory -------------------------------------------------------------------------------
 
-typedef struct Block { Ptr at; size_t bytes; int pinned; struct Block* next; } Block;
+typedef struct Block { Ptr at; size_t bytes; int pinned, host, device; struct Block* next; } Block;
 static Block* blocks;
 static size_t used;
 
@@ -60,7 +67,7 @@ static Ptr allocate(size_t bytes, int pinned) {
   void* at = NULL;
   if (posix_memalign(&at, 512, bytes + 512)) die("no memory");
   memset(at, 0xcd, bytes);
-  *b = (Block){(Ptr)at, bytes, pinned, blocks};
+  *b = (Block){.at = (Ptr)at, .bytes = bytes, .pinned = pinned, .next = blocks};
   blocks = b;
   if (!pinned) used += bytes;
   return b->at;
@@ -70,6 +77,7 @@ static R release(Ptr at, int pinned) {
   for (Block** p = &blocks; *p; p = &(*p)->next)
     if ((*p)->at == at && (*p)->pinned == pinned) {
       Block* b = *p;
+      if (b->host) die("the host's memory is freed for it");
       *p = b->next;
       if (!pinned) used -= b->bytes;
       memset((void*)b->at, 0xdd, b->bytes);
@@ -99,8 +107,8 @@ typedef struct Op {
   uint64_t position;
   struct Op* next;
 } Op;
-typedef struct Stream { Op *first, *last; uint64_t queued, done; int capturing; struct Graph* graph;
-                        struct Stream* next; } Stream;
+typedef struct Stream { Op *first, *last; uint64_t queued, done; int capturing, host;
+                        struct Graph* graph; void* context; struct Stream* next; } Stream;
 typedef struct Graph { Op *first, *last; } Graph;
 static Stream* streams;
 static uint64_t ran, launches;
@@ -147,7 +155,24 @@ static void some(void) {
   }
 }
 
+static Stream* new_stream(void* context, int host) {
+  Stream* s = calloc(1, sizeof *s);
+  *s = (Stream){.context = context, .host = host, .next = streams};
+  return streams = s;
+}
+
+// The default stream has no handle.
+static int is_default(Stream* s) { return (uintptr_t)s < 2; }
+static Stream* of(Stream* s) {
+  static Stream* legacy;
+  if (!is_default(s)) return s;
+  if (!legacy) legacy = new_stream(NULL, 1);
+  legacy->context = current;
+  return legacy;
+}
+
 static Op* queue(Stream* s, Kind kind) {
+  if (s->context != current) die("a stream of a context that is not current");
   Op* op = calloc(1, sizeof *op);
   op->kind = kind;
   if (s->capturing) {
@@ -173,10 +198,32 @@ void fake_cuda_set_launcher(Launcher l) { launcher = l; }
 uint64_t fake_cuda_launches(void) { return launches; }
 uint64_t fake_cuda_leaks(void) {
   uint64_t n = 0;
-  for (Block* b = blocks; b; b = b->next) n++;
-  for (Stream* s = streams; s; s = s->next) n++;
+  for (Block* b = blocks; b; b = b->next) n += !b->host;
+  for (Stream* s = streams; s; s = s->next) n += !s->host;
   return n + (uint64_t)context_users;
 }
+
+// How often somebody waited, or did what waits.
+uint64_t fake_cuda_waits(void) { return waits; }
+// Copies between host and device, and launches of recordings.
+uint64_t fake_cuda_transfers(void) { return transfers; }
+uint64_t fake_cuda_replays(void) { return replays; }
+void* fake_cuda_current(void) { return current; }
+
+// The host's context and stream; the host is at work in another context of its own.
+void fake_host_lend(void** context, Stream** stream, void** other) {
+  *context = &host_token;
+  *stream = new_stream(&host_token, 1);
+  *other = stack[0] = &other_token;
+  depth = 1;
+}
+Ptr fake_host_memory(size_t bytes, int device) {
+  Ptr at = allocate(bytes, 0);
+  blocks->host = 1;
+  blocks->device = device;
+  return at;
+}
+void fake_host_synchronize(Stream* s) { run_until(of(s), of(s)->queued); }
 
 R cuDriverGetVersion(int* v) { *v = (int)setting("FAKE_CUDA_VERSION", 12080); return OK; }
 R cuInit(unsigned flags) {
@@ -231,11 +278,37 @@ R cuDevicePrimaryCtxRetain(void** c, int d) {
 R cuDevicePrimaryCtxRelease_v2(int d) {
   (void)d;
   BEGIN;
-  context_users--;
+  if (!context_users--) die("a primary context released for somebody else");
   END;
 }
 R cuCtxGetCurrent(void** c) { *c = current; return OK; }
-R cuCtxSetCurrent(void* c) { current = c; return OK; }
+R cuCtxSetCurrent(void* c) {
+  if (!depth) depth = 1;
+  stack[depth - 1] = c;
+  return OK;
+}
+R cuCtxPushCurrent_v2(void* c) {
+  if (c != &context_token && c != &host_token && c != &other_token) return INVALID_CONTEXT;
+  if (depth == DEEP) die("a context pushed and never popped");
+  stack[depth++] = c;
+  return OK;
+}
+R cuCtxPopCurrent_v2(void** c) {
+  if (!depth) return INVALID_CONTEXT;
+  *c = stack[--depth];
+  return OK;
+}
+R cuCtxGetDevice(int* d) { IN_CONTEXT; *d = 0; END; }
+R cuCtxDestroy_v2(void* c) {
+  (void)c;
+  die("a context destroyed");
+  return OK;
+}
+R cuCtxSynchronize(void) {
+  IN_CONTEXT;
+  for (Stream* s = streams; s; s = s->next) run_until(s, s->queued);
+  END;
+}
 
 static Kernel* kernels;
 static int kernel_count;
@@ -286,6 +359,13 @@ R cuMemGetInfo_v2(size_t* free_, size_t* total) {
   *free_ = *total - used;
   END;
 }
+R cuPointerGetAttribute(void* data, int attribute, Ptr p) {
+  IN_CONTEXT;
+  Block* b = holding(p, 1, 0);
+  if (!b || attribute != 9) FAIL(INVALID_VALUE);
+  *(int*)data = b->device;
+  END;
+}
 static int capturing(void) {
   for (Stream* s = streams; s; s = s->next) if (s->capturing) return 1;
   return 0;
@@ -295,12 +375,14 @@ R cuMemAlloc_v2(Ptr* p, size_t bytes) {
   if (capturing()) FAIL(CAPTURE_UNSUPPORTED);
   if (!bytes) FAIL(INVALID_VALUE);
   if (used + bytes > (size_t)setting("FAKE_CUDA_MEMORY", 1l << 30)) FAIL(OUT_OF_MEMORY);
+  waits++;
   *p = allocate(bytes, 0);
   END;
 }
 R cuMemFree_v2(Ptr p) {
   IN_CONTEXT;
   if (capturing()) die("memory freed during a capture");
+  waits++;
   for (Stream* s = streams; s; s = s->next) run_until(s, s->queued);
   r_ = release(p, 0);
   END;
@@ -321,20 +403,27 @@ R cuMemFreeHost(void* p) {
 R cuStreamCreate(Stream** s, unsigned flags) {
   IN_CONTEXT;
   if (!(flags & 1)) die("a stream that waits for the default stream");
-  *s = calloc(1, sizeof **s);
-  (*s)->next = streams;
-  streams = *s;
+  *s = new_stream(current, 0);
   END;
 }
 R cuStreamDestroy_v2(Stream* s) {
   BEGIN;
+  if (of(s)->host) die("the host's stream is destroyed for it");
   run_until(s, s->queued);
   for (Stream** p = &streams; *p; p = &(*p)->next) if (*p == s) { *p = s->next; break; }
   // Not freed: events may still point to it.
   END;
 }
+R cuStreamGetCtx(Stream* s, void** c) {
+  IN_CONTEXT;
+  *c = of(s)->context;
+  END;
+}
 R cuStreamSynchronize(Stream* s) {
   IN_CONTEXT;
+  s = of(s);
+  if (s->context != current) FAIL(INVALID_CONTEXT);
+  waits++;
   if (s->capturing) FAIL(CAPTURE_UNSUPPORTED);
   run_until(s, s->queued);
   r_ = dead;
@@ -344,7 +433,7 @@ R cuStreamWaitEvent(Stream* s, Event* e, unsigned flags) {
   (void)flags;
   IN_CONTEXT;
   if (e->stream) {
-    Op* op = queue(s, WAIT);
+    Op* op = queue(of(s), WAIT);
     op->other = e->stream;
     op->position = e->position;
   }
@@ -357,9 +446,14 @@ R cuEventCreate(Event** e, unsigned flags) {
   END;
 }
 // Not freed: a queue may still hold it.
-R cuEventDestroy_v2(Event* e) { (void)e; return OK; }
+R cuEventDestroy_v2(Event* e) {
+  (void)e;
+  if (!current) die("an event destroyed outside its context");
+  return OK;
+}
 R cuEventRecord(Event* e, Stream* s) {
   IN_CONTEXT;
+  s = of(s);
   Op* op = queue(s, RECORD);
   op->event = e;
   e->stream = s;
@@ -369,6 +463,7 @@ R cuEventRecord(Event* e, Stream* s) {
 }
 R cuEventSynchronize(Event* e) {
   IN_CONTEXT;
+  waits++;
   if (e->stream) run_until(e->stream, e->position);
   r_ = dead;
   END;
@@ -382,7 +477,7 @@ R cuEventElapsedTime(float* ms, Event* a, Event* b) {
 }
 
 static R copy(Ptr to, Ptr from, size_t bytes, Stream* s) {
-  Op* op = queue(s, COPY);
+  Op* op = queue(of(s), COPY);
   op->to = to;
   op->from = from;
   op->bytes = bytes;
@@ -393,6 +488,7 @@ R cuMemcpyHtoDAsync_v2(Ptr to, const void* from, size_t bytes, Stream* s) {
   IN_CONTEXT;
   if (!holding((Ptr)from, bytes, 1)) die("an upload from memory that is not pinned");
   if (!holding(to, bytes, 0)) die("an upload past an allocation");
+  transfers++;
   r_ = copy(to, (Ptr)from, bytes, s);
   END;
 }
@@ -400,6 +496,7 @@ R cuMemcpyDtoHAsync_v2(void* to, Ptr from, size_t bytes, Stream* s) {
   IN_CONTEXT;
   if (!holding((Ptr)to, bytes, 1)) die("a download to memory that is not pinned");
   if (!holding(from, bytes, 0)) die("a download past an allocation");
+  transfers++;
   r_ = copy((Ptr)to, from, bytes, s);
   END;
 }
@@ -412,7 +509,7 @@ R cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t bytes, Stream* s) {
 R cuMemsetD8Async(Ptr to, unsigned char value, size_t bytes, Stream* s) {
   IN_CONTEXT;
   if (value || !holding(to, bytes, 0)) die("a fill past an allocation");
-  Op* op = queue(s, SET);
+  Op* op = queue(of(s), SET);
   op->to = to;
   op->bytes = bytes;
   some();
@@ -424,7 +521,7 @@ R cuLaunchKernel(Kernel* k, unsigned x, unsigned y, unsigned z, unsigned bx, uns
   if (!x || !y || !z || by != 1 || bz != 1 || (int)bx != k->threads || (int)shared > k->max_dynamic ||
       extra)
     FAIL(INVALID_VALUE);
-  Op* op = queue(s, LAUNCH);
+  Op* op = queue(of(s), LAUNCH);
   op->kernel = k;
   op->grid[0] = x;
   op->grid[1] = y;
@@ -438,6 +535,7 @@ R cuLaunchKernel(Kernel* k, unsigned x, unsigned y, unsigned z, unsigned bx, uns
 R cuStreamBeginCapture_v2(Stream* s, int mode) {
   IN_CONTEXT;
   if (mode != 1) die("a capture that is not thread-local");
+  if (is_default(s)) FAIL(CAPTURE_UNSUPPORTED);
   if (s->capturing) FAIL(INVALID_VALUE);
   s->capturing = 1;
   s->graph = calloc(1, sizeof *s->graph);
@@ -463,8 +561,9 @@ R cuGraphUpload(Graph* g, Stream* s) { (void)g; (void)s; IN_CONTEXT; END; }
 #ifndef WITHOUT_GRAPH_LAUNCH
 R cuGraphLaunch(Graph* g, Stream* s) {
   IN_CONTEXT;
+  replays++;
   for (Op* op = g->first; op; op = op->next) {
-    Op* copy = queue(s, LAUNCH);
+    Op* copy = queue(of(s), LAUNCH);
     memcpy(copy->args, op->args, sizeof op->args);
     memcpy(copy->grid, op->grid, sizeof op->grid);
     copy->kernel = op->kernel;

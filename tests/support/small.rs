@@ -3,10 +3,14 @@
 #![allow(dead_code)] // each test binary uses a part
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use u2pl_engine::config::Config;
 use u2pl_engine::config::schema::Encoder;
+use u2pl_engine::device::Device;
 use u2pl_engine::device::philox::Rng;
+use u2pl_engine::eval::LoadedWeights;
+use u2pl_engine::infer::Network;
 use u2pl_engine::model;
 use u2pl_engine::weights::Writer;
 
@@ -38,6 +42,19 @@ pub fn run_folder(run: &Path, cfg: &Config) -> PathBuf {
     let path = checkpoints.join("last.safetensors");
     file.save(&path).unwrap();
     path
+}
+
+/// A network of `cfg` on `device`, drawn at random.
+pub fn network(cfg: &Config, device: Arc<dyn Device>) -> Network {
+    let layout = model::layout(&cfg.model, cfg.data.classes).unwrap();
+    let (weights, buffers) = model::init(&layout, 5);
+    let weights = LoadedWeights::new(&device, &layout, &weights, &buffers).unwrap();
+    Network {
+        device,
+        cfg: cfg.clone(),
+        layout,
+        weights,
+    }
 }
 
 /// Packed RGB in blocks of 8 pixels, so that classes come in regions.

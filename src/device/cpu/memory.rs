@@ -6,14 +6,31 @@ use std::io::{Read, Seek, SeekFrom};
 
 use memmap2::MmapMut;
 
-use super::super::{ArenaId, DType, View};
+use super::super::{ArenaId, DType, View, borrowed};
 use super::element::Element;
 use crate::error::{Error, Result};
 
-/// The allocations of one device. Anonymous mappings: zeroed, page-aligned, touched on first use.
+/// Memory of an arena.
+enum Memory {
+    /// An anonymous mapping: zeroed, page-aligned, touched on first use.
+    Owned(MmapMut),
+    /// Somebody else's, from `base` on.
+    Borrowed { base: usize, len: usize },
+}
+
+impl Memory {
+    fn extent(&self) -> (usize, usize) {
+        match self {
+            Memory::Owned(map) => (map.as_ptr() as usize, map.len()),
+            Memory::Borrowed { base, len } => (*base, *len),
+        }
+    }
+}
+
+/// The arenas of one device.
 #[derive(Default)]
 pub(super) struct Arenas {
-    maps: HashMap<u32, MmapMut>,
+    live: HashMap<u32, Memory>,
     next: u32,
 }
 
@@ -23,14 +40,29 @@ impl Arenas {
             device: "cpu".into(),
             problem: format!("cannot allocate {bytes} bytes: {e}"),
         })?;
+        Ok(self.add(Memory::Owned(map)))
+    }
+
+    /// As [`super::Device::adopt`]; the caller keeps the memory as it says there.
+    pub(super) fn adopt(&mut self, address: u64, bytes: usize) -> Result<View> {
+        let (base, offset) = borrowed::base(address, bytes)?;
+        let memory = Memory::Borrowed {
+            base: base as usize,
+            len: offset + bytes,
+        };
+        let shape = [1, 1, 1, bytes];
+        Ok(View::dense(self.add(memory), offset, shape, DType::U8))
+    }
+
+    fn add(&mut self, memory: Memory) -> ArenaId {
         let id = self.next;
         self.next += 1;
-        self.maps.insert(id, map);
-        Ok(ArenaId(id))
+        self.live.insert(id, memory);
+        ArenaId(id)
     }
 
     pub(super) fn free(&mut self, arena: ArenaId) {
-        self.maps.remove(&arena.0);
+        self.live.remove(&arena.0);
     }
 
     /// Pages of the mapping that are in memory, by the kernel's page map.
@@ -39,8 +71,8 @@ impl Arenas {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return None;
         }
-        let map = self.maps.get(&arena.0)?;
-        let (first, count) = (map.as_ptr() as usize / PAGE, map.len().div_ceil(PAGE));
+        let (start, len) = self.live.get(&arena.0)?.extent();
+        let (first, count) = (start / PAGE, len.div_ceil(PAGE));
         let mut pagemap = File::open("/proc/self/pagemap").ok()?;
         pagemap.seek(SeekFrom::Start(8 * first as u64)).ok()?;
         let mut entries = vec![0u64; count];
@@ -54,12 +86,10 @@ impl Arenas {
     /// Base addresses for one call. The caller keeps the arenas alive while it uses them: the
     /// executor owns both the device and the arenas and frees them only between calls.
     pub(super) fn context(&self) -> Ctx {
-        let bases = self
-            .maps
-            .iter()
-            .map(|(&id, map)| (id, (map.as_ptr() as usize, map.len())))
-            .collect();
-        Ctx { bases }
+        let bases = self.live.iter().map(|(&id, m)| (id, m.extent()));
+        Ctx {
+            bases: bases.collect(),
+        }
     }
 }
 
@@ -87,6 +117,11 @@ impl Ctx {
             )));
         }
         Ok((base + view.offset) as *mut u8)
+    }
+
+    /// The address of a view.
+    pub(super) fn address(&self, view: &View) -> Result<u64> {
+        Ok(self.resolve(view, view.dtype)? as u64)
     }
 
     /// The view's elements, gaps of a strided view included (`view.span()` long).

@@ -156,6 +156,18 @@ impl Device for CpuDevice {
         }
     }
 
+    unsafe fn adopt(&self, address: u64, bytes: usize) -> Result<View> {
+        let mut arenas = self
+            .arenas
+            .lock()
+            .map_err(|_| Error::internal("poisoned arena table"))?;
+        arenas.adopt(address, bytes)
+    }
+
+    fn address(&self, view: &View) -> Result<u64> {
+        self.context()?.address(view)
+    }
+
     fn write(&self, view: &View, bytes: &[u8]) -> Result<()> {
         self.context()?.write(view, bytes)
     }

@@ -1,6 +1,7 @@
 //! The seam below the launchers: memory, launches, streams. Two implementations: a CUDA GPU
 //! through the driver API, and the SIMT runtime that runs the same kernels on the host.
 
+use crate::device::Memory;
 use crate::error::Result;
 
 use super::kernels::KernelInfo;
@@ -51,6 +52,14 @@ pub struct Limits {
 )]
 pub(super) const PLANNED_MULTIPROCESSORS: u32 = 132;
 
+/// [`Limits::planned_multiprocessors`] of a device under test: few enough that small shapes reach
+/// every way of cutting work up.
+#[cfg_attr(
+    not(any(feature = "simt", all(feature = "cuda", feature = "cli"))),
+    allow(dead_code, reason = "nothing to test with")
+)]
+pub(crate) const TEST_MULTIPROCESSORS: u32 = 4;
+
 /// A recorded sequence of launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub u32);
@@ -83,8 +92,18 @@ pub trait Driver: Send + Sync {
     /// Short name (`cuda:0`, `simt`).
     fn name(&self) -> String;
 
+    /// Where its memory is.
+    fn memory(&self) -> Memory;
+
     /// The hardware's limits.
     fn limits(&self) -> Limits;
+
+    /// Whether kernels can reach memory at `address` that somebody else allocated, as far as the
+    /// driver can tell. Nothing is queued or waited for.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] saying what the memory is instead.
+    fn check_borrowed(&self, address: Ptr) -> Result<()>;
 
     /// Zeroed memory, aligned to at least 256 bytes.
     ///

@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{ArenaId, Call, DType, Device, Op, Readback, Recording, Shape, View};
+use super::{ArenaId, Call, DType, Device, Memory, Op, Readback, Recording, Shape, View, borrowed};
 use crate::error::{Error, Result};
 use driver::{Driver, GraphId, Limits, Ptr};
 use kernels::{Kernel, Map};
@@ -78,7 +78,23 @@ pub struct GpuDevice {
 #[derive(Default)]
 struct Arenas {
     next: u32,
-    live: HashMap<ArenaId, (Ptr, usize)>,
+    live: HashMap<ArenaId, Arena>,
+}
+
+struct Arena {
+    base: Ptr,
+    bytes: usize,
+    /// Whether the driver allocated it: only then is it freed.
+    owned: bool,
+}
+
+impl Arenas {
+    fn add(&mut self, arena: Arena) -> ArenaId {
+        let id = ArenaId(self.next);
+        self.next += 1;
+        self.live.insert(id, arena);
+        id
+    }
 }
 
 impl GpuDevice {
@@ -137,19 +153,20 @@ impl GpuDevice {
 
     /// The address of a view, after checking that all of it lies in its arena.
     fn address(&self, view: &View) -> Result<Ptr> {
-        let (base, bytes) = *self
-            .arenas()?
+        let arenas = self.arenas()?;
+        let arena = arenas
             .live
             .get(&view.arena)
             .ok_or_else(|| Error::internal("a view of a freed arena"))?;
-        if view.offset + view.span_bytes() > bytes {
+        if view.offset + view.span_bytes() > arena.bytes {
             return Err(Error::internal(format!(
-                "view of {} bytes at {} in an arena of {bytes}",
+                "view of {} bytes at {} in an arena of {}",
                 view.span_bytes(),
-                view.offset
+                view.offset,
+                arena.bytes
             )));
         }
-        Ok(base.byte_add(view.offset))
+        Ok(arena.base.byte_add(view.offset))
     }
 
     fn dense(&self, view: &View, bytes: usize) -> Result<Ptr> {
@@ -168,14 +185,18 @@ impl Device for GpuDevice {
         self.driver.name()
     }
 
+    fn memory(&self) -> Memory {
+        self.driver.memory()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<ArenaId> {
         // An empty arena still needs an address of its own.
-        let ptr = self.driver.alloc(bytes.max(1))?;
-        let mut arenas = self.arenas()?;
-        let id = ArenaId(arenas.next);
-        arenas.next += 1;
-        arenas.live.insert(id, (ptr, bytes));
-        Ok(id)
+        let base = self.driver.alloc(bytes.max(1))?;
+        Ok(self.arenas()?.add(Arena {
+            base,
+            bytes,
+            owned: true,
+        }))
     }
 
     fn free_bytes(&self) -> Option<usize> {
@@ -187,15 +208,35 @@ impl Device for GpuDevice {
             .ok()?
             .live
             .get(&arena)
-            .map(|(_, bytes)| *bytes)
+            .map(|arena| arena.bytes)
     }
 
     fn free(&self, arena: ArenaId) {
         if let Ok(mut arenas) = self.arenas()
-            && let Some((ptr, _)) = arenas.live.remove(&arena)
+            && let Some(arena) = arenas.live.remove(&arena)
+            && arena.owned
         {
-            self.driver.free(ptr);
+            self.driver.free(arena.base);
         }
+    }
+
+    unsafe fn adopt(&self, address: u64, bytes: usize) -> Result<View> {
+        let (base, offset) = borrowed::base(address, bytes)?;
+        self.driver.check_borrowed(Ptr(address))?;
+        let arena = self.arenas()?.add(Arena {
+            base: Ptr(base),
+            bytes: offset + bytes,
+            owned: false,
+        });
+        Ok(View::dense(arena, offset, [1, 1, 1, bytes], DType::U8))
+    }
+
+    fn address(&self, view: &View) -> Result<u64> {
+        Ok(GpuDevice::address(self, view)?.0)
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.driver.synchronize()
     }
 
     fn write(&self, view: &View, bytes: &[u8]) -> Result<()> {

@@ -5,8 +5,9 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::{Driver, GraphId, Limits, Pending, Ptr, Ticket};
+use super::driver::{Driver, GraphId, Limits, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket};
 use super::kernels::{ALL, KernelInfo};
+use crate::device::Memory;
 use crate::error::{Error, Result};
 
 #[repr(C)]
@@ -145,11 +146,19 @@ impl Driver for SimtDriver {
         "simt".into()
     }
 
+    fn memory(&self) -> Memory {
+        Memory::Host
+    }
+
+    /// Kernels run in this process: whatever it can reach.
+    fn check_borrowed(&self, _address: Ptr) -> Result<()> {
+        Ok(())
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             multiprocessors: 4,
-            // So that the small shapes of the tests reach every way of cutting work up.
-            planned_multiprocessors: 4,
+            planned_multiprocessors: TEST_MULTIPROCESSORS,
             shared_bytes: 227 * 1024,
         }
     }

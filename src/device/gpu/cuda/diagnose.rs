@@ -116,6 +116,39 @@ pub(super) fn no_such_device(index: usize, count: usize) -> String {
     }
 }
 
+pub(super) fn no_context() -> String {
+    "the context that was given is none of a device here; give a live CUcontext, such as what \
+     cuCtxGetCurrent gives"
+        .into()
+}
+
+pub(super) fn per_thread_stream() -> String {
+    "the per-thread default stream is another one on every thread; give a stream of its own, or \
+     the legacy default stream"
+        .into()
+}
+
+pub(super) fn other_context() -> String {
+    "the stream belongs to another context than the one that was given; give a stream of that \
+     context"
+        .into()
+}
+
+pub(super) fn bad_loan(text: &str) -> String {
+    format!("the context or stream that was given cannot be used: {text}")
+}
+
+pub(super) fn unknown_memory(address: u64, text: &str) -> String {
+    format!(
+        "{address:#x} is no memory that CUDA knows ({text}); give memory of the device, not of the \
+         host"
+    )
+}
+
+pub(super) fn foreign_memory(address: u64, index: i32) -> String {
+    format!("{address:#x} is memory of cuda:{index}; copy it to this device first")
+}
+
 /// cuInit failed with `code`.
 pub(super) fn init_failed(code: u32, text: &str, visible: Option<&str>) -> String {
     match code {
@@ -267,6 +300,12 @@ mod tests {
             (no_device(Some("")), "CUDA_VISIBLE_DEVICES"),
             (no_such_device(3, 1), "cuda:0"),
             (no_such_device(3, 2), "cuda:1"),
+            (no_context(), "live CUcontext"),
+            (per_thread_stream(), "stream of its own"),
+            (other_context(), "of that context"),
+            (bad_loan("x"), "cannot be used: x"),
+            (unknown_memory(16, "x"), "0x10"),
+            (foreign_memory(16, 3), "cuda:3"),
             (init_failed(100, "x", None), "no CUDA device"),
             (init_failed(34, "x", None), "stub"),
             (init_failed(802, "x", None), "fabricmanager"),

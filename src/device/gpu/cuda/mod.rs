@@ -3,23 +3,32 @@
 //!
 //! One stream carries all work in order (`staging` says how uploads overlap with it and why that
 //! is safe). Kernels come out of the fatbins that `build.rs` embedded; every one is looked up and
-//! checked when the device is opened (`open`). Failures are worded in `diagnose`.
+//! checked when the device is opened (`open`). Failures are worded in `diagnose`. Context and stream
+//! are ours, or a host program's ([`GpuDevice::on_stream`](super::GpuDevice::on_stream)).
 //!
 //! A kernel's failure shows up at some later call, and the context is dead from then on: every call
 //! after it gives the same error again. `U2PL_CUDA_SYNC=1` waits after every launch, so that the
 //! error names the one that failed; nothing is recorded then.
 
+mod context;
 mod describe;
 mod diagnose;
 mod embedded;
+mod launches;
+mod lent;
 mod open;
 mod staging;
 
+/// The versions whose types are taken.
+pub use cudarc;
+#[cfg(feature = "cust-interop")]
+pub use cust;
 pub use describe::{Description, describe};
 pub use embedded::{Resource, image_for, images, resources, toolkit, warnings};
 pub use open::DeviceInfo;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard};
 use std::thread::ThreadId;
 
@@ -27,8 +36,10 @@ use cudarc::driver::{DriverError, result, sys};
 
 use super::driver::{Driver, GraphId, Limits, Pending, Ptr, Ticket};
 use super::kernels::KernelInfo;
+use crate::device::Memory;
 use crate::error::{Error, Result};
-use diagnose::Suspects;
+use context::Current;
+use launches::{Launches, RECORDED};
 use open::{Handle, Opened, number, text};
 use staging::{Event, Pinned, Readback, Stream, Uploads};
 
@@ -36,10 +47,6 @@ use staging::{Event, Pinned, Readback, Stream, Uploads};
 const ALIGN: u64 = 256;
 /// Pinned memory through which downloads pass, bytes.
 const DOWNLOAD_BYTES: usize = 4 << 20;
-/// Launches since the last wait whose names are kept.
-const REMEMBERED: usize = 4096;
-/// How later launches of a recording are called.
-const RECORDED: &str = "a recorded step";
 
 /// A CUDA device with all kernels loaded.
 pub struct CudaDriver {
@@ -47,6 +54,9 @@ pub struct CudaDriver {
     state: Mutex<State>,
     download: Mutex<Pinned>,
     compute: Stream,
+    /// Where recordings are captured: launches on `compute` go on meanwhile, a host's too, and the
+    /// default stream cannot be captured at all.
+    capture: Stream,
     wait_each: bool,
     opened: Opened,
 }
@@ -65,6 +75,26 @@ struct State {
     failed: Option<String>,
 }
 
+/// [`State`] under its lock, in the context.
+struct Ready<'a> {
+    state: MutexGuard<'a, State>,
+    _current: Current,
+}
+
+impl Deref for Ready<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Ready<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
 struct Graph {
     exec: Handle<sys::CUgraphExec_st>,
     launches: u64,
@@ -77,36 +107,6 @@ struct Recording {
     to_free: Vec<Ptr>,
 }
 
-/// What was launched and not yet seen to have ended well.
-#[derive(Default)]
-struct Launches {
-    count: u64,
-    unseen: VecDeque<(u64, &'static str)>,
-}
-
-impl Launches {
-    fn add(&mut self, name: &'static str, count: u64) {
-        self.unseen.push_back((self.count + 1, name));
-        self.count += count;
-        if self.unseen.len() > REMEMBERED {
-            self.unseen.pop_front();
-        }
-    }
-
-    /// The first `count` launches have ended well.
-    fn seen(&mut self, count: u64) {
-        while self.unseen.front().is_some_and(|(n, _)| *n <= count) {
-            self.unseen.pop_front();
-        }
-    }
-
-    fn suspects(&self) -> Option<Suspects> {
-        let first = *self.unseen.front()?;
-        let last = (self.count, self.unseen.back()?.1);
-        Some(Suspects { first, last })
-    }
-}
-
 impl CudaDriver {
     /// Opens device `index` and loads every kernel.
     ///
@@ -114,14 +114,23 @@ impl CudaDriver {
     /// [`Error::Device`], one line: a binary without kernels, no driver, an old one, no such device,
     /// an architecture the binary has no kernels for, no memory.
     pub fn new(index: usize) -> Result<Self> {
-        let opened = open::open(index)?;
+        Self::on(open::open(index)?, None)
+    }
+
+    /// The rest of a device, whose context is current; all work on `stream`, or on one of our own.
+    fn on(mut opened: Opened, stream: Option<Handle<sys::CUstream_st>>) -> Result<Self> {
         let failed = |e: DriverError| {
             let problem = format!("the device cannot be prepared: {}", text(e));
             opened.speaker.error(problem)
         };
-        let compute = Stream::new().map_err(failed)?;
+        let compute = match stream {
+            Some(raw) => Stream::borrowed(raw),
+            None => Stream::new().map_err(failed)?,
+        };
+        let capture = Stream::new().map_err(failed)?;
         let download = Pinned::new(DOWNLOAD_BYTES).map_err(failed)?;
         let uploads = Uploads::new().map_err(failed)?;
+        opened.current = None;
         let wait_each = std::env::var("U2PL_CUDA_SYNC").is_ok_and(|v| !v.is_empty() && v != "0");
         Ok(Self {
             state: Mutex::new(State {
@@ -138,6 +147,7 @@ impl CudaDriver {
             }),
             download: Mutex::new(download),
             compute,
+            capture,
             wait_each,
             opened,
         })
@@ -155,18 +165,27 @@ impl CudaDriver {
     }
 
     /// The state, ready for calls to the driver: the device still works and this thread speaks to it.
-    fn ready(&self) -> Result<MutexGuard<'_, State>> {
+    fn ready(&self) -> Result<Ready<'_>> {
         let mut state = self.lock()?;
         if let Some(problem) = &state.failed {
             return Err(self.opened.speaker.error(problem));
         }
-        let bound = self.opened.context.bind_to_thread();
-        bound.map_err(|e| self.failure(&mut state, e, "binding the context"))?;
-        Ok(state)
+        let entered = self.opened.context.enter();
+        let current = entered.map_err(|e| self.failure(&mut state, e, "entering the context"))?;
+        Ok(Ready {
+            state,
+            _current: current,
+        })
+    }
+
+    /// Waits without the lock, so that other threads may go on queueing.
+    fn within(&self, wait: impl FnOnce() -> Result<(), DriverError>) -> Result<(), DriverError> {
+        let _current = self.opened.context.enter()?;
+        wait()
     }
 
     /// As [`Self::ready`], for a call that cannot be part of a recording.
-    fn outside_recording(&self, doing: &str) -> Result<MutexGuard<'_, State>> {
+    fn outside_recording(&self, doing: &str) -> Result<Ready<'_>> {
         let state = self.ready()?;
         match state.recording {
             Some(_) => Err(Error::internal(format!(
@@ -217,7 +236,8 @@ impl CudaDriver {
             queued.map_err(|e| self.failure(&mut state, e, "a download"))?;
             state.launches.count
         };
-        self.waited(self.compute.synchronize(), launches, "a download")?;
+        let over = self.within(|| self.compute.synchronize());
+        self.waited(over, launches, "a download")?;
         pinned.read(bytes);
         Ok(())
     }
@@ -227,7 +247,7 @@ impl CudaDriver {
         let mut state = self.ready()?;
         let recording = state.recording.take();
         // SAFETY: a live stream, capturing since `record`.
-        let caught = unsafe { result::stream::end_capture(self.compute.raw()) };
+        let caught = unsafe { result::stream::end_capture(self.capture.raw()) };
         let recording = recording.ok_or_else(|| Error::internal("no recording to finish"))?;
         for ptr in &recording.to_free {
             self.release(&mut state, *ptr);
@@ -282,8 +302,30 @@ impl Driver for CudaDriver {
         self.opened.speaker.device.clone()
     }
 
+    fn memory(&self) -> Memory {
+        Memory::Cuda(self.opened.info.index)
+    }
+
     fn limits(&self) -> Limits {
         self.opened.limits()
+    }
+
+    fn check_borrowed(&self, address: Ptr) -> Result<()> {
+        let _ready = self.ready()?;
+        let (mut device, what) = (
+            0i32,
+            sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+        );
+        // SAFETY: the attribute is an int, and any address may be asked about.
+        let asked = unsafe {
+            sys::cuPointerGetAttribute((&raw mut device).cast(), what, address.0).result()
+        };
+        let speaker = &self.opened.speaker;
+        match asked {
+            Err(e) => Err(speaker.error(diagnose::unknown_memory(address.0, &text(e)))),
+            Ok(()) if Ok(self.opened.info.index) == usize::try_from(device) => Ok(()),
+            Ok(()) => Err(speaker.error(diagnose::foreign_memory(address.0, device))),
+        }
     }
 
     fn alloc(&self, bytes: usize) -> Result<Ptr> {
@@ -314,7 +356,7 @@ impl Driver for CudaDriver {
         let Ok(mut state) = self.lock() else { return };
         if let Some(recording) = &mut state.recording {
             recording.to_free.push(ptr);
-        } else if self.opened.context.bind_to_thread().is_ok() {
+        } else if let Ok(_current) = self.opened.context.enter() {
             self.release(&mut state, ptr);
         }
     }
@@ -382,8 +424,7 @@ impl Driver for CudaDriver {
         };
         let readback = self.outside_recording("a download")?.readbacks.remove(&id);
         let readback = readback.ok_or_else(|| Error::internal("a ticket of another driver"))?;
-        // Not under the lock: other threads may go on queueing.
-        let arrived = readback.arrived.synchronize();
+        let arrived = self.within(|| readback.arrived.synchronize());
         if arrived.is_ok() && readback.bytes == bytes.len() {
             readback.pinned.read(bytes);
         }
@@ -431,6 +472,10 @@ impl Driver for CudaDriver {
             }
             recording.launches += 1;
         }
+        let stream = match state.recording {
+            Some(_) => &self.capture,
+            None => &self.compute,
+        };
         let [x, y, z] = grid;
         let mut params = [args.as_ptr().cast_mut().cast()];
         // SAFETY: the kernel's one parameter is a struct of just this size (checked when it was
@@ -442,7 +487,7 @@ impl Driver for CudaDriver {
                 (x, y, z),
                 (kernel.threads, 1, 1),
                 shared_bytes,
-                self.compute.raw(),
+                stream.raw(),
                 &mut params,
             )
         };
@@ -471,7 +516,8 @@ impl Driver for CudaDriver {
 
     fn synchronize(&self) -> Result<()> {
         let launches = self.outside_recording("waiting")?.launches.count;
-        self.waited(self.compute.synchronize(), launches, "waiting")
+        let over = self.within(|| self.compute.synchronize());
+        self.waited(over, launches, "waiting")
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>> {
@@ -484,7 +530,7 @@ impl Driver for CudaDriver {
             // nothing.
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
             // SAFETY: a live stream that is not capturing.
-            let begun = unsafe { result::stream::begin_capture(self.compute.raw(), mode) };
+            let begun = unsafe { result::stream::begin_capture(self.capture.raw(), mode) };
             begun.map_err(|e| self.failure(&mut state, e, "recording a step"))?;
             state.recording = Some(Recording {
                 thread: std::thread::current().id(),
@@ -512,7 +558,7 @@ impl Driver for CudaDriver {
     fn forget(&self, graph: GraphId) {
         let Ok(mut state) = self.lock() else { return };
         if let Some(graph) = state.graphs.remove(&graph.0)
-            && self.opened.context.bind_to_thread().is_ok()
+            && let Ok(_current) = self.opened.context.enter()
         {
             // SAFETY: ours, destroyed once; the driver lets a launch under way end first.
             let _ = unsafe { result::graph::exec_destroy(graph.exec.0) };
@@ -524,6 +570,8 @@ impl Driver for CudaDriver {
         count: usize,
         work: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<f32>> {
+        // Until the marks are gone too. That it failed, the first mark will tell.
+        let _current = self.opened.context.enter();
         // A mark before the first piece of work and one behind each.
         let mark = || {
             let mut state = self.outside_recording("timing")?;
@@ -548,8 +596,9 @@ impl Driver for CudaDriver {
 
 impl Drop for CudaDriver {
     fn drop(&mut self) {
-        // Errors here were told by the calls before, or there is nobody left to tell.
-        let _ = self.opened.context.bind_to_thread();
+        // Errors here were told by the calls before, or there is nobody left to tell. The context
+        // stays current until all that lives in it is gone.
+        self.opened.current = self.opened.context.enter().ok();
         let _ = self.compute.synchronize();
         let Ok(state) = self.state.get_mut() else {
             return;
@@ -563,30 +612,5 @@ impl Drop for CudaDriver {
             // SAFETY: ours, freed once, and all work is over.
             let _ = unsafe { result::free_sync(address) };
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn launches_are_remembered_until_they_are_seen_to_end() {
-        let mut launches = Launches::default();
-        assert_eq!(launches.suspects(), None);
-        launches.add("a", 1);
-        launches.add("b", 1);
-        launches.seen(1);
-        launches.add(RECORDED, 40);
-        launches.add("c", 1);
-        let suspects = launches.suspects().unwrap();
-        assert_eq!(suspects.first, (2, "b"));
-        assert_eq!(suspects.last, (43, "c"));
-        launches.seen(43);
-        assert_eq!(launches.suspects(), None);
-        for _ in 0..2 * REMEMBERED {
-            launches.add("d", 1);
-        }
-        assert_eq!(launches.unseen.len(), REMEMBERED);
     }
 }

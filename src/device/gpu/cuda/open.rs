@@ -1,13 +1,13 @@
-//! From a device index to a context with every kernel loaded and checked, or one line that says
-//! what is missing.
+//! From a device index, or from a context that a host program lends, to a context with every kernel
+//! loaded and checked, or one line that says what is missing.
 
 use std::collections::HashMap;
-use std::ffi::CString;
-use std::sync::Arc;
+use std::ffi::{CString, c_void};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
+use super::context::{Context, Current, Lent, Owner};
 use super::diagnose::{self, Speaker};
 use super::embedded;
 use crate::device::gpu::driver::{Limits, PLANNED_MULTIPROCESSORS};
@@ -17,8 +17,9 @@ use crate::error::Result;
 /// The driver's functions that this device calls. cudarc panics at the first call of one that the
 /// library lacks, so all are looked for before.
 const SYMBOLS: &[&str] = &[
-    "cuCtxGetCurrent",
-    "cuCtxSetCurrent",
+    "cuCtxGetDevice",
+    "cuCtxPopCurrent_v2",
+    "cuCtxPushCurrent_v2",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
@@ -55,10 +56,12 @@ const SYMBOLS: &[&str] = &[
     "cuModuleGetFunction",
     "cuModuleLoadData",
     "cuModuleUnload",
+    "cuPointerGetAttribute",
     "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
+    "cuStreamGetCtx",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
 ];
@@ -198,9 +201,11 @@ pub(super) struct Opened {
     pub speaker: Speaker,
     pub info: DeviceInfo,
     pub functions: HashMap<&'static str, Function>,
-    // Fields drop in this order: modules go before the context they live in.
+    // Fields drop in this order: modules go while the context they live in is current and live.
     _modules: Modules,
-    pub context: Arc<CudaContext>,
+    /// Of the thread that opens or drops the device, only meanwhile.
+    pub current: Option<Current>,
+    pub context: Context,
 }
 
 impl Opened {
@@ -226,16 +231,51 @@ impl Drop for Modules {
     }
 }
 
-/// Opens device `index` with all kernels.
+/// Opens device `index`.
 pub(super) fn open(index: usize) -> Result<Opened> {
     let mut speaker = Speaker::new(index);
-    let Some(toolkit) = embedded::toolkit() else {
-        return Err(speaker.error(diagnose::no_kernels()));
-    };
-    let count = driver(&mut speaker)?;
+    let count = started(&mut speaker)?;
     if index >= count {
         return Err(speaker.error(diagnose::no_such_device(index, count)));
     }
+    let failed =
+        |e: DriverError| speaker.error(format!("the device cannot be opened: {}", text(e)));
+    let context = result::device::get(index as i32)
+        .and_then(Context::primary)
+        .map_err(failed)?;
+    with_kernels(speaker, index, context)
+}
+
+/// Opens the device of a host's context; the stream is the host's too.
+///
+/// # Safety
+/// As [`Lent::new`].
+pub(super) unsafe fn open_lent(
+    context: *mut c_void,
+    stream: *mut c_void,
+    owner: Option<Owner>,
+) -> Result<(Opened, Handle<sys::CUstream_st>)> {
+    let mut speaker = Speaker {
+        device: "cuda".into(),
+        driver: None,
+    };
+    let count = started(&mut speaker)?;
+    // SAFETY: the caller's promise.
+    let lent = unsafe { Lent::new(&mut speaker, count, context, stream, owner) }?;
+    let opened = with_kernels(speaker, lent.index, lent.context)?;
+    Ok((opened, lent.stream))
+}
+
+/// The number of devices, where there are kernels to run and a driver to run them.
+fn started(speaker: &mut Speaker) -> Result<usize> {
+    match embedded::toolkit() {
+        Some(_) => driver(speaker),
+        None => Err(speaker.error(diagnose::no_kernels())),
+    }
+}
+
+/// Loads all kernels into `context`, which is current from then on (see [`Opened::current`]).
+fn with_kernels(speaker: Speaker, index: usize, context: Context) -> Result<Opened> {
     let failed =
         |e: DriverError| speaker.error(format!("the device cannot be opened: {}", text(e)));
     let info = device_info(index).map_err(failed)?;
@@ -243,22 +283,15 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         let problem = diagnose::no_image(&info.name, info.arch, embedded::images());
         return Err(speaker.error(problem));
     };
-    let context = CudaContext::new(index).map_err(failed)?;
-    // SAFETY: this device orders its own work and uses no slices of cudarc's that would need it.
-    unsafe { context.disable_event_tracking() };
+    let current = context.enter().map_err(failed)?;
     let mut modules = Modules::default();
     let mut functions = HashMap::new();
     for (unit, fatbin) in embedded::units() {
         let module = load(fatbin).map_err(|e| {
             let driver = speaker.driver.unwrap_or_default();
-            speaker.error(diagnose::load_failed(
-                number(e),
-                &text(e),
-                unit,
-                image,
-                driver,
-                toolkit,
-            ))
+            let toolkit = embedded::toolkit().unwrap_or_default();
+            let problem = diagnose::load_failed(number(e), &text(e), unit, image, driver, toolkit);
+            speaker.error(problem)
         })?;
         modules.0.push(module);
         for kernel in ALL.iter().filter(|k| k.unit == *unit) {
@@ -275,6 +308,7 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         info,
         functions,
         _modules: modules,
+        current: Some(current),
         context,
     })
 }

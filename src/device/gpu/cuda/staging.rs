@@ -39,18 +39,33 @@ const MAX_IN_FLIGHT: usize = 256;
 /// Ranges start at multiples of this.
 const ALIGN: u64 = 256;
 
-/// A stream, destroyed when dropped.
-pub(super) struct Stream(Handle<sys::CUstream_st>);
+/// A stream; destroyed when dropped, where it is ours.
+pub(super) struct Stream {
+    raw: Handle<sys::CUstream_st>,
+    borrowed: bool,
+}
 
 impl Stream {
     /// One that does not wait for the default stream.
     pub fn new() -> Result<Self, DriverError> {
         let kind = result::stream::StreamKind::NonBlocking;
-        result::stream::create(kind).map(|s| Self(Handle(s)))
+        let raw = result::stream::create(kind).map(Handle)?;
+        Ok(Self {
+            raw,
+            borrowed: false,
+        })
+    }
+
+    /// A host's, live as long as this.
+    pub fn borrowed(raw: Handle<sys::CUstream_st>) -> Self {
+        Self {
+            raw,
+            borrowed: true,
+        }
     }
 
     pub fn raw(&self) -> sys::CUstream {
-        self.0.0
+        self.raw.0
     }
 
     pub fn synchronize(&self) -> Result<(), DriverError> {
@@ -68,6 +83,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if self.borrowed {
+            return;
+        }
         // SAFETY: made once, destroyed once; a failure leaves nothing to do.
         let _ = unsafe { result::stream::destroy(self.raw()) };
     }
