@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use u2pl_engine::device::Named;
 use u2pl_engine::device::gpu::MathMode;
-use u2pl_engine::infer::{self, Image, InputShape, Options, Samples, Segmenter};
+use u2pl_engine::infer::{Image, InputShape, Options, Samples, Segmenter};
 
 /// Sizes of pictures that are made ready before the first request; others are at their first.
 const READY: usize = 8;
@@ -51,7 +51,7 @@ pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     let segmenter = Segmenter::open(Path::new(&args[0]), device.open(0, precision)?, options)?;
     let opened = start.elapsed();
 
-    let pictures = infer::find(Path::new(&args[1]))?.images;
+    let pictures = pictures(Path::new(&args[1]))?;
     let sizes: BTreeSet<(u32, u32)> = pictures
         .iter()
         .filter_map(|p| image::image_dimensions(p).ok())
@@ -112,6 +112,19 @@ pub fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
         0 => Ok(()),
         n => Err(format!("{n} of {} pictures failed", pictures.len()).into()),
     }
+}
+
+/// The .jpg and .png files in a folder, sorted.
+fn pictures(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let found = entries.map(|entry| Ok(entry?.path()));
+    let mut found = found.collect::<std::io::Result<Vec<PathBuf>>>()?;
+    found.retain(|path| {
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        ["jpg", "jpeg", "png"].iter().any(|e| extension == *e)
+    });
+    found.sort();
+    Ok(found)
 }
 
 /// Answers one request, and says how long the network took.

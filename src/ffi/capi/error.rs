@@ -124,3 +124,26 @@ pub(super) fn pointer<T>(at: &str, to: *const T, mend: &str) -> Result<(), Failu
 pub(super) fn input(at: &str, problem: impl Into<String>, mend: &str) -> Failure {
     Failure::Engine(Error::input(at, problem, mend))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn a_panic_becomes_a_status_and_a_message() {
+        let told = |body: fn() -> Result<(), Failure>| {
+            assert_eq!(guard(body), u2pl_status::U2PL_ERROR_INTERNAL);
+            // SAFETY: never null, and valid until the next call.
+            let text = unsafe { CStr::from_ptr(u2pl_last_error()) };
+            text.to_str().unwrap().to_string()
+        };
+        let text = told(|| panic!("of {} parts", 2));
+        assert_eq!(text, "internal error (please report): a panic: of 2 parts");
+        assert!(told(|| panic!("plain")).ends_with("plain"));
+        assert!(told(|| std::panic::panic_any(7)).ends_with("without a text"));
+        // C strings end at a zero: none inside.
+        let text = told(|| Err(Error::internal("one\0two").into()));
+        assert!(text.ends_with("one two"));
+    }
+}
