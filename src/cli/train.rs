@@ -90,7 +90,7 @@ impl Args {
                 format!(
                     "the authors' code starts from ImageNet weights of {encoder}, and none are given"
                 ),
-                format!("give --init {encoder}.safetensors, or --from-scratch"),
+                "give them with --init FILE, or say --from-scratch",
             )),
             _ => Ok(init),
         }

@@ -8,6 +8,7 @@
 
 mod authors;
 mod load;
+pub mod names;
 pub mod schema;
 mod tree;
 mod validate;
@@ -27,16 +28,17 @@ impl Config {
     ///
     /// Each of `sets` reads `section.key=value` with `value` in YAML. The result is typed but not
     /// yet checked for sense: see [`Config::validate`]. What is to be said about a file in the
-    /// authors' format goes to the log.
+    /// authors' format goes to the log (with feature `cli`).
     ///
     /// # Errors
     /// All of: an unreadable file, broken YAML, unknown keys (with the nearest known one), values
     /// of the wrong type, malformed overrides.
     pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Config> {
         let (config, authors) = Config::read(path, sets, AuthorsOptions::default())?;
-        if let Some(authors) = authors {
-            authors.log();
-        }
+        #[cfg(feature = "cli")]
+        authors.iter().for_each(Authors::log);
+        #[cfg(not(feature = "cli"))]
+        let _ = authors;
         Ok(config)
     }
 

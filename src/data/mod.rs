@@ -9,7 +9,6 @@
 
 pub mod decode;
 mod jpeg;
-pub mod names;
 pub mod palette;
 pub mod resize;
 #[cfg(feature = "cli")]

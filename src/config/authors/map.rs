@@ -12,8 +12,8 @@ use super::paths::resolve;
 use super::{Authors, AuthorsOptions};
 use crate::Error;
 use crate::config::load::Given;
+use crate::config::names::class_names;
 use crate::config::schema::{DataKind, Mode};
-use crate::data::names::class_names;
 
 /// Training images of VOC 2012 (augmented) and of Cityscapes: written into their loaders.
 const VOC_IMAGES: u64 = 10_582;

@@ -10,9 +10,7 @@ mod keys;
 mod map;
 mod paths;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::load::Given;
 use super::schema::Mode;
@@ -48,9 +46,12 @@ pub struct Authors {
     pub backbone: Option<String>,
 }
 
+#[cfg(feature = "cli")]
 impl Authors {
     /// Writes notes and warnings to the log, each once a process however often the file is read.
     pub fn log(&self) {
+        use std::collections::BTreeSet;
+        use std::sync::{Mutex, PoisonError};
         static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
         for note in self.notes.iter().filter(|n| said.insert(n.to_string())) {

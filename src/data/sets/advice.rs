@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::discover::{Found, lists_of};
 use super::survey::Survey;
 use crate::config::Config;
+use crate::config::names::class_names;
 use crate::config::schema::{DataKind, LabelEncoding};
-use crate::data::names::class_names;
 
 /// Smallest crop that is proposed, pixels.
 const LEAST_CROP: usize = 33;

@@ -1,6 +1,6 @@
 //! Class names of the public datasets, for tables.
 
-use crate::config::schema::DataKind;
+use super::schema::DataKind;
 
 const VOC: [&str; 21] = [
     "background",
