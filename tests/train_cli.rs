@@ -110,13 +110,7 @@ fn the_demo_leaves_two_runs_and_a_picture() {
 fn a_page_shows_the_demos_runs_and_a_picture_what_the_teacher_makes_of_an_image() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("demo");
-    // Three ranks are few: every one may be a negative.
-    let sets = [
-        "--set",
-        "method.low_rank=0",
-        "--set",
-        "train.tensorboard=false",
-    ];
+    let sets = ["--set", "train.tensorboard=false"];
     assert!(train(&out, &sets).output().unwrap().status.success());
     assert!(!out.join("u2pl").join(events::FILE).exists());
     let sheet = |run: &str| {

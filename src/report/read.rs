@@ -127,18 +127,22 @@ struct ValLine {
     iou: Vec<Option<f64>>,
 }
 
+const MADE: &str = "name folders that `u2pl-engine train` made";
+
 /// The run folders that `paths` mean: themselves, or where one holds runs and is none itself (the
 /// demo's), those.
 ///
 /// # Errors
-/// [`Error::Input`] for a path that is neither, [`Error::Io`] for one that cannot be listed.
+/// [`Error::Input`] for a path that is neither.
 pub fn folders(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = Vec::new();
     for path in paths {
         let mut runs = vec![path.clone()];
         if !is_run(path) {
-            let entries =
-                std::fs::read_dir(path).map_err(|e| Error::io(path, "read the run folder", e))?;
+            let entries = std::fs::read_dir(path).map_err(|e| {
+                let problem = format!("cannot be read as a run folder: {e}");
+                Error::input(path.display().to_string(), problem, MADE)
+            })?;
             runs = entries.filter_map(|e| Some(e.ok()?.path())).collect();
             runs.retain(|p| is_run(p));
             runs.sort();
@@ -147,7 +151,7 @@ pub fn folders(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             return Err(Error::input(
                 path.display().to_string(),
                 "is no run folder: there is no metrics.jsonl in it or in a folder of it",
-                "name folders that `u2pl-engine train` made",
+                MADE,
             ));
         }
         found.extend(runs);
