@@ -142,7 +142,11 @@ fn options_that_make_no_sense() {
     refuse(&|o| o.tile_overlap = 16, &["tile_overlap"]);
     refuse(&|o| o.callers = 0, &["callers"]);
     refuse(&|o| o.shapes = 0, &["shapes"]);
-    refuse(&|o| o.config = c"/nowhere.yaml".as_ptr(), &["nowhere.yaml"]);
+    let mut nowhere = defaults();
+    nowhere.config = c"/nowhere.yaml".as_ptr();
+    let (found, handle) = try_open(opened.run.path(), &nowhere);
+    refused(found, IO, &["nowhere.yaml"]);
+    assert!(handle.is_null());
 
     let (options, mut handle) = (defaults(), null_mut());
     let path = CString::new(opened.run.path().to_str().unwrap()).unwrap();
