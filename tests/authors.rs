@@ -1,5 +1,6 @@
 //! Configurations in the authors' format: what every key becomes, and what each mistake is answered
 //! with. The files here are written for these tests, in that format.
+#![cfg(feature = "cli")]
 
 use std::fs;
 use std::path::Path;

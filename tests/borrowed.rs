@@ -19,16 +19,17 @@ const H: usize = 37;
 const W: usize = 45;
 
 /// The devices that a machine without a GPU has.
+#[cfg(not(feature = "simt"))]
 fn devices(math: MathMode) -> Vec<Arc<dyn Device>> {
+    vec![Arc::new(CpuDevice::with_precision(2, math).unwrap())]
+}
+
+#[cfg(feature = "simt")]
+fn devices(math: MathMode) -> Vec<Arc<dyn Device>> {
+    use u2pl_engine::device::gpu::{GpuDevice, simt};
     let cpu = CpuDevice::with_precision(2, math).unwrap();
-    let mut devices: Vec<Arc<dyn Device>> = vec![Arc::new(cpu)];
-    #[cfg(feature = "simt")]
-    {
-        use u2pl_engine::device::gpu::{GpuDevice, simt};
-        let simt = GpuDevice::simt(simt::Options::default(), math).unwrap();
-        devices.push(Arc::new(simt));
-    }
-    devices
+    let simt = GpuDevice::simt(simt::Options::default(), math).unwrap();
+    vec![Arc::new(cpu), Arc::new(simt)]
 }
 
 fn segmenter(device: &Arc<dyn Device>, options: Options) -> Segmenter {

@@ -18,15 +18,16 @@ use u2pl_engine::infer::{Channels, Image, MapTensors, Options, Samples, Segmenta
 const H: usize = 33;
 const W: usize = 41;
 
+#[cfg(not(feature = "simt"))]
 fn devices() -> Vec<Arc<dyn Device>> {
-    let mut devices: Vec<Arc<dyn Device>> = vec![Arc::new(CpuDevice::new(2).unwrap())];
-    #[cfg(feature = "simt")]
-    {
-        use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt};
-        let simt = GpuDevice::simt(simt::Options::default(), MathMode::Fp32).unwrap();
-        devices.push(Arc::new(simt));
-    }
-    devices
+    vec![Arc::new(CpuDevice::new(2).unwrap())]
+}
+
+#[cfg(feature = "simt")]
+fn devices() -> Vec<Arc<dyn Device>> {
+    use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt};
+    let simt = GpuDevice::simt(simt::Options::default(), MathMode::Fp32).unwrap();
+    vec![Arc::new(CpuDevice::new(2).unwrap()), Arc::new(simt)]
 }
 
 fn segmenter(device: &Arc<dyn Device>) -> Segmenter {

@@ -1,5 +1,6 @@
 //! A step of several micro-batches: the weights move by the mean of their gradients, as one batch
 //! moves them where batch norm sees the same statistics, and a run goes on as if never stopped.
+#![cfg(feature = "cli")]
 
 use std::path::Path;
 use std::sync::Arc;

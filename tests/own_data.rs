@@ -1,5 +1,6 @@
 //! Data of one's own: lists from any editor, folders without masks, remapped labels, `split` and
 //! `dataset check`.
+#![cfg(feature = "cli")]
 
 use std::collections::BTreeSet;
 use std::fs;
