@@ -35,7 +35,8 @@ impl Reader {
         let io = |e| Error::io(path, "read the weights", e);
         let disk = Disk::open(path).map_err(io)?;
         let prefix = disk.up_to(0, pth::PREFIX).map_err(io)?;
-        let format = match Archive::recognises(&prefix) {
+        let pth = !Safetensors::recognises(&prefix) && Archive::recognises(&prefix);
+        let format = match pth {
             true => Format::Pth(Archive::new(path, disk)?),
             false => Format::Safetensors(Safetensors::new(path, disk)?),
         };

@@ -21,6 +21,11 @@ pub(super) struct Safetensors {
 }
 
 impl Safetensors {
+    /// Whether a file that begins with `prefix` may be one.
+    pub(super) fn recognises(prefix: &[u8]) -> bool {
+        header_length(prefix).is_some()
+    }
+
     /// Checks the header of an open file against its size.
     ///
     /// # Errors
