@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use super::fault::{Fault, Outcome, TENSORS_ALONE, shown};
+use super::fault::{Fault, Outcome, shown};
 use super::globals::{self, Global, NumpyType};
 use super::objects::{Form, StorageRef};
 use super::strided::Strided;
@@ -379,10 +379,7 @@ impl Machine<'_> {
             Some(global) => self.push(Node::Global(global)),
             None => {
                 let name = shown(&format!("{module}.{name}"));
-                Err(Fault::Bad {
-                    problem: format!("{} asks for {name}, which tensors do not need", self.here()),
-                    mend: TENSORS_ALONE,
-                })
+                Err(self.foreign(format!("asks for {name}, which tensors do not need")))
             }
         }
     }
