@@ -94,7 +94,10 @@ fn there_and_back_changes_nothing() {
     let file = |name: String| folder.path().join(name);
     for name in FILES {
         let first = file(format!("{name}.1.safetensors"));
-        let (ours, second) = (file(format!("{name}.pth")), file(format!("{name}.2.safetensors")));
+        let (ours, second) = (
+            file(format!("{name}.pth")),
+            file(format!("{name}.2.safetensors")),
+        );
         let again = file(format!("{name}.again.pth"));
         convert(&pth(name), &first).unwrap();
         convert(&first, &ours).unwrap();
@@ -151,7 +154,13 @@ fn what_surrounds_the_tensors_is_kept() {
 #[test]
 fn an_old_backbone_has_its_names_and_shapes() {
     let file = Reader::open(&pth("backbone_tar")).unwrap();
-    let names = ["conv1.weight", "bn1.weight", "bn1.running_mean", "fc.weight", "steps"];
+    let names = [
+        "conv1.weight",
+        "bn1.weight",
+        "bn1.running_mean",
+        "fc.weight",
+        "steps",
+    ];
     assert_eq!(file.names(), names);
     assert_eq!(file.shape("conv1.weight"), Some(&[4, 3, 3, 3][..]));
     assert_eq!(file.shape("fc.weight"), Some(&[6, 5][..]));
@@ -161,7 +170,10 @@ fn an_old_backbone_has_its_names_and_shapes() {
 #[test]
 fn the_archive_is_laid_out_as_pytorch_does() {
     let folder = TempDir::new().unwrap();
-    let (middle, ours) = (folder.path().join("w.safetensors"), folder.path().join("w.pth"));
+    let (middle, ours) = (
+        folder.path().join("w.safetensors"),
+        folder.path().join("w.pth"),
+    );
     convert(&pth("checkpoint"), &middle).unwrap();
     convert(&middle, &ours).unwrap();
     let bytes = fs::read(&ours).unwrap();
@@ -182,10 +194,16 @@ fn the_archive_is_laid_out_as_pytorch_does() {
 fn a_file_of_other_software_becomes_a_state_dict() {
     use safetensors::tensor::{Dtype, TensorView, serialize};
     let folder = TempDir::new().unwrap();
-    let (plain, out) = (folder.path().join("w.safetensors"), folder.path().join("w.pth"));
+    let (plain, out) = (
+        folder.path().join("w.safetensors"),
+        folder.path().join("w.pth"),
+    );
     let data = [1u8, 2, 3, 4, 5, 6, 7, 8];
     let view = |dtype, shape: &[usize]| TensorView::new(dtype, shape.to_vec(), &data).unwrap();
-    let views = [("a.weight", view(Dtype::F32, &[2])), ("a.bias", view(Dtype::U32, &[1, 2]))];
+    let views = [
+        ("a.weight", view(Dtype::F32, &[2])),
+        ("a.bias", view(Dtype::U32, &[1, 2])),
+    ];
     let format = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
     fs::write(&plain, serialize(views, Some(format)).unwrap()).unwrap();
     let converted = convert(&plain, &out).unwrap();
@@ -194,26 +212,48 @@ fn a_file_of_other_software_becomes_a_state_dict() {
     let mut names = file.names();
     names.sort();
     assert_eq!(names, ["a.bias", "a.weight"]);
-    assert_eq!(file.tensor::<u32>("a.bias").unwrap(), [0x0403_0201, 0x0807_0605]);
+    assert_eq!(
+        file.tensor::<u32>("a.bias").unwrap(),
+        [0x0403_0201, 0x0807_0605]
+    );
 
-    let views = [("odd", TensorView::new(Dtype::F8_E4M3, vec![8], &data).unwrap())];
+    let views = [(
+        "odd",
+        TensorView::new(Dtype::F8_E4M3, vec![8], &data).unwrap(),
+    )];
     fs::write(&plain, serialize(views, None).unwrap()).unwrap();
     let text = convert(&plain, &out).unwrap_err().to_string();
-    assert!(text.contains("w.safetensors: odd is stored as F8_E4M3"), "{text}");
+    assert!(
+        text.contains("w.safetensors: odd is stored as F8_E4M3"),
+        "{text}"
+    );
 }
 
 #[test]
 fn the_ending_says_what_to_write() {
     let folder = TempDir::new().unwrap();
-    let text = convert(&pth("alone"), &folder.path().join("w.onnx")).unwrap_err().to_string();
+    let text = convert(&pth("alone"), &folder.path().join("w.onnx"))
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("w.onnx: does not say which format"), "{text}");
-    let text = convert(Path::new("absent.pth"), Path::new("w.pth")).unwrap_err().to_string();
-    assert!(text.contains("absent.pth: cannot read the weights"), "{text}");
+    let text = convert(Path::new("absent.pth"), Path::new("w.pth"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("absent.pth: cannot read the weights"),
+        "{text}"
+    );
     // An old file in the format of today.
     let new = folder.path().join("new.pt");
     convert(&pth("backbone_tar"), &new).unwrap();
-    let (old, new) = (Reader::open(&pth("backbone_tar")).unwrap(), Reader::open(&new).unwrap());
+    let (old, new) = (
+        Reader::open(&pth("backbone_tar")).unwrap(),
+        Reader::open(&new).unwrap(),
+    );
     assert_eq!(old.names(), new.names());
-    assert_eq!(old.floats("fc.weight").unwrap(), new.floats("fc.weight").unwrap());
+    assert_eq!(
+        old.floats("fc.weight").unwrap(),
+        new.floats("fc.weight").unwrap()
+    );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -93,16 +93,28 @@ fn nothing_is_run() {
     let call = |function: &[u8]| [function, &command, b"\x85R"].concat();
     let line = scratch.pickle(&call(b"cos\nsystem\n"), "asks for os.system");
     assert!(line.contains("w/data.pkl, byte 2:"), "{line}");
-    assert!(line.contains("torch.save(model.state_dict(), FILE)"), "{line}");
+    assert!(
+        line.contains("torch.save(model.state_dict(), FILE)"),
+        "{line}"
+    );
     scratch.pickle(&call(b"cposix\nsystem\n"), "asks for posix.system");
     scratch.pickle(&call(b"cbuiltins\neval\n"), "asks for builtins.eval");
     scratch.pickle(&call(b"csubprocess\nPopen\n"), "asks for subprocess.Popen");
     scratch.pickle(&call(b"ctorch\nload\n"), "asks for torch.load");
-    scratch.pickle(&call(b"ctorch.storage\n_load_from_bytes\n"), "asks for torch.storage._load");
+    scratch.pickle(
+        &call(b"ctorch.storage\n_load_from_bytes\n"),
+        "asks for torch.storage._load",
+    );
     let stacked = [&text("os")[..], &text("system"), b"\x93"].concat();
     scratch.pickle(&call(&stacked), "asks for os.system");
     // Behind a good tensor, and in the other formats' pickles.
-    let behind = [b"(", &tensor("0", 4, 0, &[4], &[1])[..], &call(b"cos\nsystem\n"), b"t"].concat();
+    let behind = [
+        b"(",
+        &tensor("0", 4, 0, &[4], &[1])[..],
+        &call(b"cos\nsystem\n"),
+        b"t",
+    ]
+    .concat();
     scratch.pickle(&behind, "asks for os.system");
     let stream = [
         &golden("checkpoint_stream")[..0x87],
@@ -127,7 +139,10 @@ fn nothing_is_run() {
 fn pickles_that_are_none() {
     let scratch = Scratch::new();
     for (value, why) in [
-        (&b""[..], "byte 2: the pickle takes a value where there is none"),
+        (
+            &b""[..],
+            "byte 2: the pickle takes a value where there is none",
+        ),
         (b"t", "collects values without a mark"),
         (b"(\x85", "takes a value where there is none"),
         (b"h\x05", "recalls value 5, never kept"),
@@ -135,29 +150,59 @@ fn pickles_that_are_none() {
         (b"}(Nu", "fills what is no container"),
         (b"]NNs", "fills what is no container"),
         (b"NN\x85R", "a call of what is no function"),
-        (b"ccollections\nOrderedDict\nN\x85R", "an OrderedDict of what is no list"),
-        (b"ctorch\nFloatStorage\n)R", "of other arguments than its own"),
-        (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "of other arguments than its own"),
-        (b"ctorch._utils\n_rebuild_parameter\nN\x85R", "of other arguments than its own"),
+        (
+            b"ccollections\nOrderedDict\nN\x85R",
+            "an OrderedDict of what is no list",
+        ),
+        (
+            b"ctorch\nFloatStorage\n)R",
+            "of other arguments than its own",
+        ),
+        (
+            b"ctorch._utils\n_rebuild_tensor_v2\n)R",
+            "of other arguments than its own",
+        ),
+        (
+            b"ctorch._utils\n_rebuild_parameter\nN\x85R",
+            "of other arguments than its own",
+        ),
         (b"NQ", "a reference that is no storage"),
         (b"X\x02\0\0\0\xff\xfe", "text that is not UTF-8"),
         (b"X\xff\xff\xff\xff", "the pickle ends in the middle"),
-        (b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff", "the pickle ends in the middle"),
+        (
+            b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff",
+            "the pickle ends in the middle",
+        ),
         (b"c", "the pickle ends in the middle"),
         (b"\xff", "opcode 0xff (unknown)"),
         (b"\x8a\xff", "an integer of 255 bytes"),
         (b"}}b", "an object with a state of its own"),
-        (b"ctorch\nfloat32\n", "a function or type instead of a value"),
+        (
+            b"ctorch\nfloat32\n",
+            "a function or type instead of a value",
+        ),
         (b"C\x01a", "bytes that are no tensor"),
-        (b"\x8a\x09\0\0\0\0\0\0\0\0\x01", "the integer 18446744073709551616"),
+        (
+            b"\x8a\x09\0\0\0\0\0\0\0\0\x01",
+            "the integer 18446744073709551616",
+        ),
         (b"}N}s", "keys that are neither text nor integers"),
-        (b"cnumpy\ndtype\nX\x02\0\0\0O8\x85R", "a NumPy value of type O8"),
-        (b"ctorch\nComplexFloatStorage\n", "asks for torch.ComplexFloatStorage"),
+        (
+            b"cnumpy\ndtype\nX\x02\0\0\0O8\x85R",
+            "a NumPy value of type O8",
+        ),
+        (
+            b"ctorch\nComplexFloatStorage\n",
+            "asks for torch.ComplexFloatStorage",
+        ),
     ] {
         scratch.pickle(value, why);
     }
     let scratch = Scratch::new();
-    scratch.refused(&pth(b"\x80\x02N", &[]), "byte 3: the pickle ends in the middle");
+    scratch.refused(
+        &pth(b"\x80\x02N", &[]),
+        "byte 3: the pickle ends in the middle",
+    );
     scratch.refused(&pth(b"\x80\x02N.N", &[]), "1 bytes after its end");
     scratch.refused(&pth(b"", &[]), "byte 0: the pickle ends in the middle");
 }
@@ -178,7 +223,9 @@ fn numbers_of_numpy_need_their_order_and_size() {
         ]
         .concat()
     };
-    scratch.read(&pth(&pickle(&number("<", &[0; 8])), &[])).unwrap();
+    scratch
+        .read(&pth(&pickle(&number("<", &[0; 8])), &[]))
+        .unwrap();
     scratch.pickle(&number(">", &[0; 8]), "not little-endian");
     scratch.pickle(&number("<", &[0; 7]), "of the wrong size");
 }
@@ -196,7 +243,14 @@ fn bombs() {
     scratch.pickle(&laughs, "values");
     // The same text in a thousand places.
     let long = "x".repeat(1 << 17);
-    let mut copies = [&b"("[..], b"X", &(long.len() as u32).to_le_bytes(), long.as_bytes(), b"q\x00"].concat();
+    let mut copies = [
+        &b"("[..],
+        b"X",
+        &(long.len() as u32).to_le_bytes(),
+        long.as_bytes(),
+        b"q\x00",
+    ]
+    .concat();
     copies.extend(b"h\x00".repeat(1000));
     copies.push(b't');
     scratch.pickle(&copies, "bytes of text");
@@ -209,37 +263,87 @@ fn bombs() {
     scratch.pickle(&pairs, "more than 4194304 values");
     // Marks and references without end.
     scratch.pickle(&vec![b'('; 5 << 20], "more than 4194304 values");
-    scratch.pickle(&[b"Nq\x00", &b"h\x00".repeat(5 << 20)[..]].concat(), "more than 4194304 values");
+    scratch.pickle(
+        &[b"Nq\x00", &b"h\x00".repeat(5 << 20)[..]].concat(),
+        "more than 4194304 values",
+    );
     scratch.pickle(&vec![b'N'; 17 << 20], "a pickle of more than 16 MiB");
     // One element stretched over more memory than there is, and over more than the file is worth.
-    scratch.pickle(&tensor("0", 4, 0, &[1 << 40], &[0]), "unfold to 4398046511104 bytes");
-    scratch.pickle(&tensor("0", 4, 0, &[1 << 30, 1 << 30], &[0, 0]), "unfold to");
-    scratch.pickle(&tensor("0", 4, 0, &[i64::MAX, i64::MAX], &[0, 0]), "impossible size");
-    let many = [b"(", &tensor("0", 4, 0, &[1 << 22], &[0])[..], b"q\x00", &b"h\x00".repeat(100), b"t"];
+    scratch.pickle(
+        &tensor("0", 4, 0, &[1 << 40], &[0]),
+        "unfold to 4398046511104 bytes",
+    );
+    scratch.pickle(
+        &tensor("0", 4, 0, &[1 << 30, 1 << 30], &[0, 0]),
+        "unfold to",
+    );
+    scratch.pickle(
+        &tensor("0", 4, 0, &[i64::MAX, i64::MAX], &[0, 0]),
+        "impossible size",
+    );
+    let many = [
+        b"(",
+        &tensor("0", 4, 0, &[1 << 22], &[0])[..],
+        b"q\x00",
+        &b"h\x00".repeat(100),
+        b"t",
+    ];
     scratch.pickle(&many.concat(), "unfold to");
-    scratch.read(&pth(&pickle(&tensor("0", 4, 0, &[1 << 20], &[0])), &[&[0; 16]])).unwrap();
+    scratch
+        .read(&pth(
+            &pickle(&tensor("0", 4, 0, &[1 << 20], &[0])),
+            &[&[0; 16]],
+        ))
+        .unwrap();
     // Sizes that only the file's words claim.
-    scratch.pickle(&tensor("0", 1 << 60, 0, &[1 << 60], &[1]), "has 16 bytes where its tensors want");
-    scratch.pickle(&tensor("0", i64::MAX, 0, &[4], &[1]), "a storage of 9223372036854775807 elements");
+    scratch.pickle(
+        &tensor("0", 1 << 60, 0, &[1 << 60], &[1]),
+        "has 16 bytes where its tensors want",
+    );
+    scratch.pickle(
+        &tensor("0", i64::MAX, 0, &[4], &[1]),
+        "a storage of 9223372036854775807 elements",
+    );
 }
 
 #[test]
 fn tensors_that_do_not_fit() {
     let scratch = Scratch::new();
     for (value, why) in [
-        (tensor("0", 4, 1, &[4], &[1]), "reaches beyond its storage of 16 bytes"),
-        (tensor("0", 4, 0, &[2, 2], &[3, 1]), "reaches beyond its storage"),
+        (
+            tensor("0", 4, 1, &[4], &[1]),
+            "reaches beyond its storage of 16 bytes",
+        ),
+        (
+            tensor("0", 4, 0, &[2, 2], &[3, 1]),
+            "reaches beyond its storage",
+        ),
         (tensor("0", 4, -1, &[4], &[1]), "a size of -1"),
         (tensor("0", 4, 0, &[4], &[-1]), "a size of -1"),
         (tensor("0", 4, 0, &[2, 2], &[1]), "2 sizes and 1 strides"),
         (tensor("0", 4, i64::MAX, &[1], &[1]), "reaches beyond"),
-        (tensor("0", 4, 0, &[1; 40], &[1; 40]), "a tensor of 40 dimensions"),
-        (tensor("0", 3, 0, &[3], &[1]), "w/data/0: has 16 bytes where its tensors want 12"),
+        (
+            tensor("0", 4, 0, &[1; 40], &[1; 40]),
+            "a tensor of 40 dimensions",
+        ),
+        (
+            tensor("0", 3, 0, &[3], &[1]),
+            "w/data/0: has 16 bytes where its tensors want 12",
+        ),
         (tensor("1", 4, 0, &[4], &[1]), "w/data/1: is missing"),
-        (tensor("../../etc/passwd", 4, 0, &[4], &[1]), "a storage under the name ../../etc/passwd"),
+        (
+            tensor("../../etc/passwd", 4, 0, &[4], &[1]),
+            "a storage under the name ../../etc/passwd",
+        ),
         (tensor("", 4, 0, &[4], &[1]), "a storage under the name"),
         (
-            [b"(", &tensor("0", 4, 0, &[1], &[1])[..], &tensor("0", 2, 0, &[1], &[1]), b"t"].concat(),
+            [
+                b"(",
+                &tensor("0", 4, 0, &[1], &[1])[..],
+                &tensor("0", 2, 0, &[1], &[1]),
+                b"t",
+            ]
+            .concat(),
             "storage 0 of 16 bytes, and of 8",
         ),
     ] {
@@ -282,7 +386,15 @@ fn archives_that_are_none() {
     let storage = entry("w/data/0", &[0; 16]);
     let with = |extra: Entry| zip(&[data.clone(), storage.clone(), extra]);
     scratch.read(&with(entry("w/version", b"3\n"))).unwrap();
-    for name in ["../x", "w/../../x", "/etc/passwd", "w\\x", "w/\0", "w/./x", ""] {
+    for name in [
+        "../x",
+        "w/../../x",
+        "/etc/passwd",
+        "w\\x",
+        "w/\0",
+        "w/./x",
+        "",
+    ] {
         let line = scratch.refused(&with(entry(name, b"")), "names a record");
         assert!(line.contains("do not trust this file"), "{line}");
     }
@@ -291,7 +403,10 @@ fn archives_that_are_none() {
     scratch.refused(&zip(&[entry("readme", b"hello")]), "not a PyTorch file");
     scratch.refused(&with(entry("w/constants.pkl", b"")), "TorchScript");
     scratch.refused(&with(entry("w/byteorder", b"big")), "big-endian");
-    scratch.refused(&with(entry("w/byteorder", b"middle")), "neither little nor big");
+    scratch.refused(
+        &with(entry("w/byteorder", b"middle")),
+        "neither little nor big",
+    );
     let wrong = |change: &dyn Fn(&mut Entry)| {
         let mut storage = storage.clone();
         change(&mut storage);
@@ -303,10 +418,19 @@ fn archives_that_are_none() {
     scratch.refused(&wrong(&|e| e.len = Some(17)), "beyond the file");
     scratch.refused(&wrong(&|e| e.len = Some(u32::MAX)), "beyond the file");
     scratch.refused(&wrong(&|e| e.len = Some(u32::MAX - 1)), "beyond the file");
-    scratch.refused(&wrong(&|e| e.len = Some(12)), "has 12 bytes where its tensors want 16");
+    scratch.refused(
+        &wrong(&|e| e.len = Some(12)),
+        "has 12 bytes where its tensors want 16",
+    );
     scratch.refused(&wrong(&|e| e.header = Some(1 << 30)), "beyond the file");
-    scratch.refused(&wrong(&|e| e.header = Some(0)), "disagrees with the header of w/data/0");
-    scratch.refused(&wrong(&|e| e.local_name = Some("w/data/1".into())), "disagrees with the header");
+    scratch.refused(
+        &wrong(&|e| e.header = Some(0)),
+        "disagrees with the header of w/data/0",
+    );
+    scratch.refused(
+        &wrong(&|e| e.local_name = Some("w/data/1".into())),
+        "disagrees with the header",
+    );
     // Two lines of the directory for the same bytes.
     let mut other = entry("w/data/1", &[0; 16]);
     other.header = Some(zip(&[data.clone()]).len() as u32 - 22 - 46 - 10);
@@ -341,7 +465,10 @@ fn other_formats_that_are_none() {
     big[at + 15] = 0x89;
     scratch.refused(&big, "big-endian");
     scratch.refused(&pickle(&int(5)), "does not begin as torch.save begins one");
-    scratch.refused(&[&stream[..], b"tail"].concat(), "4 bytes after the last storage");
+    scratch.refused(
+        &[&stream[..], b"tail"].concat(),
+        "4 bytes after the last storage",
+    );
     let tar = golden("backbone_tar");
     let mut renamed = tar.clone();
     renamed[0] = b'x';
@@ -355,24 +482,43 @@ fn other_formats_that_are_none() {
 #[test]
 fn a_note_that_does_not_fit_its_file() {
     let scratch = Scratch::new();
-    let (plain, out) = (scratch.folder.path().join("w.pth.safetensors"), scratch.path());
-    for note in ["nonsense", "{\"dict\": [[\"b\", {\"tensor\": true}]]}", "[]"] {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![1], &[7]).unwrap();
+    let (plain, out) = (
+        scratch.folder.path().join("w.pth.safetensors"),
+        scratch.path(),
+    );
+    for note in [
+        "nonsense",
+        "{\"dict\": [[\"b\", {\"tensor\": true}]]}",
+        "[]",
+    ] {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![1], &[7]).unwrap();
         let meta = std::collections::HashMap::from([("pytorch".to_string(), note.to_string())]);
         let bytes = safetensors::tensor::serialize([("a", view)], Some(meta)).unwrap();
         fs::write(&plain, bytes).unwrap();
         let line = convert(&plain, &out).unwrap_err().to_string();
-        assert!(line.contains("metadata pytorch does not describe the tensors"), "{line}");
+        assert!(
+            line.contains("metadata pytorch does not describe the tensors"),
+            "{line}"
+        );
     }
 }
 
 #[test]
 fn every_truncation_is_noticed() {
     let scratch = Scratch::new();
-    for name in ["alone", "strides", "unchecked", "kinds_stream", "strides_stream"] {
+    for name in [
+        "alone",
+        "strides",
+        "unchecked",
+        "kinds_stream",
+        "strides_stream",
+    ] {
         let whole = golden(name);
         for len in 0..whole.len() {
-            scratch.read(&whole[..len]).expect_err(&format!("{name} cut at {len}"));
+            scratch
+                .read(&whole[..len])
+                .expect_err(&format!("{name} cut at {len}"));
         }
     }
     // A tar archive ends in padding.
@@ -449,10 +595,25 @@ impl Random {
             0 => bytes[at] ^= 1 << self.below(8),
             1 => bytes[at] = self.below(256) as u8,
             // An opcode.
-            2 => bytes[at] = self.pick(b"(.0KMJGXUCtq)}]NRbQhjaesucd\x80\x81\x85\x86\x87\x88\x8a\x8c\x93\x94"),
+            2 => {
+                bytes[at] = self
+                    .pick(b"(.0KMJGXUCtq)}]NRbQhjaesucd\x80\x81\x85\x86\x87\x88\x8a\x8c\x93\x94")
+            }
             // A number, at the edges of what its type holds.
             3 | 4 => {
-                let value = self.pick(&[0, 1, 2, 127, 255, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, u64::MAX >> 1, u64::MAX]);
+                let value = self.pick(&[
+                    0,
+                    1,
+                    2,
+                    127,
+                    255,
+                    0xffff,
+                    0x7fff_ffff,
+                    0xffff_ffff,
+                    1 << 40,
+                    u64::MAX >> 1,
+                    u64::MAX,
+                ]);
                 let len = self.pick(&[1usize, 2, 4, 8]).min(room);
                 bytes[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
             }
@@ -478,7 +639,10 @@ impl Random {
 /// The records of a sound archive, from its directory.
 fn unpack(bytes: &[u8]) -> Vec<Entry> {
     let word = |at: usize, n: usize| {
-        bytes[at..at + n].iter().rev().fold(0usize, |v, &b| v << 8 | usize::from(b))
+        bytes[at..at + n]
+            .iter()
+            .rev()
+            .fold(0usize, |v, &b| v << 8 | usize::from(b))
     };
     let end = bytes.len() - 22;
     let (count, mut at) = (word(end + 10, 2), word(end + 16, 4));
@@ -497,12 +661,27 @@ fn unpack(bytes: &[u8]) -> Vec<Entry> {
 fn mutated_files_never_panic() {
     let setting = |name: &str, default: u64| {
         let text = std::env::var(name).ok();
-        text.map_or(default, |t| t.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+        text.map_or(default, |t| {
+            t.parse().unwrap_or_else(|_| panic!("{name} is no number"))
+        })
     };
     let runs = setting("U2PL_PTH_FUZZ_RUNS", 3000);
     let mut random = Random(setting("U2PL_PTH_FUZZ_SEED", 1));
-    let archives = ["kinds", "strides", "checkpoint", "things", "protocol4", "protocol5", "unchecked"];
-    let others = ["kinds_stream", "strides_stream", "checkpoint_stream", "backbone_tar"];
+    let archives = [
+        "kinds",
+        "strides",
+        "checkpoint",
+        "things",
+        "protocol4",
+        "protocol5",
+        "unchecked",
+    ];
+    let others = [
+        "kinds_stream",
+        "strides_stream",
+        "checkpoint_stream",
+        "backbone_tar",
+    ];
     let seeds: Vec<Vec<u8>> = archives.iter().chain(&others).map(|n| golden(n)).collect();
     let scratch = Scratch::new();
     let (mut read, mut refused) = (0u64, 0u64);
@@ -517,7 +696,11 @@ fn mutated_files_never_panic() {
             let mut entries = unpack(&bytes);
             for _ in 0..times {
                 // Mostly the pickle, which comes first.
-                let i = if random.below(4) > 0 { 0 } else { random.below(entries.len()) };
+                let i = if random.below(4) > 0 {
+                    0
+                } else {
+                    random.below(entries.len())
+                };
                 random.damage(&mut entries[i].data, other);
             }
             bytes = zip(&entries);
@@ -536,5 +719,8 @@ fn mutated_files_never_panic() {
         }
     }
     println!("{runs} files: {read} read, {refused} refused");
-    assert!(refused > runs / 4 && read > 0, "{read} read, {refused} refused");
+    assert!(
+        refused > runs / 4 && read > 0,
+        "{read} read, {refused} refused"
+    );
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::pth::{self, Key, Tensor, Value};
+use super::pth::{self, Key, Tensor, Value, shown};
 use super::reader::Reader;
 use super::writer::Writer;
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ fn to_pth(file: &Reader, names: Vec<String>, output: &Path) -> Result<Vec<String
         if !pth::holds(dtype) {
             return Err(Error::input(
                 file.path().display().to_string(),
-                format!("{name} is stored as {dtype}, which a .pth file of this program cannot hold"),
+                format!("{} is stored as {dtype}, which no .pth file of this program can hold", shown(name)),
                 "store it as F32",
             ));
         }

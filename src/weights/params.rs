@@ -1,6 +1,7 @@
 //! Networks in files: whose tensors to take, and what to say when they do not fit.
 
 use super::order::{disk_shape, from_disk};
+use super::pth::shown;
 use super::reader::Reader;
 use super::{STUDENT, TEACHER};
 use crate::device::elements;
@@ -240,7 +241,7 @@ fn check(file: &Reader, layout: &Layout, prefix: &str) -> Result<()> {
         let network = bare.starts_with("encoder.") || bare.starts_with("decoder.");
         if network && !bare.ends_with(".num_batches_tracked") && layout.get(bare).is_none() {
             let shape = file.shape(&name).unwrap_or_default();
-            differences.push(format!("{bare} {shape:?} is not in the network"));
+            differences.push(format!("{} {shape:?} is not in the network", shown(bare)));
         }
     }
     if differences.is_empty() {
@@ -263,7 +264,7 @@ fn mismatch(file: &Reader, differences: &[String]) -> Error {
 
 fn no_network(file: &Reader) -> Error {
     let names = file.names();
-    let first = names.first().map_or("nothing", String::as_str);
+    let first = names.first().map_or("nothing".into(), |name| shown(name));
     Error::input(
         file.path().display().to_string(),
         format!("has no tensor of this network (it begins with {first})"),

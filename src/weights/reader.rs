@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::disk::Disk;
-use super::pth::{self, Archive};
+use super::pth::{self, Archive, shown};
 use super::safe::Safetensors;
 use super::writer::Element;
 use crate::error::{Error, Result};
@@ -163,7 +163,7 @@ impl Reader {
     fn lacks(&self, name: &str) -> Error {
         Error::input(
             self.path.display().to_string(),
-            format!("has no {name}"),
+            format!("has no {}", shown(name)),
             "use a checkpoint that this program wrote",
         )
     }
@@ -171,7 +171,7 @@ impl Reader {
     fn wrong_type(&self, name: &str, dtype: Dtype) -> Error {
         Error::input(
             self.path.display().to_string(),
-            format!("{name} is stored as {dtype}"),
+            format!("{} is stored as {dtype}", shown(name)),
             "store it as F32",
         )
     }

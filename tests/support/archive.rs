@@ -34,7 +34,9 @@ pub fn entry(name: &str, data: &[u8]) -> Entry {
 /// CRC-32 of zip archives.
 pub fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, &byte: &u8| {
-        (0..8).fold(crc ^ u32::from(byte), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg()))
+        (0..8).fold(crc ^ u32::from(byte), |c, _| {
+            (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg())
+        })
     };
     !bytes.iter().fold(u32::MAX, step)
 }

@@ -36,7 +36,8 @@ use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 
-use fault::{Fault, Outcome, shown};
+pub(super) use fault::shown;
+use fault::{Fault, Outcome};
 pub(super) use dtype::holds;
 pub(super) use layout::engine_file;
 use machine::{MAX_PICKLE, Place, Unpickled, unpickle};
