@@ -38,7 +38,10 @@ pub struct Converted {
 /// a type that the other format lacks; [`Error::Io`] when the disk refuses. `output` is whole or as
 /// it was.
 pub fn convert(input: &Path, output: &Path) -> Result<Converted> {
-    let ending = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let ending = output
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
     let pth = match ending {
         "safetensors" => false,
         "pth" | "pt" => true,
@@ -86,7 +89,11 @@ fn to_safetensors(file: &Reader, names: &[String], output: &Path) -> Result<()> 
 
 fn metadata(file: &Reader) -> BTreeMap<String, String> {
     let keys = file.meta_keys().into_iter();
-    let pairs = keys.filter_map(|key| file.meta(&key).map(str::to_string).map(|value| (key, value)));
+    let pairs = keys.filter_map(|key| {
+        file.meta(&key)
+            .map(str::to_string)
+            .map(|value| (key, value))
+    });
     pairs.collect()
 }
 
@@ -109,7 +116,10 @@ fn to_pth(file: &Reader, names: Vec<String>, output: &Path) -> Result<Vec<String
         if !pth::holds(dtype) {
             return Err(Error::input(
                 file.path().display().to_string(),
-                format!("{} is stored as {dtype}, which no .pth file of this program can hold", shown(name)),
+                format!(
+                    "{} is stored as {dtype}, which no .pth file of this program can hold",
+                    shown(name)
+                ),
                 "store it as F32",
             ));
         }

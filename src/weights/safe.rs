@@ -70,7 +70,9 @@ impl Safetensors {
 
     /// Type and shape of a tensor.
     pub(super) fn info(&self, name: &str) -> Option<(Dtype, &[usize])> {
-        self.header.info(name).map(|i| (i.dtype, i.shape.as_slice()))
+        self.header
+            .info(name)
+            .map(|i| (i.dtype, i.shape.as_slice()))
     }
 
     /// Metadata string `key`.

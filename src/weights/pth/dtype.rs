@@ -12,12 +12,7 @@ struct Row {
     bytes: usize,
 }
 
-const fn row(
-    dtype: Dtype,
-    name: &'static str,
-    storage: Option<&'static str>,
-    bytes: usize,
-) -> Row {
+const fn row(dtype: Dtype, name: &'static str, storage: Option<&'static str>, bytes: usize) -> Row {
     Row {
         dtype,
         name,

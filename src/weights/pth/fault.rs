@@ -73,7 +73,11 @@ impl From<io::Error> for Fault {
 
 /// A name out of the file, as a message may show it: one line, no control characters, not long.
 pub(in crate::weights) fn shown(name: &str) -> String {
-    let mut text: String = name.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut text: String = name
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
     if name.chars().nth(SHOWN).is_some() {
         text.push('…');
     }

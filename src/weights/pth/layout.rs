@@ -78,9 +78,9 @@ pub(in crate::weights) fn engine_file(
     if let Some(best) = best {
         items.push((Key::Text(BEST.into()), Value::Float(f64::from_bits(best))));
     }
-    let meta = metadata.iter().map(|(key, value)| {
-        (Key::Text(key.clone()), Value::Text(value.clone()))
-    });
+    let meta = metadata
+        .iter()
+        .map(|(key, value)| (Key::Text(key.clone()), Value::Text(value.clone())));
     let meta = Value::Dict {
         ordered: false,
         items: meta.collect(),

@@ -148,8 +148,14 @@ impl Machine<'_> {
             0x88 => self.push(Node::Bool(true)),
             0x89 => self.push(Node::Bool(false)),
             b'K' => self.take().map(u8::from_le_bytes).and_then(|v| self.int(v)),
-            b'M' => self.take().map(u16::from_le_bytes).and_then(|v| self.int(v)),
-            b'J' => self.take().map(i32::from_le_bytes).and_then(|v| self.int(v)),
+            b'M' => self
+                .take()
+                .map(u16::from_le_bytes)
+                .and_then(|v| self.int(v)),
+            b'J' => self
+                .take()
+                .map(i32::from_le_bytes)
+                .and_then(|v| self.int(v)),
             0x8a => self.long(),
             b'G' => {
                 let value = f64::from_be_bytes(self.take()?);
@@ -167,7 +173,9 @@ impl Machine<'_> {
                 self.marks.push(self.stack.len());
                 Ok(())
             }
-            b't' => self.pop_mark().and_then(|items| self.push(Node::Tuple(items))),
+            b't' => self
+                .pop_mark()
+                .and_then(|items| self.push(Node::Tuple(items))),
             0x85..=0x87 => self.short_tuple(usize::from(op - 0x84)),
             b'a' | b'e' | b's' | b'u' => self.fill(op),
             b'q' | b'r' | 0x94 => self.remember(op),
@@ -385,7 +393,11 @@ impl Machine<'_> {
     }
 
     fn here(&self) -> String {
-        format!("{}, byte {}", self.place.name, self.place.base + self.op as u64)
+        format!(
+            "{}, byte {}",
+            self.place.name,
+            self.place.base + self.op as u64
+        )
     }
 
     /// A refusal: the pickle is no pickle.

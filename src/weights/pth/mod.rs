@@ -36,9 +36,9 @@ use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 
+pub(super) use dtype::holds;
 pub(super) use fault::shown;
 use fault::{Fault, Outcome};
-pub(super) use dtype::holds;
 pub(super) use layout::engine_file;
 use machine::{MAX_PICKLE, Place, Unpickled, unpickle};
 pub(super) use note::{from_note, to_note};
@@ -110,7 +110,10 @@ impl Archive {
         if total > most {
             return Err(Fault::foreign(
                 &name,
-                format!("its tensors unfold to {total} bytes, the file has {}", disk.len()),
+                format!(
+                    "its tensors unfold to {total} bytes, the file has {}",
+                    disk.len()
+                ),
             ));
         }
         let mut names = tree::names(&root)?;
@@ -164,7 +167,10 @@ impl Archive {
         let tensor = self.index.get(name).map(|&i| &self.tensors[i]);
         match tensor.filter(|t| t.bytes() == out.len()) {
             Some(tensor) => self.fill(tensor, out).map_err(|fault| fault.of(path)),
-            None => Err(Error::internal(format!("{name}: {} bytes asked for", out.len()))),
+            None => Err(Error::internal(format!(
+                "{name}: {} bytes asked for",
+                out.len()
+            ))),
         }
     }
 
@@ -213,7 +219,10 @@ fn verify(disk: &Disk, record: &Record, contents: Option<&[u8]>) -> Outcome<()> 
         return Ok(());
     }
     let (from, to) = (record.start, record.start + record.len);
-    Err(Fault::damaged(format!("bytes {from} to {to}"), "do not match their checksum"))
+    Err(Fault::damaged(
+        format!("bytes {from} to {to}"),
+        "do not match their checksum",
+    ))
 }
 
 /// The pickle of a zip archive, its storages in the order of its references, and its name.
@@ -222,7 +231,10 @@ fn read_zip(disk: &Disk) -> Outcome<(Unpickled, Vec<Record>, String)> {
     let root = top_folder(&records)?;
     let record = |name: &str| records.get(&format!("{root}/{name}"));
     if record("constants.pkl").is_some() {
-        return Err(Fault::foreign("the zip archive", "is a TorchScript program"));
+        return Err(Fault::foreign(
+            "the zip archive",
+            "is a TorchScript program",
+        ));
     }
     if let Some(order) = record("byteorder") {
         verify(disk, order, None)?;
@@ -255,9 +267,15 @@ fn read_zip(disk: &Disk) -> Outcome<(Unpickled, Vec<Record>, String)> {
             Some(record) if record.len == storage.bytes => Ok(record.clone()),
             Some(record) => Err(Fault::damaged(
                 format!("{root}/{key}"),
-                format!("has {} bytes where its tensors want {}", record.len, storage.bytes),
+                format!(
+                    "has {} bytes where its tensors want {}",
+                    record.len, storage.bytes
+                ),
             )),
-            None => Err(Fault::damaged(format!("{}/{key}", shown(root)), "is missing")),
+            None => Err(Fault::damaged(
+                format!("{}/{key}", shown(root)),
+                "is missing",
+            )),
         }
     });
     let storages = storages.collect::<Outcome<Vec<Record>>>()?;
@@ -266,7 +284,9 @@ fn read_zip(disk: &Disk) -> Outcome<(Unpickled, Vec<Record>, String)> {
 
 /// The folder that all records of an archive lie in, named after the file when it was written.
 fn top_folder(records: &Records) -> Outcome<&str> {
-    let data = records.keys().filter_map(|name| name.strip_suffix("/data.pkl"));
+    let data = records
+        .keys()
+        .filter_map(|name| name.strip_suffix("/data.pkl"));
     let mut folders: Vec<&str> = data.filter(|folder| !folder.contains('/')).collect();
     folders.sort_unstable();
     match folders.as_slice() {

@@ -109,7 +109,10 @@ mod tests {
     #[test]
     fn a_tree_comes_back() {
         let text = |t: &str| Key::Text(t.into());
-        let state = vec![(text("a.w"), Value::Tensor(0)), (text("b"), Value::Tensor(1))];
+        let state = vec![
+            (text("a.w"), Value::Tensor(0)),
+            (text("b"), Value::Tensor(1)),
+        ];
         let root = Value::Dict {
             ordered: false,
             items: vec![
@@ -123,7 +126,10 @@ mod tests {
                 (text("epoch"), Value::Int(-3)),
                 (text("best"), Value::Float(f64::NAN)),
                 (text("none"), Value::None),
-                (Key::Int(7), Value::Tuple(vec![Value::Bool(true), Value::Tensor(2)])),
+                (
+                    Key::Int(7),
+                    Value::Tuple(vec![Value::Bool(true), Value::Tensor(2)]),
+                ),
                 (text("list"), Value::List(vec![Value::Text("\"\n".into())])),
             ],
         };

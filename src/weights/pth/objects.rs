@@ -119,7 +119,11 @@ impl Machine<'_> {
     }
 
     /// A tensor on a storage. `kind` overrides the storage's type.
-    fn tensor(&mut self, [storage, offset, sizes, strides]: [Id; 4], kind: Option<Dtype>) -> Outcome<Node> {
+    fn tensor(
+        &mut self,
+        [storage, offset, sizes, strides]: [Id; 4],
+        kind: Option<Dtype>,
+    ) -> Outcome<Node> {
         let Node::Storage {
             storage,
             dtype,
@@ -171,7 +175,10 @@ impl Machine<'_> {
         match &self.nodes[code] {
             Node::Text(code) => match NumpyType::of(code) {
                 Some(kind) => Ok(Node::NumpyType(kind)),
-                None => Err(self.foreign(format!("a NumPy value of type {}", super::fault::shown(code)))),
+                None => Err(self.foreign(format!(
+                    "a NumPy value of type {}",
+                    super::fault::shown(code)
+                ))),
             },
             _ => Err(self.damaged("a NumPy type without a name")),
         }

@@ -112,7 +112,8 @@ impl Pickler<'_> {
             return;
         }
         let (module, function) = name;
-        self.out.extend(format!("c{module}\n{function}\n").as_bytes());
+        self.out
+            .extend(format!("c{module}\n{function}\n").as_bytes());
         // There are a dozen names in all.
         self.out.extend([b'q', self.memo.len() as u8]);
         self.memo.push(name);
@@ -137,10 +138,16 @@ impl Pickler<'_> {
         };
         let (shape, dtype) = (tensor.shape.clone(), tensor.dtype);
         let Some((name, storage)) = dtype::names(dtype) else {
-            return Err(Error::internal(format!("{dtype} is not a type of .pth files")));
+            return Err(Error::internal(format!(
+                "{dtype} is not a type of .pth files"
+            )));
         };
         let elements: usize = shape.iter().product();
-        self.name(if storage.is_some() { REBUILD } else { REBUILD_TYPED });
+        self.name(if storage.is_some() {
+            REBUILD
+        } else {
+            REBUILD_TYPED
+        });
         self.out.extend(b"((");
         self.text("storage")?;
         match storage {

@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 
-use crate::weights::disk::Disk;
 use super::fault::{Fault, Outcome};
 use super::machine::{MAX_PICKLE, Node, Place, Unpickled, unpickle};
 use super::objects::Form;
 use super::zip::Record;
+use crate::weights::disk::Disk;
 
 /// What the first pickle says.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
@@ -28,7 +28,12 @@ pub(super) fn read(disk: &Disk) -> Outcome<(Unpickled, Vec<Record>)> {
     };
     match pickles.next(&Form::Plain)?.value() {
         Node::Int(MAGIC) => {}
-        _ => return Err(Fault::foreign(PLACE, "does not begin as torch.save begins one")),
+        _ => {
+            return Err(Fault::foreign(
+                PLACE,
+                "does not begin as torch.save begins one",
+            ));
+        }
     }
     match pickles.next(&Form::Plain)?.value() {
         Node::Int(PROTOCOL) => {}
@@ -83,12 +88,19 @@ pub(super) fn big_endian() -> Fault {
 }
 
 /// Finds each storage that the checkpoint asks for; `at` is where the first begins.
-fn storages(disk: &Disk, pickle: &Unpickled, keys: &Unpickled, mut at: u64) -> Outcome<Vec<Record>> {
+fn storages(
+    disk: &Disk,
+    pickle: &Unpickled,
+    keys: &Unpickled,
+    mut at: u64,
+) -> Outcome<Vec<Record>> {
     let Node::List(order) = keys.value() else {
         return Err(Fault::damaged(PLACE, "has no list of storages"));
     };
-    let wanted: HashMap<&str, usize> =
-        (0..).zip(&pickle.storages).map(|(i, s)| (s.key.as_str(), i)).collect();
+    let wanted: HashMap<&str, usize> = (0..)
+        .zip(&pickle.storages)
+        .map(|(i, s)| (s.key.as_str(), i))
+        .collect();
     let mut places = vec![None; pickle.storages.len()];
     for &id in order {
         let found = match keys.node(id) {
@@ -96,14 +108,20 @@ fn storages(disk: &Disk, pickle: &Unpickled, keys: &Unpickled, mut at: u64) -> O
             _ => None,
         };
         let Some(index) = found.filter(|&i| places[i].is_none()) else {
-            return Err(Fault::damaged(PLACE, "lists a storage twice, or one of no tensor"));
+            return Err(Fault::damaged(
+                PLACE,
+                "lists a storage twice, or one of no tensor",
+            ));
         };
         let storage = &pickle.storages[index];
         let record = sized(disk, at, storage.element as u64, disk.len())?;
         if record.len != storage.bytes {
             return Err(Fault::damaged(
                 format!("storage {}, byte {at}", storage.key),
-                format!("has {} bytes where its tensors want {}", record.len, storage.bytes),
+                format!(
+                    "has {} bytes where its tensors want {}",
+                    record.len, storage.bytes
+                ),
             ));
         }
         at = record.start + record.len;
@@ -118,7 +136,10 @@ fn storages(disk: &Disk, pickle: &Unpickled, keys: &Unpickled, mut at: u64) -> O
     let missing = places.iter().position(Option::is_none);
     if let Some(i) = missing {
         let key = &pickle.storages[i].key;
-        return Err(Fault::damaged(PLACE, format!("does not hold storage {key}")));
+        return Err(Fault::damaged(
+            PLACE,
+            format!("does not hold storage {key}"),
+        ));
     }
     Ok(places.into_iter().flatten().collect())
 }
@@ -127,7 +148,10 @@ fn storages(disk: &Disk, pickle: &Unpickled, keys: &Unpickled, mut at: u64) -> O
 pub(super) fn sized(disk: &Disk, at: u64, element: u64, limit: u64) -> Outcome<Record> {
     let start = at.checked_add(8).filter(|&s| s <= limit);
     let Some(start) = start else {
-        return Err(Fault::damaged(format!("byte {at}"), "the file is truncated"));
+        return Err(Fault::damaged(
+            format!("byte {at}"),
+            "the file is truncated",
+        ));
     };
     let mut raw = [0; 8];
     disk.read(at, &mut raw)?;

@@ -14,7 +14,6 @@ use std::collections::HashMap;
 
 use safetensors::Dtype;
 
-use crate::weights::disk::Disk;
 use super::dtype;
 use super::fault::{Fault, Outcome, shown};
 use super::globals::Global;
@@ -23,6 +22,7 @@ use super::objects::Form;
 use super::stream::{little_endian, sized};
 use super::strided::{MAX_DIMS, Strided};
 use super::zip::Record;
+use crate::weights::disk::Disk;
 
 /// Bytes of a header, and the unit that contents are padded to.
 const BLOCK: u64 = 512;
@@ -59,7 +59,14 @@ pub(super) fn read(disk: &Disk) -> Outcome<(Unpickled, Vec<Record>)> {
     let member = |name: &'static str| {
         let found = members.get(name).copied();
         let missing = || Fault::damaged(name, "is not in the archive");
-        found.map(|m| Cursor { disk, name, at: m.start, end: m.end }).ok_or_else(missing)
+        found
+            .map(|m| Cursor {
+                disk,
+                name,
+                at: m.start,
+                end: m.end,
+            })
+            .ok_or_else(missing)
     };
     little_endian(&member("sys_info")?.pickle(MAX_LINE, &Form::Plain)?)?;
     let (parts, records) = storages(&mut member("storages")?)?;
@@ -84,7 +91,8 @@ fn members(disk: &Disk) -> Outcome<HashMap<String, Member>> {
         let len = octal(&head[124..136]).ok_or_else(broken)?;
         let start = at + BLOCK;
         let end = start.checked_add(len).filter(|&e| e <= disk.len());
-        let end = end.ok_or_else(|| Fault::damaged(format!("byte {at}"), "the file is truncated"))?;
+        let end =
+            end.ok_or_else(|| Fault::damaged(format!("byte {at}"), "the file is truncated"))?;
         let raw = head[..100].split(|&b| b == 0).next().unwrap_or_default();
         let name = String::from_utf8_lossy(raw).into_owned();
         let name = name.strip_prefix("./").unwrap_or(&name).to_string();
@@ -96,7 +104,10 @@ fn members(disk: &Disk) -> Outcome<HashMap<String, Member>> {
             }
         }
         if members.len() > MAX_MEMBERS {
-            return Err(Fault::foreign("the tar archive", "holds more files than PyTorch's"));
+            return Err(Fault::foreign(
+                "the tar archive",
+                "holds more files than PyTorch's",
+            ));
         }
         at = end.next_multiple_of(BLOCK);
     }
@@ -160,13 +171,18 @@ impl Cursor<'_> {
         let bytes = self.disk.up_to(self.at, len)?;
         self.at += len;
         let words = bytes.chunks_exact(8);
-        Ok(words.map(|w| w.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))).collect())
+        Ok(words
+            .map(|w| w.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
+            .collect())
     }
 
     /// `count` sizes, strides or offsets.
     fn sizes(&mut self, count: usize) -> Outcome<Vec<usize>> {
         let at = self.at;
-        let sizes = self.words(count)?.into_iter().map(|w| i64::try_from(w).ok().map(|w| w as usize));
+        let sizes = self
+            .words(count)?
+            .into_iter()
+            .map(|w| i64::try_from(w).ok().map(|w| w as usize));
         let sizes: Option<Vec<usize>> = sizes.collect();
         sizes.ok_or_else(|| self.broken(at, "a negative size"))
     }
@@ -239,8 +255,13 @@ fn view(views: &Unpickled, id: usize, parts: &HashMap<i128, Part>) -> Option<(i1
         _ => None,
     };
     let whole = parts.get(&number(1)?)?;
-    let (start, elements) = (usize::try_from(number(2)?).ok()?, usize::try_from(number(3)?).ok()?);
-    let inside = start.checked_add(elements).is_some_and(|end| end <= whole.elements);
+    let (start, elements) = (
+        usize::try_from(number(2)?).ok()?,
+        usize::try_from(number(3)?).ok()?,
+    );
+    let inside = start
+        .checked_add(elements)
+        .is_some_and(|end| end <= whole.elements);
     let part = Part {
         record: whole.record,
         dtype: whole.dtype,

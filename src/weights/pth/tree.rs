@@ -56,7 +56,9 @@ impl Value {
         let Value::Dict { items, .. } = self else {
             return None;
         };
-        let found = items.iter().find(|(k, _)| matches!(k, Key::Text(t) if t == key));
+        let found = items
+            .iter()
+            .find(|(k, _)| matches!(k, Key::Text(t) if t == key));
         found.map(|(_, value)| value)
     }
 }
@@ -188,7 +190,11 @@ impl Walk {
     fn visit(&mut self, value: &Value) -> Outcome<()> {
         match value {
             Value::Tensor(_) => {
-                let name = if self.path.is_empty() { ALONE } else { &self.path };
+                let name = if self.path.is_empty() {
+                    ALONE
+                } else {
+                    &self.path
+                };
                 let Some(left) = self.text.checked_sub(name.len()) else {
                     return Err(Fault::Bad {
                         problem: format!("names its tensors in more than {MAX_TEXT} bytes"),

@@ -8,9 +8,7 @@ use safetensors::Dtype;
 
 use super::pickler::pickle;
 use super::tree::Value;
-use super::zip::{
-    CENTRAL, END, END64, END64_LEN, EXTRA64, LOCAL, LOCAL_LEN, LOCATOR64,
-};
+use super::zip::{CENTRAL, END, END64, END64_LEN, EXTRA64, LOCAL, LOCAL_LEN, LOCATOR64};
 use crate::error::{Error, Result};
 use crate::weights::files::replace;
 
@@ -121,7 +119,12 @@ impl Zip<'_> {
         };
         let mut extra = Vec::new();
         if is_long(entry.len) {
-            extra = Fields::default().u16(EXTRA64).u16(16).u64(entry.len).u64(entry.len).0;
+            extra = Fields::default()
+                .u16(EXTRA64)
+                .u16(16)
+                .u64(entry.len)
+                .u64(entry.len)
+                .0;
         }
         let before = self.at + (LOCAL_LEN + entry.name.len() + extra.len() + 4) as u64;
         let padding = before.next_multiple_of(ALIGN) - before;

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use crate::weights::disk::Disk;
 use super::fault::{AGAIN, Fault, Outcome, shown};
+use crate::weights::disk::Disk;
 
 /// Signatures.
 pub(super) const LOCAL: u32 = 0x0403_4b50;
@@ -78,7 +78,10 @@ pub(super) fn records(disk: &Disk) -> Outcome<Records> {
     for entry in entries {
         let record = entry.locate(disk, directory.start)?;
         if entry.header < free {
-            return Err(damaged(format!("lets {} overlap another record", shown(&entry.name))));
+            return Err(damaged(format!(
+                "lets {} overlap another record",
+                shown(&entry.name)
+            )));
         }
         free = record.start + record.len;
         let name = shown(&entry.name);
@@ -98,14 +101,18 @@ struct Directory {
 
 impl Directory {
     fn find(disk: &Disk) -> Outcome<Self> {
-        let tail_start = disk.len().saturating_sub(END_LEN as u64 + u64::from(u16::MAX));
+        let tail_start = disk
+            .len()
+            .saturating_sub(END_LEN as u64 + u64::from(u16::MAX));
         let tail = disk.up_to(tail_start, disk.len())?;
         // The last structure whose comment ends with the file.
         let is_end = |&at: &usize| {
             u32_at(&tail, at) == END
                 && at + END_LEN + usize::from(u16_at(&tail, at + 20)) == tail.len()
         };
-        let at = (0..(tail.len() + 1).saturating_sub(END_LEN)).rev().find(is_end);
+        let at = (0..(tail.len() + 1).saturating_sub(END_LEN))
+            .rev()
+            .find(is_end);
         let Some(at) = at else {
             return Err(Fault::Bad {
                 problem: "is a zip archive without an end: it is truncated".into(),
