@@ -366,9 +366,10 @@ fn bad_files_are_told_apart() {
     )));
     assert!(open(&whole[..100]).contains("is truncated"));
     assert!(open(b"").contains("is empty"));
-    assert!(open(b"short").contains("is not a safetensors file"));
-    assert!(open(b"\xff\xd8\xff\xe0 a JPEG, say").contains("is not a safetensors file"));
-    assert!(open(b"PK\x03\x04 zip archive").contains("is a PyTorch file"));
+    let neither = "is neither a safetensors file nor one of PyTorch's";
+    assert!(open(b"short").contains(neither));
+    assert!(open(b"\xff\xd8\xff\xe0 a JPEG, say").contains(neither));
+    assert!(open(b"PK\x03\x04 zip archive").contains("a zip archive without an end"));
     assert!(open(&[&whole[..], b"tail"].concat()).contains("4 bytes after the last tensor"));
     let mut garbled = whole.clone();
     garbled[9] = b'!';

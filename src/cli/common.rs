@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::files::write_atomic;
 use crate::graph::params::Layout;
-use crate::weights::{Prefer, Reader};
+use crate::weights::{Prefer, Reader, explained};
 use crate::{Result, infer};
 
 /// Which configuration.
@@ -91,7 +91,7 @@ enum Network {
 /// Trained weights and the configuration they belong to.
 #[derive(Debug, clap::Args)]
 pub(super) struct WeightsArgs {
-    /// Weights or checkpoint (safetensors), or a run folder
+    /// Weights or checkpoint (.pth or .safetensors), or a run folder
     #[arg(long, value_name = "FILE|DIR")]
     weights: PathBuf,
     /// Which network of a checkpoint that holds both
@@ -136,7 +136,8 @@ impl WeightsArgs {
         layout: &Layout,
         device: &Arc<dyn Device>,
     ) -> Result<LoadedWeights> {
-        LoadedWeights::read(device, layout, file, self.prefer())
+        let read = LoadedWeights::read(device, layout, file, self.prefer());
+        explained(read, file, layout, self.prefer())
     }
 
     /// Which network.

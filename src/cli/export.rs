@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::common::{WeightsArgs, emit};
 use crate::export::onnx;
 use crate::files::write_atomic;
-use crate::weights::read_params;
+use crate::weights::{explained, read_params};
 use crate::{Error, model};
 
 /// Writes a trained network as ONNX: image [batch, 3, height, width], RGB from 0 to 1, to logits of
@@ -31,7 +31,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let (file, cfg) = args.weights.open(Vec::new())?;
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
-    let (weights, buffers) = read_params(&file, &layout, args.weights.prefer())?;
+    let prefer = args.weights.prefer();
+    let read = read_params(&file, &layout, prefer);
+    let (weights, buffers) = explained(read, &file, &layout, prefer)?;
     let bytes = onnx::encode(&cfg, &layout, &weights, &buffers)?;
     write_atomic(out, &bytes)?;
     let mib = bytes.len() as f64 / (1u64 << 20) as f64;

@@ -7,6 +7,7 @@ mod bench;
 mod bench_data;
 mod common;
 mod config;
+mod convert;
 mod dataset;
 mod device;
 mod eval;
@@ -47,6 +48,7 @@ enum Command {
     Dataset(dataset::Args),
     Config(config::Args),
     Plan(plan::Args),
+    Convert(convert::Args),
     Export(export::Args),
     Report(report::Args),
     Bench(Box<bench::Args>),
@@ -72,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Dataset(args) => dataset::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -23,7 +23,7 @@ pub struct Args {
     /// Run folder to create (or, with --resume, to go on in). Default: the first free runs/NAME-N
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Start from these weights (safetensors): a whole network or an encoder
+    /// Start from these weights (.pth or .safetensors): a whole network or an encoder
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Start from random weights where a configuration in the authors' format means ImageNet's
@@ -90,7 +90,7 @@ impl Args {
                 format!(
                     "the authors' code starts from ImageNet weights of {encoder}, and none are given"
                 ),
-                "give them with --init FILE, or say --from-scratch",
+                format!("give --init {encoder}.pth, or --from-scratch"),
             )),
             _ => Ok(init),
         }

@@ -10,8 +10,10 @@ use std::path::Path;
 use crate::config::Config;
 use crate::graph::params::Kind;
 use crate::train::session::Session;
-use crate::weights::{Prefer, Reader, STUDENT, TEACHER, Writer, init_params, read_flat};
-use crate::{Error, Result};
+use crate::weights::{
+    Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table,
+};
+use crate::{Error, Result, model};
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -197,32 +199,53 @@ fn number(file: &Reader, key: &str) -> Result<u64> {
     })
 }
 
+/// Opens the weights that a run is to start from and says how they fit, before anything else is
+/// prepared.
+///
+/// # Errors
+/// [`Error::Input`] when there is no such file, it holds no weights, nothing in it matches or a
+/// tensor other than a classifier has another shape.
+pub fn open_init(path: &Path, cfg: &Config) -> Result<Reader> {
+    if !path.exists() {
+        return Err(Error::input(
+            path.display().to_string(),
+            "the weights to start from are not there",
+            "give --init the path of a .pth or .safetensors file, or leave it out to start at random",
+        ));
+    }
+    let file = Reader::open(path)?;
+    let layout = model::layout(&cfg.model, cfg.data.classes)?;
+    let prefer = Prefer::Teacher;
+    let report = check_init(&file, &layout, prefer);
+    let report = explained(report, &file, &layout, prefer)?;
+    let (path, taken, total) = (path.display(), report.matched, report.total);
+    match report.differences.is_empty() {
+        true => tracing::info!("{path}: all {total} tensors taken"),
+        false => {
+            let rest = table(&report.differences);
+            tracing::info!("{path}: {taken} of {total} tensors taken; the others:\n{rest}");
+        }
+    }
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(file)
+}
+
 /// Starts both networks from a weights file, as far as its tensors match.
 ///
 /// # Errors
 /// [`Error::Input`] when nothing matches or a tensor other than a classifier has another shape.
-pub fn initialise(path: &Path, session: &Session) -> Result<()> {
-    let file = Reader::open(path)?;
+pub fn initialise(file: &Reader, session: &Session) -> Result<()> {
     for who in ["student", "teacher"] {
         let (weights, buffers) = (format!("{who}.weights"), format!("{who}.buffers"));
         let (mut w, mut b) = (
             session.read::<f32>(&weights)?,
             session.read::<f32>(&buffers)?,
         );
-        let report = init_params(&file, session.params(), Prefer::Teacher, &mut w, &mut b)?;
+        init_params(file, session.params(), Prefer::Teacher, &mut w, &mut b)?;
         session.write(&weights, &w)?;
         session.write(&buffers, &b)?;
-        if who == "student" {
-            tracing::info!(
-                "{}: {} of {} tensors taken",
-                path.display(),
-                report.matched,
-                report.total
-            );
-            for warning in &report.warnings {
-                tracing::warn!("{warning}");
-            }
-        }
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ pub struct Options {
     pub device: Arc<dyn Device>,
     /// Run folder.
     pub out: PathBuf,
-    /// Initial weights (safetensors): a whole network or an encoder.
+    /// Initial weights (`.pth` or safetensors): a whole network or an encoder.
     pub init: Option<PathBuf>,
     /// Go on from `checkpoints/last.safetensors` of the run folder.
     pub resume: bool,
@@ -141,6 +141,10 @@ struct Trainer {
 
 impl Trainer {
     fn new(cfg: Config, options: &Options) -> Result<Self> {
+        let init = match &options.init {
+            Some(path) if !options.resume => Some(checkpoint::open_init(path, &cfg)?),
+            _ => None,
+        };
         let found = check(&cfg)?;
         let cap_pixels = found.train_sizes.pixels;
         let labeled = Arc::new(found.labeled);
@@ -177,7 +181,7 @@ impl Trainer {
                 (RunDir::reopen(&options.out, progress.iteration)?, progress)
             }
             None => {
-                if let Some(init) = &options.init {
+                if let Some(init) = &init {
                     checkpoint::initialise(init, &session)?;
                 }
                 (RunDir::create(&options.out, &cfg)?, Progress::default())

@@ -1,4 +1,4 @@
-//! Weights on disk: safetensors files that other tools can read.
+//! Weights on disk: safetensors files that other tools can read, and PyTorch's `.pth` files.
 //!
 //! A network is stored tensor by tensor under the names of the authors' state dict, convolution
 //! weights in PyTorch's K·C·R·S order, so a file moves between this engine and PyTorch either
@@ -6,17 +6,29 @@
 //! of the network, the memory bank, and the run's counters as metadata.
 //!
 //! ```text
-//!  flat weights ──to_disk──► Writer ──► temp file ──fsync, rename──► W.safetensors
-//!  flat weights ◄─from_disk─ each_param / init_params ◄── Reader ◄────────┘
+//!  flat weights ──to_disk──► Writer ──► temp file ──fsync, rename──► W.safetensors ◄─convert─► W.pth
+//!  flat weights ◄─from_disk─ each_param / init_params ◄── Reader ◄────────┴───────────────────┘
 //! ```
 
+mod convert;
+mod disk;
+mod files;
+mod fit;
 mod order;
 mod params;
+mod pth;
 mod reader;
+mod safe;
 mod writer;
 
+pub use convert::{Converted, convert};
+pub use fit::{Difference, table};
 pub use order::tensor_for_disk;
-pub use params::{InitReport, Prefer, each_param, init_params, read_flat, read_params};
+#[cfg(feature = "cli")]
+pub(crate) use params::explained;
+pub use params::{
+    InitReport, Prefer, check_init, differences, each_param, init_params, read_flat, read_params,
+};
 pub use reader::Reader;
 pub use writer::{Element, Writer};
 

@@ -1,6 +1,8 @@
 //! Networks in files: whose tensors to take, and what to say when they do not fit.
 
-use super::order::{disk_shape, from_disk};
+use super::fit::Difference;
+use super::order::from_disk;
+use super::pth::shown;
 use super::reader::Reader;
 use super::{STUDENT, TEACHER};
 use crate::device::elements;
@@ -10,13 +12,39 @@ use crate::graph::params::{Kind, Layout, Spec};
 /// Differences that an error lists before it only counts.
 const LISTED: usize = 3;
 
+/// What every parameter of the encoder is named under.
+const ENCODER: &str = "encoder.";
+/// And those of the decoder.
+const DECODER: &str = "decoder.";
+
+/// PyTorch's counters of batches end so; nobody needs them.
+const COUNTER: &str = ".num_batches_tracked";
+
 /// Last layers of the heads: as wide as there are classes.
 const CLASSIFIERS: [&str; 3] = ["decoder.classifier.8.", "decoder.head.4.", "auxor.aux.4."];
 
-/// Prefixes of a network's names: this engine's, then those of the authors' checkpoints.
-const STUDENTS: [&str; 3] = [STUDENT, "student.module.", "model_state.module."];
-const TEACHERS: [&str; 3] = [TEACHER, "teacher.module.", "teacher_state.module."];
-const BARE: [&str; 2] = ["", "module."];
+/// Prefixes of a network's names: this engine's, then those of the authors' checkpoints, then those
+/// of other training scripts.
+const STUDENTS: [&str; 4] = [
+    STUDENT,
+    "student.module.",
+    "model_state.module.",
+    "model_state.",
+];
+const TEACHERS: [&str; 4] = [
+    TEACHER,
+    "teacher.module.",
+    "teacher_state.module.",
+    "teacher_state.",
+];
+const BARE: [&str; 6] = [
+    "",
+    "module.",
+    "state_dict.",
+    "state_dict.module.",
+    "model.",
+    "model.module.",
+];
 
 /// Which network to take from a file that holds both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +75,8 @@ pub struct InitReport {
     pub total: usize,
     /// One line per tensor that the file has in another shape (classifiers for other classes).
     pub warnings: Vec<String>,
+    /// Everything that does not match: those, what the file lacks and what it has besides.
+    pub differences: Vec<Difference>,
 }
 
 /// Reads a whole network: flat weights and flat buffers, alignment gaps 0.
@@ -112,7 +142,7 @@ pub fn read_flat(file: &Reader, layout: &Layout, kind: Kind, prefix: &str) -> Re
     let mut flat = vec![0.0; len];
     for spec in layout.specs().iter().filter(|s| s.kind == kind) {
         let name = format!("{prefix}{}", spec.name);
-        if let Some(difference) = difference(file, spec, &name) {
+        if let Some(difference) = Difference::find(file, spec, &name) {
             return Err(mismatch(file, &[difference]));
         }
         read_tensor(file, spec, &name, &mut flat)?;
@@ -133,34 +163,7 @@ pub fn init_params(
     weights: &mut [f32],
     buffers: &mut [f32],
 ) -> Result<InitReport> {
-    let specs = layout.specs();
-    let Some(naming) = namings(prefer).find(|n| specs.iter().any(|s| n.find(file, s).is_some()))
-    else {
-        return Err(no_network(file));
-    };
-    let mut report = InitReport {
-        matched: 0,
-        total: specs.len(),
-        warnings: Vec::new(),
-    };
-    let (mut found, mut differences) = (Vec::new(), Vec::new());
-    for spec in specs {
-        let Some(name) = naming.find(file, spec) else {
-            continue;
-        };
-        match difference(file, spec, &name) {
-            None => found.push((spec, name)),
-            Some(d) if CLASSIFIERS.iter().any(|c| spec.name.starts_with(c)) => {
-                report
-                    .warnings
-                    .push(format!("{d}; it keeps its random start"));
-            }
-            Some(d) => differences.push(d),
-        }
-    }
-    if !differences.is_empty() {
-        return Err(mismatch(file, &differences));
-    }
+    let (found, report) = plan(file, layout, prefer)?;
     for (spec, name) in &found {
         let flat = match spec.kind {
             Kind::Weight => &mut *weights,
@@ -168,8 +171,99 @@ pub fn init_params(
         };
         read_tensor(file, spec, name, flat)?;
     }
-    report.matched = found.len();
     Ok(report)
+}
+
+/// What [`init_params`] would do with `file`, without reading a tensor.
+///
+/// # Errors
+/// As [`init_params`].
+pub fn check_init(file: &Reader, layout: &Layout, prefer: Prefer) -> Result<InitReport> {
+    plan(file, layout, prefer).map(|(_, report)| report)
+}
+
+/// The tensors to take, with the file's names for them.
+fn plan<'a>(
+    file: &Reader,
+    layout: &'a Layout,
+    prefer: Prefer,
+) -> Result<(Vec<(&'a Spec, String)>, InitReport)> {
+    let Some(naming) = naming(file, layout, prefer) else {
+        return Err(no_network(file));
+    };
+    let differences = compare(file, layout, naming);
+    let (mut warnings, mut wrong) = (Vec::new(), Vec::new());
+    for d in differences.iter().filter(|d| d.is_of_shape()) {
+        match CLASSIFIERS.iter().any(|c| d.name.starts_with(c)) {
+            true => warnings.push(format!("{d}; it keeps its random start")),
+            false => wrong.push(d.clone()),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(mismatch(file, &wrong));
+    }
+    let named = layout.specs().iter().map(|spec| (spec, naming.name(spec)));
+    let fits = |(spec, name): &(&Spec, String)| Difference::find(file, spec, name).is_none();
+    let found: Vec<(&Spec, String)> = named.filter(fits).collect();
+    let report = InitReport {
+        matched: found.len(),
+        total: layout.specs().len(),
+        warnings,
+        differences,
+    };
+    Ok((found, report))
+}
+
+/// All that differs between the network in `file` and `layout`, for a table; nothing if the file
+/// has no network.
+pub fn differences(file: &Reader, layout: &Layout, prefer: Prefer) -> Vec<Difference> {
+    let naming = naming(file, layout, prefer);
+    naming.map_or(Vec::new(), |naming| compare(file, layout, naming))
+}
+
+/// `read`, what reading a network gave. If it failed for more differences than its line has room
+/// for, all of them go to the log.
+#[cfg(feature = "cli")]
+pub(crate) fn explained<T>(
+    read: Result<T>,
+    file: &Reader,
+    layout: &Layout,
+    prefer: Prefer,
+) -> Result<T> {
+    if read.is_err() {
+        let all = differences(file, layout, prefer);
+        if all.len() > LISTED {
+            tracing::warn!("{}:\n{}", file.path().display(), super::fit::table(&all));
+        }
+    }
+    read
+}
+
+/// How the names of `file` follow from those of `layout`, if any do.
+fn naming(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<Naming> {
+    let has = |n: &Naming| {
+        let mut specs = layout.specs().iter();
+        specs.any(|s| file.shape(&n.name(s)).is_some())
+    };
+    let whole = prefer.prefixes().map(Naming::Prefix);
+    whole.chain(BARE.into_iter().map(Naming::Encoder)).find(has)
+}
+
+/// Compares both ways: what the network has and what the file has besides.
+fn compare(file: &Reader, layout: &Layout, naming: Naming) -> Vec<Difference> {
+    let specs = layout.specs().iter();
+    let mut differences: Vec<Difference> = specs
+        .filter_map(|spec| Difference::find(file, spec, &naming.name(spec)))
+        .collect();
+    for name in file.names() {
+        if let Some(bare) = naming.bare(&name)
+            && !bare.ends_with(COUNTER)
+            && layout.get(&bare).is_none()
+        {
+            differences.push(Difference::unexpected(file, &name, &bare));
+        }
+    }
+    differences
 }
 
 /// How the names of a file follow from those of a layout.
@@ -182,21 +276,27 @@ enum Naming {
 }
 
 impl Naming {
-    /// The file's name for `spec`, when the file has it.
-    fn find(self, file: &Reader, spec: &Spec) -> Option<String> {
-        let name = match self {
+    /// What the file would call `spec`.
+    fn name(self, spec: &Spec) -> String {
+        match self {
             Naming::Prefix(prefix) => format!("{prefix}{}", spec.name),
-            Naming::Encoder(prefix) => {
-                format!("{prefix}{}", spec.name.strip_prefix("encoder.")?)
-            }
-        };
-        file.shape(&name).map(|_| name)
+            Naming::Encoder(prefix) => match spec.name.strip_prefix(ENCODER) {
+                Some(bare) => format!("{prefix}{bare}"),
+                None => spec.name.clone(),
+            },
+        }
     }
-}
 
-fn namings(prefer: Prefer) -> impl Iterator<Item = Naming> {
-    let whole = prefer.prefixes().map(Naming::Prefix);
-    whole.chain(BARE.into_iter().map(Naming::Encoder))
+    /// What the layout would call the file's `name`, if it is of this network at all.
+    fn bare(self, name: &str) -> Option<String> {
+        match self {
+            Naming::Prefix(prefix) => name.strip_prefix(prefix).map(str::to_string),
+            Naming::Encoder(prefix) => {
+                let bare = name.strip_prefix(prefix)?;
+                Some(format!("{ENCODER}{bare}"))
+            }
+        }
+    }
 }
 
 fn read_tensor(file: &Reader, spec: &Spec, name: &str, flat: &mut [f32]) -> Result<()> {
@@ -212,58 +312,41 @@ fn beyond(name: &str) -> Error {
     Error::internal(format!("{name} lies beyond the flat vector"))
 }
 
-/// What is wrong with the file's `name` as a value of `spec`.
-fn difference(file: &Reader, spec: &Spec, name: &str) -> Option<String> {
-    let expected = disk_shape(spec);
-    match file.shape(name) {
-        None => Some(format!("{} {expected:?} is missing", spec.name)),
-        Some(found) if found != expected => Some(format!(
-            "{} is {found:?}, the network's is {expected:?}",
-            spec.name
-        )),
-        Some(_) => None,
-    }
-}
-
 /// Compares the network under `prefix` with `layout`, both ways: a deeper encoder has every
 /// tensor of a shallower one, so what the file has besides matters too.
-fn check(file: &Reader, layout: &Layout, prefix: &str) -> Result<()> {
-    let specs = layout.specs().iter();
-    let mut differences: Vec<String> = specs
-        .filter_map(|s| difference(file, s, &format!("{prefix}{}", s.name)))
-        .collect();
-    for name in file.names() {
-        // The auxiliary head only helps training, and PyTorch's counters of batches nobody.
-        let Some(bare) = name.strip_prefix(prefix) else {
-            continue;
-        };
-        let network = bare.starts_with("encoder.") || bare.starts_with("decoder.");
-        if network && !bare.ends_with(".num_batches_tracked") && layout.get(bare).is_none() {
-            let shape = file.shape(&name).unwrap_or_default();
-            differences.push(format!("{bare} {shape:?} is not in the network"));
-        }
+fn check(file: &Reader, layout: &Layout, prefix: &'static str) -> Result<()> {
+    let mut differences = compare(file, layout, Naming::Prefix(prefix));
+    // The auxiliary head only helps training.
+    let matters = |d: &Difference| d.name.starts_with(ENCODER) || d.name.starts_with(DECODER);
+    differences.retain(|d| d.network.is_some() || matters(d));
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(mismatch(file, &differences)),
     }
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(mismatch(file, &differences))
 }
 
-fn mismatch(file: &Reader, differences: &[String]) -> Error {
-    let mut list = differences[..differences.len().min(LISTED)].join(", ");
+fn mismatch(file: &Reader, differences: &[Difference]) -> Error {
+    let first = differences.iter().take(LISTED).map(ToString::to_string);
+    let mut list = first.collect::<Vec<String>>().join(", ");
     if differences.len() > LISTED {
         list += &format!(", and {} more", differences.len() - LISTED);
     }
+    let stem =
+        |d: &Difference| d.name.starts_with("encoder.conv1.") || d.name.starts_with("encoder.bn1.");
+    let mend = match differences.iter().any(stem) {
+        true => "mend model.stem: deep for the authors' backbones, 7x7 for torchvision's",
+        false => "use the config.yaml saved with these weights, or mend model.* and data.classes",
+    };
     Error::input(
         file.path().display().to_string(),
         format!("holds another architecture than the configuration: {list}"),
-        "use the config.yaml saved with these weights, or mend model.* and data.classes",
+        mend,
     )
 }
 
 fn no_network(file: &Reader) -> Error {
     let names = file.names();
-    let first = names.first().map_or("nothing", String::as_str);
+    let first = names.first().map_or("nothing".into(), |name| shown(name));
     Error::input(
         file.path().display().to_string(),
         format!("has no tensor of this network (it begins with {first})"),

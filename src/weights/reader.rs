@@ -1,70 +1,48 @@
-//! Reading safetensors files.
+//! Reading files of weights: safetensors, or PyTorch's `.pth`, told apart by what they hold.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::disk::Disk;
+use super::pth::{self, Archive, shown};
+use super::safe::Safetensors;
 use super::writer::Element;
 use crate::error::{Error, Result};
 
-/// Headers larger than this are refused (as the format's own library does).
-const MAX_HEADER: u64 = 100_000_000;
-
-/// An open safetensors file. Tensors are read one at a time, so a checkpoint never lies in memory
+/// An open file of weights. Tensors are read one at a time, so a checkpoint never lies in memory
 /// as a whole.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    file: File,
-    header: Metadata,
-    /// Position of the first tensor.
-    start: u64,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Safetensors(Safetensors),
+    Pth(Archive),
 }
 
 impl Reader {
-    /// Opens a file and checks its header against its size.
+    /// Opens a file and checks that all of it is there.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Input`] when it is not a safetensors file
-    /// or a part of it is missing.
+    /// [`Error::Io`] when it cannot be read, [`Error::Input`] when it is of neither format, a part
+    /// of it is missing, or a `.pth` file holds more than tensors, numbers and strings.
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, "read the weights", e);
-        let mut file = File::open(path).map_err(io)?;
-        let total = file.metadata().map_err(io)?.len();
-        let mut prefix = Vec::new();
-        (&mut file).take(9).read_to_end(&mut prefix).map_err(io)?;
-        let Some(length) = header_length(&prefix) else {
-            return Err(not_weights(path, &prefix));
+        let disk = Disk::open(path).map_err(io)?;
+        let prefix = disk.up_to(0, pth::PREFIX).map_err(io)?;
+        let pth = !Safetensors::recognises(&prefix) && Archive::recognises(&prefix);
+        let format = match pth {
+            true => Format::Pth(Archive::new(path, disk)?),
+            false => Format::Safetensors(Safetensors::new(path, disk)?),
         };
-        let start = 8 + length;
-        if start > total {
-            return Err(truncated(path, total, start));
-        }
-        let mut text = vec![0; length as usize];
-        file.seek(SeekFrom::Start(8)).map_err(io)?;
-        file.read_exact(&mut text).map_err(io)?;
-        let header: Metadata =
-            serde_json::from_slice(&text).map_err(|e| broken(path, &e.to_string()))?;
-        let expected = start + header.data_len() as u64;
-        if total < expected {
-            return Err(truncated(path, total, expected));
-        }
-        if total > expected {
-            let extra = total - expected;
-            return Err(broken(
-                path,
-                &format!("{extra} bytes after the last tensor"),
-            ));
-        }
         Ok(Self {
             path: path.to_path_buf(),
-            file,
-            header,
-            start,
+            format,
         })
     }
 
@@ -73,20 +51,49 @@ impl Reader {
         &self.path
     }
 
-    /// Names of all tensors, in file order.
+    /// Names of all tensors, in file order. Those of a `.pth` file are the keys that lead to them,
+    /// joined by dots.
     pub fn names(&self) -> Vec<String> {
-        self.header.offset_keys()
+        match &self.format {
+            Format::Safetensors(file) => file.names(),
+            Format::Pth(file) => file.names().to_vec(),
+        }
     }
 
     /// Shape of tensor `name`.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.header.info(name).map(|i| i.shape.as_slice())
+        self.find(name).map(|(_, shape)| shape)
+    }
+
+    /// Type and shape of tensor `name`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the file lacks it.
+    pub(super) fn info(&self, name: &str) -> Result<(Dtype, &[usize])> {
+        self.find(name).ok_or_else(|| self.lacks(name))
+    }
+
+    fn find(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        match &self.format {
+            Format::Safetensors(file) => file.info(name),
+            Format::Pth(file) => file.info(name),
+        }
     }
 
     /// Metadata string `key`.
     pub fn meta(&self, key: &str) -> Option<&str> {
-        let map = self.header.metadata().as_ref()?;
-        map.get(key).map(String::as_str)
+        match &self.format {
+            Format::Safetensors(file) => file.meta(key),
+            Format::Pth(file) => file.metadata().get(key).map(String::as_str),
+        }
+    }
+
+    /// Keys of the metadata, sorted.
+    pub(super) fn meta_keys(&self) -> Vec<String> {
+        match &self.format {
+            Format::Safetensors(file) => file.meta_keys(),
+            Format::Pth(file) => file.metadata().keys().cloned().collect(),
+        }
     }
 
     /// Metadata string `key`, which the file must have.
@@ -97,51 +104,66 @@ impl Reader {
         self.meta(key).ok_or_else(|| self.lacks(key))
     }
 
+    /// What a `.pth` file holds around its tensors, which [`Reader::names`] lists in order.
+    pub(super) fn tree(&self) -> Option<&pth::Value> {
+        match &self.format {
+            Format::Safetensors(_) => None,
+            Format::Pth(file) => Some(file.root()),
+        }
+    }
+
     /// Tensor `name` exactly as stored.
     ///
     /// # Errors
-    /// [`Error::Input`] when it is missing or of another type, [`Error::Io`] when reading fails.
+    /// [`Error::Input`] when it is missing, damaged or of another type, [`Error::Io`] when reading
+    /// fails.
     pub fn tensor<T: Element>(&self, name: &str) -> Result<Vec<T>> {
-        let info = self.info(name)?;
-        if info.dtype != T::DTYPE {
-            return Err(self.wrong_type(name, info.dtype));
+        let (dtype, _) = self.info(name)?;
+        if dtype != T::DTYPE {
+            return Err(self.wrong_type(name, dtype));
         }
-        self.values(info)
+        self.values(name)
     }
 
     /// Tensor `name` as f32, converted from f16, bf16 or f64 where need be.
     ///
     /// # Errors
-    /// [`Error::Input`] when it is missing or holds no floats, [`Error::Io`] when reading fails.
+    /// [`Error::Input`] when it is missing, damaged or holds no floats, [`Error::Io`] when reading
+    /// fails.
     pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
-        let info = self.info(name)?;
-        match info.dtype {
-            Dtype::F32 => self.values(info),
-            Dtype::F16 => Ok(map(&self.values::<f16>(info)?, |v| v.to_f32())),
-            Dtype::BF16 => Ok(map(&self.values::<bf16>(info)?, |v| v.to_f32())),
-            Dtype::F64 => Ok(map(&self.values::<f64>(info)?, |v| v as f32)),
+        match self.info(name)?.0 {
+            Dtype::F32 => self.values(name),
+            Dtype::F16 => Ok(map(&self.values::<f16>(name)?, |v| v.to_f32())),
+            Dtype::BF16 => Ok(map(&self.values::<bf16>(name)?, |v| v.to_f32())),
+            Dtype::F64 => Ok(map(&self.values::<f64>(name)?, |v| v as f32)),
             other => Err(self.wrong_type(name, other)),
         }
     }
 
-    fn info(&self, name: &str) -> Result<&TensorInfo> {
-        self.header.info(name).ok_or_else(|| self.lacks(name))
+    /// The bytes of tensor `name`, its elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is missing or damaged, [`Error::Io`] when reading fails.
+    pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.values(name)
     }
 
-    fn values<T: bytemuck::Pod>(&self, info: &TensorInfo) -> Result<Vec<T>> {
-        let (from, to) = info.data_offsets;
-        let mut values = vec![T::zeroed(); (to - from) / size_of::<T>()];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.start + from as u64))
-            .and_then(|_| file.read_exact(bytemuck::cast_slice_mut(&mut values)))
-            .map_err(|e| Error::io(&self.path, "read a tensor", e))?;
+    fn values<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
+        let (dtype, shape) = self.info(name)?;
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let mut values = vec![T::zeroed(); bytes / size_of::<T>()];
+        let out = bytemuck::cast_slice_mut(&mut values);
+        match &self.format {
+            Format::Safetensors(file) => file.read(&self.path, name, out)?,
+            Format::Pth(file) => file.read(&self.path, name, out)?,
+        }
         Ok(values)
     }
 
     fn lacks(&self, name: &str) -> Error {
         Error::input(
             self.path.display().to_string(),
-            format!("has no {name}"),
+            format!("has no {}", shown(name)),
             "use a checkpoint that this program wrote",
         )
     }
@@ -149,7 +171,7 @@ impl Reader {
     fn wrong_type(&self, name: &str, dtype: Dtype) -> Error {
         Error::input(
             self.path.display().to_string(),
-            format!("{name} is stored as {dtype}"),
+            format!("{} is stored as {dtype}", shown(name)),
             "store it as F32",
         )
     }
@@ -157,44 +179,4 @@ impl Reader {
 
 fn map<T: Copy>(values: &[T], f: impl Fn(T) -> f32) -> Vec<f32> {
     values.iter().map(|&v| f(v)).collect()
-}
-
-/// Length of the header, if the first nine bytes can begin a safetensors file.
-fn header_length(prefix: &[u8]) -> Option<u64> {
-    let (length, rest) = prefix.split_first_chunk::<8>()?;
-    let length = u64::from_le_bytes(*length);
-    (rest.first() == Some(&b'{') && length <= MAX_HEADER).then_some(length)
-}
-
-fn not_weights(path: &Path, prefix: &[u8]) -> Error {
-    // PyTorch writes zip archives, and before 1.6 bare pickles.
-    let pytorch = prefix.starts_with(b"PK\x03\x04") || prefix.starts_with(b"\x80\x02");
-    let (problem, mend) = match (prefix.is_empty(), pytorch) {
-        (true, _) => ("is empty", "write or download it again"),
-        (_, true) => (
-            "is a PyTorch file, not a safetensors file",
-            "convert it to safetensors first",
-        ),
-        _ => (
-            "is not a safetensors file",
-            "give a .safetensors file with weights",
-        ),
-    };
-    Error::input(path.display().to_string(), problem, mend)
-}
-
-fn truncated(path: &Path, got: u64, expected: u64) -> Error {
-    Error::input(
-        path.display().to_string(),
-        format!("is truncated: {got} of {expected} bytes"),
-        "write or download it again",
-    )
-}
-
-fn broken(path: &Path, reason: &str) -> Error {
-    Error::input(
-        path.display().to_string(),
-        format!("has a broken safetensors header ({reason})"),
-        "write or download it again",
-    )
 }

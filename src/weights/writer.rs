@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::files::replace;
 use super::order::{disk_shape, to_disk};
+use super::reader::Reader;
 use crate::device::{Shape, elements};
 use crate::error::{Error, Result};
 use crate::graph::params::{Kind, Layout};
@@ -42,23 +44,27 @@ enum Data<'a> {
     Plain(&'a [u8]),
     /// Reordered while being written.
     Kernel(&'a [f32], Shape),
+    /// Fetched from another file while being written: the file, the tensor's name and its bytes.
+    Copy(&'a Reader, String, usize),
 }
 
 impl Data<'_> {
-    fn bytes(&self) -> Cow<'_, [u8]> {
-        match self {
+    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        Ok(match self {
             Data::Plain(bytes) => Cow::Borrowed(bytes),
             Data::Kernel(values, shape) => {
                 let ordered = to_disk(values, *shape);
                 Cow::Owned(bytemuck::cast_slice(&ordered).to_vec())
             }
-        }
+            Data::Copy(file, name, _) => Cow::Owned(file.bytes(name)?),
+        })
     }
 
     fn len(&self) -> usize {
         match self {
             Data::Plain(bytes) => bytes.len(),
             Data::Kernel(values, _) => size_of_val(*values),
+            Data::Copy(_, _, len) => *len,
         }
     }
 }
@@ -102,6 +108,22 @@ impl<'a> Writer<'a> {
             dtype: T::DTYPE,
             shape: shape.to_vec(),
             data: Data::Plain(bytemuck::cast_slice(values)),
+        });
+        Ok(self)
+    }
+
+    /// Adds a tensor of another file as it is there, of whatever type.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the file lacks it.
+    pub fn copy(&mut self, file: &'a Reader, name: &str) -> Result<&mut Self> {
+        let (dtype, shape) = file.info(name)?;
+        let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        self.entries.push(Entry {
+            name: name.to_string(),
+            dtype,
+            shape: shape.to_vec(),
+            data: Data::Copy(file, name.to_string(), len),
         });
         Ok(self)
     }
@@ -163,34 +185,23 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// [`Error::Io`] when the folder cannot be written; the temporary file is removed.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let temp = beside(path);
-        let written = self
-            .write(&temp)
-            .map_err(|e| Error::io(path, "write the weights", e))
-            .and_then(|()| {
-                fs::rename(&temp, path).map_err(|e| Error::io(path, "replace the weights", e))
-            });
-        if written.is_err() {
-            // The first error is the one to report; there may be nothing to remove.
-            let _ = fs::remove_file(&temp);
-        }
-        written.map(|()| sync_folder(path))
+        replace(path, |file| self.write(path, file))
     }
 
-    fn write(&self, temp: &Path) -> std::io::Result<()> {
+    fn write(&self, path: &Path, file: &File) -> Result<()> {
+        let io = |e| Error::io(path, "write the weights", e);
         // Widest elements first, so that every tensor is aligned in a mapped file.
         let mut order: Vec<&Entry> = self.entries.iter().collect();
         order.sort_by_key(|e| std::cmp::Reverse(e.dtype.bitsize()));
         let header = self.header(&order);
-        let file = File::create(temp)?;
-        let mut out = BufWriter::with_capacity(1 << 20, &file);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(header.as_bytes())?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let length = (header.len() as u64).to_le_bytes();
+        out.write_all(&length).map_err(io)?;
+        out.write_all(header.as_bytes()).map_err(io)?;
         for entry in order {
-            out.write_all(&entry.data.bytes())?;
+            out.write_all(&entry.data.bytes()?).map_err(io)?;
         }
-        out.flush()?;
-        file.sync_all()
+        out.flush().map_err(io)
     }
 
     /// The JSON header, padded to a multiple of 8 bytes.
@@ -214,22 +225,5 @@ impl<'a> Writer<'a> {
         let padding = text.len().next_multiple_of(8) - text.len();
         text.extend(std::iter::repeat_n(' ', padding));
         text
-    }
-}
-
-/// A hidden name in the folder of `path`, of this process alone.
-fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
-}
-
-/// Makes a rename durable where folders can be synchronised; elsewhere the system does so later.
-fn sync_folder(path: &Path) {
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
     }
 }

@@ -1,0 +1,47 @@
+//! Writing large files whole or not at all.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Lets `write` fill a temporary file in the folder of `path`, synchronises it and renames it over
+/// `path`, so that a reader or a crash sees the old file or the new one.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be written, those of `write`; the temporary file is removed.
+pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let temp = beside(path);
+    let io = |e| Error::io(path, "write the weights", e);
+    let written = File::create(&temp)
+        .map_err(io)
+        .and_then(|file| {
+            write(&file)?;
+            file.sync_all().map_err(io)
+        })
+        .and_then(|()| {
+            fs::rename(&temp, path).map_err(|e| Error::io(path, "replace the weights", e))
+        });
+    if written.is_err() {
+        // The first error is the one to report; there may be nothing to remove.
+        let _ = fs::remove_file(&temp);
+    }
+    written.map(|()| sync_folder(path))
+}
+
+/// A hidden name in the folder of `path`, of this process alone.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// Makes a rename durable where folders can be synchronised; elsewhere the system does so later.
+fn sync_folder(path: &Path) {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
