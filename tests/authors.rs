@@ -602,7 +602,7 @@ fn training_asks_for_the_backbone_before_it_begins() {
     let line = stderr.lines().find(|l| l.starts_with("error: ")).unwrap();
     for part in [
         "ImageNet weights of resnet50",
-        "--init FILE",
+        "--init resnet50.pth",
         "--from-scratch",
     ] {
         assert!(line.contains(part), "{line}");

@@ -76,7 +76,7 @@ fn weights_that_are_missing_broken_or_of_another_network() {
         &["none.safetensors", "cannot"],
     );
     fs::write(place.path("text"), "these are no weights").unwrap();
-    assert_says(&eval("text", &[]), &["text", "not a safetensors file"]);
+    assert_says(&eval("text", &[]), &["text", "neither a safetensors file"]);
     let whole = fs::read(place.path("w.safetensors")).unwrap();
     fs::write(place.path("half"), &whole[..whole.len() / 2]).unwrap();
     assert_says(&eval("half", &[]), &["half", "truncated"]);

@@ -204,7 +204,8 @@ fn a_file_of_other_software_becomes_a_state_dict() {
         ("a.weight", view(Dtype::F32, &[2])),
         ("a.bias", view(Dtype::U32, &[1, 2])),
     ];
-    let format = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+    // A map of the crate's own kind.
+    let format = std::iter::once(("format".to_string(), "pt".to_string())).collect();
     fs::write(&plain, serialize(views, Some(format)).unwrap()).unwrap();
     let converted = convert(&plain, &out).unwrap();
     assert_eq!(converted.dropped, ["format"]);

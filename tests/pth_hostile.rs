@@ -493,7 +493,7 @@ fn a_note_that_does_not_fit_its_file() {
     ] {
         let view =
             safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![1], &[7]).unwrap();
-        let meta = std::collections::HashMap::from([("pytorch".to_string(), note.to_string())]);
+        let meta = std::iter::once(("pytorch".to_string(), note.to_string())).collect();
         let bytes = safetensors::tensor::serialize([("a", view)], Some(meta)).unwrap();
         fs::write(&plain, bytes).unwrap();
         let line = convert(&plain, &out).unwrap_err().to_string();

@@ -236,18 +236,18 @@ fn initial_weights_of_another_architecture_name_what_differs() {
         .display()
         .to_string();
     let out = dir.path().join("b");
-    let line = refused(train(
-        &out,
-        &[
-            "--config",
-            &config,
-            "--init",
-            &weights,
-            "--set",
-            "model.width=16",
-        ],
-    ));
-    assert!(line.contains("encoder.conv1.0.weight"), "{line}");
+    let args = ["--config", &config, "--init", &weights];
+    let output = train(&out, &[&args[..], &["--set", "model.width=16"]].concat());
+    let output = { output }.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    // A table of all that differs, and the error in one line.
+    let errors: Vec<&str> = stderr
+        .lines()
+        .filter(|l| l.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{stderr}");
+    assert!(errors[0].contains("encoder.conv1.0.weight"), "{stderr}");
     assert!(!out.exists());
 }
 
