@@ -433,7 +433,7 @@ fn archives_that_are_none() {
     );
     // Two lines of the directory for the same bytes.
     let mut other = entry("w/data/1", &[0; 16]);
-    other.header = Some(zip(&[data.clone()]).len() as u32 - 22 - 46 - 10);
+    other.header = Some(zip(std::slice::from_ref(&data)).len() as u32 - 22 - 46 - 10);
     other.local_name = Some("w/data/1".into());
     let mut inner = storage.clone();
     inner.local_name = Some("w/data/0".into());
