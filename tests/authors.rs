@@ -617,3 +617,129 @@ fn training_asks_for_the_backbone_before_it_begins() {
     assert!(!stderr.contains(".."), "{stderr}");
     assert!(!place.0.path().join("run").exists());
 }
+
+/// Their folders, with ten images of 48 × 40, lists as Windows writes them, and a configuration of
+/// the smallest network that the format has.
+fn checkout() -> Place {
+    let mut text = VOC.to_string();
+    for (from, to) in [
+        ("resnet50", "resnet18"),
+        ("multi_grid: True", "multi_grid: False"),
+        ("[65, 97]", "[33, 33]"),
+        ("size: 81", "size: 49"),
+        ("n_sup: 10182", "n_sup: 10566"),
+        ("batch_size: 3", "batch_size: 2"),
+        ("epochs: 40", "epochs: 2"),
+        ("sup_only_epoch: 2", "sup_only_epoch: 1"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let place = Place::new(&text);
+    let path = |name: String| place.0.path().join(name);
+    for folder in [
+        "VOC/JPEGImages",
+        "VOC/SegmentationClassAug",
+        "splits/pascal/40",
+    ] {
+        fs::create_dir_all(path(folder.into())).unwrap();
+    }
+    for i in 0..10u32 {
+        let picture = image::RgbImage::from_fn(48, 40, |x, y| {
+            image::Rgb([(x * 5) as u8, (y * 6) as u8, (i * 25) as u8])
+        });
+        picture
+            .save(path(format!("VOC/JPEGImages/{i}.jpg")))
+            .unwrap();
+        let class = |x: u32, y: u32| match (x / 16 + y / 20 + i) % 4 {
+            3 => 254,
+            k => k as u8 * 7,
+        };
+        let mask = image::GrayImage::from_fn(48, 40, |x, y| image::Luma([class(x, y)]));
+        mask.save(path(format!("VOC/SegmentationClassAug/{i}.png")))
+            .unwrap();
+    }
+    let list =
+        |name: &str, text: &str| fs::write(path(format!("splits/pascal/{name}")), text).unwrap();
+    list("40/labeled.txt", "\u{feff}0\r\n1\r\n2\r\n3\r\n");
+    list("40/unlabeled.txt", "4\r\n5\r\n6\r\n7\r\n");
+    list("val.txt", "8\r\n9\r\n\r\n");
+    place
+}
+
+#[test]
+fn a_run_of_their_files_from_start_to_end() {
+    let place = checkout();
+    let config = "experiments/run/config.yaml";
+    let succeed = |args: &[&str]| {
+        let (code, stdout, stderr) = place.run(args);
+        assert_eq!(code, 0, "{args:?}: {stderr}");
+        (stdout, stderr)
+    };
+    let said = succeed(&["dataset", "check", "--config", config]).0;
+    for part in [
+        "4 labelled, 4 unlabelled, 2 validation",
+        "class 14, motorbike",
+        "nothing",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    // Narrow, for time; everything else is the file's.
+    let narrow = [
+        "--set",
+        "model.width=8",
+        "--set",
+        "model.head_width=8",
+        "--set",
+        "model.rep_width=8",
+    ];
+    let train = [
+        "train",
+        "--config",
+        config,
+        "--world-size",
+        "2",
+        "--out",
+        "run",
+    ];
+    let (stdout, stderr) = succeed(&[&train[..], &narrow].concat());
+    assert!(
+        stderr.contains("2 in each of 2 processes, one after the other"),
+        "{stderr}"
+    );
+    // 10 582 − 10 566 images: 16 / 2 processes / 2 images an epoch, two epochs.
+    assert!(stdout.contains("8 iterations"), "{stdout}");
+    let resolved = Config::load(Some(&place.0.path().join("run/config.yaml")), &[]).unwrap();
+    assert_eq!(
+        (resolved.train.micro_batches, resolved.method.mode),
+        (2, Mode::Released)
+    );
+
+    // The run knows its own configuration; theirs serves as well.
+    for more in [
+        &["--preset", "voc-authors,voc"][..],
+        &[&["--config", config], &narrow[..]].concat(),
+    ] {
+        let eval = [
+            &["eval", "--weights", "run/checkpoints/last.safetensors"],
+            more,
+        ]
+        .concat();
+        assert!(succeed(&eval).0.contains("mIoU"));
+    }
+    let infer = [
+        "infer",
+        "--weights",
+        "run",
+        "--input",
+        "VOC/JPEGImages",
+        "--out",
+        "segmented",
+    ];
+    assert!(succeed(&infer).0.contains("10 of 10"));
+    assert!(
+        succeed(&["plan", "--config", config, "--world-size", "2"])
+            .0
+            .contains("update")
+    );
+}

@@ -85,10 +85,13 @@ fn run(command: Command) -> anyhow::Result<()> {
 
 /// One line on stderr per problem, and the exit status.
 fn complain(error: &anyhow::Error) -> ExitCode {
-    for line in format!("{error:#}").lines() {
+    let own = error.downcast_ref::<Error>();
+    // Ours names its source itself.
+    let text = own.map_or_else(|| format!("{error:#}"), ToString::to_string);
+    for line in text.lines() {
         eprintln!("error: {line}");
     }
-    let code = error.downcast_ref::<Error>().map_or(1, Error::exit_code);
+    let code = own.map_or(1, Error::exit_code);
     ExitCode::from(code)
 }
 

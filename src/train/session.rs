@@ -527,7 +527,7 @@ fn check_memory(blueprint: &Blueprint, device: &dyn Device) -> Result<()> {
                 gib(transient),
                 gib(free)
             ),
-            "use a smaller crop, batch (train.batch_labeled, train.batch_unlabeled), network or memory bank (method.bank_size)",
+            "use a smaller crop, batch (train.batch_labeled, train.batch_unlabeled; several train.micro_batches make a larger one), network or memory bank (method.bank_size)",
         )),
         _ => Ok(()),
     }
