@@ -5,7 +5,7 @@
  * Every function that returns a u2pl_status may be called from any thread at any time,
  * returns U2PL_OK or says with u2pl_last_error() in one line what was wrong, and leaves
  * every handle usable. Memory that is passed stays the caller's and is not touched
- * after the call. Link with libu2pl_engine (pkg-config --libs u2pl-engine). */
+ * after the call, except on a GPU as u2pl_segment_device says. Link with libu2pl_engine (pkg-config --libs u2pl-engine). */
 
 #ifndef U2PL_ENGINE_H
 #define U2PL_ENGINE_H
@@ -130,6 +130,46 @@ typedef struct u2pl_maps {
   float *probabilities;
 } u2pl_maps;
 
+// A batch of images in device memory.
+typedef struct u2pl_device_image {
+  // `sizeof(u2pl_device_image)`.
+  size_t struct_size;
+  // Address of the first sample: a `CUdeviceptr`, or with the devices `cpu` and `simt` an address
+  // of the host's.
+  uint64_t data;
+  // `U2PL_U8` or `U2PL_F32`.
+  uint32_t sample_type;
+  // `U2PL_RGB` and so on.
+  uint32_t channels;
+  // Images.
+  size_t images;
+  // Rows.
+  size_t height;
+  // Columns.
+  size_t width;
+  // Samples to the next image. All four strides 0: no gaps, channels side by side.
+  size_t image_stride;
+  // Samples to the next row.
+  size_t row_stride;
+  // Samples to the next column.
+  size_t pixel_stride;
+  // Samples to the next channel.
+  size_t channel_stride;
+} u2pl_device_image;
+
+// Where the maps of a batch go, image after image without gaps: addresses of the same kind of memory
+// as the image's. What is 0 is not wanted.
+typedef struct u2pl_device_maps {
+  // `sizeof(u2pl_device_maps)`.
+  size_t struct_size;
+  // The most probable class of each pixel, a byte.
+  uint64_t classes;
+  // Its probability, a float.
+  uint64_t confidence;
+  // Entropy of the probabilities of all classes, nats, a float.
+  uint64_t entropy;
+} u2pl_device_maps;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -186,6 +226,44 @@ enum u2pl_status u2pl_warm_up(const struct u2pl_segmenter *segmenter,
                               size_t height,
                               size_t width,
                               uint32_t sample_type);
+
+// As `u2pl_open`, on a CUDA context (a `CUcontext`) and a stream of it (a `CUstream`; NULL is the
+// legacy default stream) that the caller keeps: the engine queues its work there, destroys neither,
+// and leaves every thread the context that was current. `options->device` must be NULL. Both must
+// live until `u2pl_close` has returned and the tensors of `u2pl_segment_dlpack` are gone.
+enum u2pl_status u2pl_open_on_stream(const char *path,
+                                     const struct u2pl_options *options,
+                                     void *context,
+                                     void *stream,
+                                     struct u2pl_segmenter **out);
+
+// Segments a batch that lies in device memory into maps that stay there: nothing is copied through
+// the host. On a GPU the work is queued on the segmenter's stream (that of `u2pl_open_on_stream`,
+// or one of the engine's own) and, for a shape that was warmed up, not waited for: the memory must
+// stay allocated until the stream has passed the call, and is read and written in the stream's
+// order. On devices of the host the work is over when the call returns.
+enum u2pl_status u2pl_segment_device(const struct u2pl_segmenter *segmenter,
+                                     const struct u2pl_device_image *image,
+                                     const struct u2pl_device_maps *maps);
+
+// Waits until the segmenter's device has done what was queued on its stream.
+enum u2pl_status u2pl_wait(const struct u2pl_segmenter *segmenter);
+
+// Segments the image, or the batch of them, in a `DLManagedTensor` of u8 (0 to 255) or f32 (0 to 1):
+// `[H, W, C]` or `[N, H, W, C]`, with `channels_first` other than 0 `[C, H, W]` or `[N, C, H, W]`,
+// in memory of the segmenter's device. It stays the caller's.
+//
+// Each of the last three that is not NULL gets a new `DLManagedTensor *` of `[N, H, W]` in memory of
+// the same device: the classes (u8), their probability and the entropy (f32). The caller calls its
+// deleter, before or after `u2pl_close`; on failure they are NULL. What `u2pl_segment_device` says of
+// streams holds here, too; memory for the maps is allocated, which may wait for the device.
+enum u2pl_status u2pl_segment_dlpack(const struct u2pl_segmenter *segmenter,
+                                     const void *image,
+                                     uint32_t channels,
+                                     uint32_t channels_first,
+                                     void **classes,
+                                     void **confidence,
+                                     void **entropy);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -6,6 +6,9 @@
 //! again, running [`child`] with the fake first in the library path.
 #![cfg(all(feature = "cli", feature = "cuda", target_os = "linux"))]
 
+#[cfg(all(feature = "simt", feature = "capi"))]
+#[path = "cuda_driver/capi.rs"]
+mod capi;
 #[path = "cuda_driver/lent.rs"]
 mod lent;
 
@@ -262,6 +265,9 @@ fn images_in_a_hosts_memory_are_segmented_on_its_stream_without_a_wait() {
     for lent in ["stream", "default"] {
         run("segment", "whole", &[("FAKE_LENT", lent)]);
     }
+    if cfg!(feature = "capi") {
+        run("segment by C", "whole", &[]);
+    }
 }
 
 #[test]
@@ -347,6 +353,8 @@ fn child() {
         "bad loans" => lent::bad_loans(),
         #[cfg(feature = "simt")]
         "segment" => lent::segment(),
+        #[cfg(all(feature = "simt", feature = "capi"))]
+        "segment by C" => capi::segment(),
         #[cfg(feature = "simt")]
         "conformance" => conformance(),
         #[cfg(feature = "simt")]

@@ -20,7 +20,7 @@ fn generated() -> String {
              \x20* Every function that returns a u2pl_status may be called from any thread at any time,\n\
              \x20* returns U2PL_OK or says with u2pl_last_error() in one line what was wrong, and leaves\n\
              \x20* every handle usable. Memory that is passed stays the caller's and is not touched\n\
-             \x20* after the call. Link with libu2pl_engine (pkg-config --libs u2pl-engine). */"
+             \x20* after the call, except on a GPU as u2pl_segment_device says. Link with libu2pl_engine (pkg-config --libs u2pl-engine). */"
                 .into(),
         ),
         documentation_style: DocumentationStyle::C99,
@@ -32,7 +32,15 @@ fn generated() -> String {
         ..Config::default()
     };
     let mut builder = Builder::new().with_config(config);
-    for file in ["error", "handle", "options", "image", "segment"] {
+    for file in [
+        "error",
+        "handle",
+        "options",
+        "image",
+        "segment",
+        "on_device",
+        "tensor",
+    ] {
         builder = builder.with_src(root.join(format!("src/ffi/capi/{file}.rs")));
     }
     let mut text = Vec::new();

@@ -350,37 +350,44 @@ fn valgrind_finds_nothing_in_c_and_cpp() {
     assert!(told.contains("2 threads, 4 pictures"), "{told}");
 }
 
+/// `PYTHON` names another interpreter than `python3`.
 #[test]
 fn the_python_program_says_what_the_segmenter_says() {
-    if Command::new("python3").arg("--version").output().is_err() {
-        println!("python3 is not installed: not run");
+    let python = std::env::var("PYTHON").unwrap_or("python3".into());
+    if Command::new(&python).arg("--version").output().is_err() {
+        println!("no {python}: not run");
         return;
     }
     let bench = Bench::new();
-    // With numpy where it is installed, and without.
+    let run = |settings: &[(&str, &Path)], args: &[&str]| {
+        let out = bench.path("classes.pgm");
+        let _ = std::fs::remove_file(&out);
+        let told = printed(
+            Command::new(&python)
+                .arg(root().join("examples/python/segment.py"))
+                .arg("--library")
+                .arg(libraries().join("libu2pl_engine.so"))
+                .arg(bench.dir.path())
+                .arg(bench.path("picture.ppm"))
+                .arg("--out")
+                .arg(&out)
+                .args(args)
+                .envs(settings.iter().copied()),
+        );
+        bench.told(&told);
+        bench.wrote(&out);
+        told
+    };
+    // Without numpy, and with it where it is installed.
     let hidden = bench.path("hidden");
     std::fs::create_dir(&hidden).unwrap();
     std::fs::write(hidden.join("numpy.py"), "raise ImportError\n").unwrap();
-    for folder in [None, Some(&hidden)] {
-        let out = bench.path("classes.pgm");
-        let _ = std::fs::remove_file(&out);
-        let mut python = Command::new("python3");
-        python
-            .arg(root().join("examples/python/segment.py"))
-            .arg("--library")
-            .arg(libraries().join("libu2pl_engine.so"))
-            .arg(bench.dir.path())
-            .arg(bench.path("picture.ppm"))
-            .arg("--out")
-            .arg(&out);
-        if let Some(folder) = folder {
-            python.env("PYTHONPATH", folder);
-        }
-        let told = printed(&mut python);
-        if folder.is_some() {
-            assert!(told.contains("without numpy"), "{told}");
-        }
-        bench.told(&told);
-        bench.wrote(&out);
+    let told = run(&[("PYTHONPATH", &hidden)], &[]);
+    assert!(told.contains("without numpy"), "{told}");
+    if run(&[], &[]).contains("without numpy") {
+        println!("{python} has no numpy: DLPack was not run");
+        return;
     }
+    let told = run(&[], &["--dlpack"]);
+    assert!(told.contains("by DLPack: the same"), "{told}");
 }

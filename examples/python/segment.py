@@ -3,16 +3,21 @@
 
     cargo build --release --features capi
     python3 examples/python/segment.py --library target/release/libu2pl_engine.so \
-        WEIGHTS [PICTURE.ppm] [--out CLASSES.pgm]
+        WEIGHTS [PICTURE.ppm] [--out CLASSES.pgm] [--dlpack]
 
 WEIGHTS is a file of weights or a run folder of `u2pl-engine train`. Without a picture a pattern is
 made. Copy `Network` and the structures, which are those of include/u2pl_engine.h.
+
+With `--dlpack` a second call passes the picture as a DLPack tensor and gets tensors back, as a program
+would whose arrays are PyTorch's or CuPy's: on a GPU nothing leaves it. Open the network with
+`stream=(context, stream)` there, so that its work follows the program's own.
 """
 
 import argparse
 import ctypes
 import sys
-from ctypes import POINTER, byref, c_char_p, c_float, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_size_t
+from ctypes import c_uint8, c_uint32, c_uint64, c_void_p
 
 try:
     import numpy
@@ -78,7 +83,7 @@ class Error(RuntimeError):
 class Network:
     """A loaded network; calls release Python's lock and may come from any thread."""
 
-    def __init__(self, library, weights, **options):
+    def __init__(self, library, weights, stream=None, **options):
         self.library = ctypes.CDLL(library)
         self.library.u2pl_last_error.restype = c_char_p
         self.library.u2pl_version.restype = c_char_p
@@ -87,7 +92,12 @@ class Network:
         self._check(self.library.u2pl_options_init(byref(chosen)))
         for name, value in options.items():
             setattr(chosen, name, value)
-        self._check(self.library.u2pl_open(weights.encode(), byref(chosen), byref(self.handle)))
+        path, options, out = weights.encode(), byref(chosen), byref(self.handle)
+        if stream is None:
+            self._check(self.library.u2pl_open(path, options, out))
+        else:
+            context, stream = map(c_void_p, stream)
+            self._check(self.library.u2pl_open_on_stream(path, options, context, stream, out))
 
     def close(self):
         handle, self.handle = self.handle, c_void_p()
@@ -129,6 +139,68 @@ class Network:
             return classes, confidence, entropy
         views = (numpy.ctypeslib.as_array(found) for found in (classes, confidence, entropy))
         return tuple(view.reshape(image.height, image.width) for view in views)
+
+
+    def segment_dlpack(self, image, channels_first=False):
+        """Class, confidence and entropy, `[N, H, W]`, of what has `__dlpack__`: uint8, or float32 from
+        0 to 1, RGB. Hand the answers to `numpy.from_dlpack`, `torch.from_dlpack` or the like, each
+        once. On a GPU `image` must stay until the work on the stream is done."""
+        capsule = image.__dlpack__()
+        outs = [c_void_p() for _ in range(3)]
+        tensor = c_void_p(capsule_pointer(capsule, b"dltensor"))
+        first = c_uint32(int(channels_first))
+        self._check(
+            self.library.u2pl_segment_dlpack(
+                self.handle, tensor, c_uint32(RGB), first, *map(byref, outs)
+            )
+        )
+        return tuple(Exported(out.value) for out in outs)
+
+
+class ManagedTensor(ctypes.Structure):
+    """A DLManagedTensor: data, device, ndim, type, shape, strides, offset, context, deleter."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("ndim", c_int32),
+        ("dtype", c_uint32),
+        ("shape", c_void_p),
+        ("strides", c_void_p),
+        ("byte_offset", c_uint64),
+        ("context", c_void_p),
+        ("deleter", ctypes.CFUNCTYPE(None, c_void_p)),
+    ]
+
+
+capsule_new = ctypes.pythonapi.PyCapsule_New
+capsule_new.restype, capsule_new.argtypes = ctypes.py_object, [c_void_p, c_char_p, c_void_p]
+capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+capsule_pointer.restype, capsule_pointer.argtypes = c_void_p, [ctypes.py_object, c_char_p]
+
+
+class Exported:
+    """A tensor of the engine's until an array library takes it over; deleted if none does."""
+
+    def __init__(self, address):
+        self.address = address
+        self.tensor = ManagedTensor.from_address(address)
+        self.device = self.tensor.device_type, self.tensor.device_id
+
+    def __dlpack_device__(self):
+        return self.device
+
+    def __dlpack__(self, **_):
+        address, self.address = self.address, None
+        if address is None:
+            raise BufferError("taken over already")
+        # Whoever renames the capsule calls the deleter.
+        return capsule_new(address, b"dltensor", None)
+
+    def __del__(self):
+        if self.address is not None:
+            self.tensor.deleter(self.address)
 
 
 def image_of_bytes(pixels, height, width):
@@ -201,6 +273,7 @@ def main():
     parser.add_argument("weights", help="a file of weights or a run folder")
     parser.add_argument("picture", nargs="?", help="a binary PPM; a pattern when left out")
     parser.add_argument("--library", default="libu2pl_engine.so")
+    parser.add_argument("--dlpack", action="store_true", help="once more, by DLPack (needs numpy)")
     parser.add_argument("--out", help="a PGM for the class of every pixel")
     args = parser.parse_args()
     pixels, height, width = read_ppm(args.picture) if args.picture else pattern()
@@ -219,6 +292,13 @@ def main():
         count = height * width
         sums = [sum(map(float, memoryview(m).cast("B").cast("f"))) for m in (confidence, entropy)]
         print(f"mean confidence {sums[0] / count:.4f}, mean entropy {sums[1] / count:.4f} nats")
+        if args.dlpack:
+            if numpy is None:
+                raise ValueError("--dlpack needs numpy")
+            tensors = network.segment_dlpack(array.reshape(height, width, 3).copy())
+            again = [numpy.from_dlpack(tensor)[0] for tensor in tensors]
+            alike = all(map(numpy.array_equal, again, (classes, confidence, entropy)))
+            print(f"by DLPack: {'the same' if alike else 'something else'}")
     if args.out:
         with open(args.out, "wb") as file:
             file.write(b"P5\n%d %d\n255\n" % (width, height) + flat)

@@ -12,13 +12,13 @@ use super::{fake, leaks, read};
 /// The context and the stream of the fake's host, and the context that it is at work in.
 #[derive(Clone, Copy)]
 pub struct Host {
-    context: *mut c_void,
-    stream: *mut c_void,
+    pub context: *mut c_void,
+    pub stream: *mut c_void,
     at_work_in: *mut c_void,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let none = std::ptr::null_mut();
         let (mut context, mut stream, mut at_work_in) = (none, none, none);
         type Lend = unsafe extern "C" fn(*mut *mut c_void, *mut *mut c_void, *mut *mut c_void);
@@ -33,7 +33,7 @@ impl Host {
     }
 
     /// Memory of the host's on device `index`.
-    fn memory(bytes: usize, index: i32) -> u64 {
+    pub fn memory(bytes: usize, index: i32) -> u64 {
         let allocate: unsafe extern "C" fn(usize, i32) -> u64 = fake("fake_host_memory");
         // SAFETY: as declared.
         unsafe { allocate(bytes, index) }
@@ -132,7 +132,7 @@ pub fn bad_loans() {
 
 /// What the fake has counted: waits, copies between host and device, replays.
 #[cfg(feature = "simt")]
-fn counts() -> [u64; 3] {
+pub fn counts() -> [u64; 3] {
     ["waits", "transfers", "replays"].map(|what| {
         let count: unsafe extern "C" fn() -> u64 = fake(&format!("fake_cuda_{what}"));
         // SAFETY: as declared.
@@ -142,7 +142,7 @@ fn counts() -> [u64; 3] {
 
 #[cfg(feature = "simt")]
 #[path = "../support/small.rs"]
-mod small;
+pub mod small;
 
 #[cfg(feature = "simt")]
 pub fn segment() {

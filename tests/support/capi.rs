@@ -167,6 +167,13 @@ pub fn rgb(pixels: &[u8]) -> Image<'_> {
     Image::rgb(Samples::U8(pixels), HEIGHT, WIDTH).expect("an image")
 }
 
+const UNDER_VALGRIND: &str = "U2PL_TEST_UNDER_VALGRIND";
+
+/// Whether [`under_valgrind`] runs this.
+pub fn is_under_valgrind() -> bool {
+    std::env::var_os(UNDER_VALGRIND).is_some()
+}
+
 /// Runs this test binary again, all but the test `but`, in valgrind: no access to memory that is not
 /// the program's, and nothing lost.
 pub fn under_valgrind(but: &str) {
@@ -182,6 +189,7 @@ pub fn under_valgrind(but: &str) {
         ])
         .arg(std::env::current_exe().unwrap())
         .args(["--skip", but, "--test-threads", "1"])
+        .env(UNDER_VALGRIND, "1")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

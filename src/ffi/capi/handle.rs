@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use super::error::{Failure, guard, input, pointer, u2pl_status};
-use super::options::{self, u2pl_options};
+use super::options::{self, Chosen, u2pl_options};
 use crate::Error;
+use crate::device::{Device, Named};
 use crate::infer::Segmenter;
 
 /// A loaded network. Any number of threads may use one at once.
@@ -62,6 +63,24 @@ pub unsafe extern "C" fn u2pl_open(
     options: *const u2pl_options,
     out: *mut *mut u2pl_segmenter,
 ) -> u2pl_status {
+    let device = |chosen: &Chosen| {
+        let name = chosen.device.unwrap_or(Named::Cpu);
+        Ok(name.open(chosen.threads, chosen.precision)?)
+    };
+    // SAFETY: the caller's.
+    unsafe { open_on(path, options, out, device) }
+}
+
+/// As [`u2pl_open`], on what `device` makes of the options.
+///
+/// # Safety
+/// As of [`u2pl_open`].
+pub(super) unsafe fn open_on(
+    path: *const c_char,
+    options: *const u2pl_options,
+    out: *mut *mut u2pl_segmenter,
+    device: impl FnOnce(&Chosen) -> Result<Arc<dyn Device>, Failure>,
+) -> u2pl_status {
     guard(|| {
         pointer("out", out, "pass where the handle goes")?;
         // SAFETY: the caller's.
@@ -70,7 +89,7 @@ pub unsafe extern "C" fn u2pl_open(
         let path = PathBuf::from(unsafe { text("path", path) }?);
         // SAFETY: the caller's.
         let chosen = unsafe { options::read(options) }?;
-        let device = chosen.device.open(chosen.threads, chosen.precision)?;
+        let device = device(&chosen)?;
         let segmenter = Segmenter::open(&path, device, chosen.options)?;
         let mut handles = handles()?;
         handles.last += 1;

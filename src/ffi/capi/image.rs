@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use super::error::{Failure, input, pointer};
+use crate::eval::SampleKind;
 use crate::infer::{Channels, Image, Samples, Strides};
 
 /// Samples of one byte, 0 to 255.
@@ -48,14 +49,9 @@ pub struct u2pl_image {
     pub channel_stride: usize,
 }
 
-/// An image of the caller's, whose version was checked.
-///
-/// # Safety
-/// `data` has as many samples as it says, or is NULL.
-pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> {
-    let first = "pass the first sample";
-    pointer("image.data", given.data.cast::<u8>(), first)?;
-    let channels = match given.channels {
+/// Which channels `given` says.
+pub(super) fn channels(at: &str, given: u32) -> Result<Channels, Failure> {
+    Ok(match given {
         U2PL_RGB => Channels::Rgb,
         U2PL_BGR => Channels::Bgr,
         U2PL_RGBA => Channels::Rgba,
@@ -63,35 +59,46 @@ pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> 
         U2PL_GRAY => Channels::Gray,
         other => {
             let problem = format!("{other} is no order of channels");
-            return Err(input(
-                "image.channels",
-                problem,
-                "use U2PL_RGB to U2PL_GRAY",
-            ));
+            return Err(input(at, problem, "use U2PL_RGB to U2PL_GRAY"));
         }
-    };
+    })
+}
+
+/// Which type of samples `given` says.
+pub(super) fn samples(at: &str, given: u32) -> Result<SampleKind, Failure> {
+    match given {
+        U2PL_U8 => Ok(SampleKind::Byte),
+        U2PL_F32 => Ok(SampleKind::Float),
+        other => {
+            let problem = format!("{other} is no type of samples");
+            Err(input(at, problem, "use U2PL_U8 or U2PL_F32"))
+        }
+    }
+}
+
+/// An image of the caller's, whose version was checked.
+///
+/// # Safety
+/// `data` has as many samples as it says, or is NULL.
+pub(super) unsafe fn read<'a>(given: &u2pl_image) -> Result<Image<'a>, Failure> {
+    let first = "pass the first sample";
+    pointer("image.data", given.data.cast::<u8>(), first)?;
+    let channels = channels("image.channels", given.channels)?;
+    let kind = samples("image.sample_type", given.sample_type)?;
     if given.sample_count > isize::MAX as usize / size_of::<f32>() {
         let problem = format!("{} samples fit no memory", given.sample_count);
         return Err(input("image.sample_count", problem, "give the buffer's"));
     }
-    let samples = match given.sample_type {
+    let samples = match kind {
         // SAFETY: the caller's.
-        U2PL_U8 => Samples::U8(unsafe {
+        SampleKind::Byte => Samples::U8(unsafe {
             std::slice::from_raw_parts(given.data.cast(), given.sample_count)
         }),
-        U2PL_F32 => {
+        SampleKind::Float => {
             let data = given.data.cast::<f32>();
             pointer("image.data", data, first)?;
             // SAFETY: the caller's, and aligned.
             Samples::F32(unsafe { std::slice::from_raw_parts(data, given.sample_count) })
-        }
-        other => {
-            let problem = format!("{other} is no type of samples");
-            return Err(input(
-                "image.sample_type",
-                problem,
-                "use U2PL_U8 or U2PL_F32",
-            ));
         }
     };
     let (height, width) = (given.height, given.width);

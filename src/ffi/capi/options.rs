@@ -76,7 +76,8 @@ pub unsafe extern "C" fn u2pl_options_init(options: *mut u2pl_options) -> u2pl_s
 
 /// What the caller chose.
 pub(super) struct Chosen {
-    pub device: Named,
+    /// Where one was named.
+    pub device: Option<Named>,
     pub precision: MathMode,
     pub threads: usize,
     pub options: Options,
@@ -105,7 +106,7 @@ pub(super) unsafe fn version<T>(at: &str, given: *const T) -> Result<(), Failure
 /// As of `u2pl_open`.
 pub(super) unsafe fn read(options: *const u2pl_options) -> Result<Chosen, Failure> {
     let mut chosen = Chosen {
-        device: Named::Cpu,
+        device: None,
         precision: MathMode::Fp32,
         threads: 0,
         options: Options::default(),
@@ -119,7 +120,9 @@ pub(super) unsafe fn read(options: *const u2pl_options) -> Result<Chosen, Failur
     let given = unsafe { options.read() };
     if !given.device.is_null() {
         // SAFETY: the caller's.
-        chosen.device = Named::parse(unsafe { text("options.device", given.device) }?)?;
+        chosen.device = Some(Named::parse(unsafe {
+            text("options.device", given.device)
+        }?)?);
     }
     if !given.precision.is_null() {
         // SAFETY: the caller's.

@@ -4,7 +4,6 @@ use super::error::{Failure, guard, input, pointer, u2pl_status};
 use super::handle::{find, u2pl_segmenter};
 use super::image::{self, u2pl_image};
 use super::options::version;
-use crate::eval::SampleKind;
 use crate::infer::{Image, InputShape, MOST_IMAGES, Segmentation, Segmenter};
 
 /// Where the maps of an image go: the caller's memory, rows from the top, no gaps, apart from each
@@ -200,19 +199,11 @@ pub unsafe extern "C" fn u2pl_palette(
 }
 
 fn shape(images: usize, height: usize, width: usize, sample: u32) -> Result<InputShape, Failure> {
-    let samples = match sample {
-        image::U2PL_U8 => SampleKind::Byte,
-        image::U2PL_F32 => SampleKind::Float,
-        other => {
-            let problem = format!("{other} is no type of samples");
-            return Err(input("sample_type", problem, "use U2PL_U8 or U2PL_F32"));
-        }
-    };
     Ok(InputShape {
         images,
         height,
         width,
-        samples,
+        samples: image::samples("sample_type", sample)?,
     })
 }
 
