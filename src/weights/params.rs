@@ -119,12 +119,16 @@ pub fn each_param(
         return Err(no_network(file));
     };
     check(file, layout, prefix)?;
-    let mut values = Vec::new();
+    // Both as large as they will ever be: what an allocator has to grow on the way it tends to keep,
+    // and that would be as much as the largest tensor for as long as the process lives.
+    let largest = layout.specs().iter().map(|s| elements(s.shape)).max();
+    let most = largest.unwrap_or(0);
+    let (mut stored, mut values) = (Vec::with_capacity(most), vec![0.0; most]);
     for spec in layout.specs() {
-        values.resize(elements(spec.shape), 0.0);
-        let name = format!("{prefix}{}", spec.name);
-        from_disk(&file.floats(&name)?, spec.shape, &mut values);
-        take(spec, &values)?;
+        let values = &mut values[..elements(spec.shape)];
+        file.floats_into(&format!("{prefix}{}", spec.name), &mut stored)?;
+        from_disk(&stored, spec.shape, values);
+        take(spec, values)?;
     }
     Ok(())
 }

@@ -131,13 +131,25 @@ impl Reader {
     /// [`Error::Input`] when it is missing, damaged or holds no floats, [`Error::Io`] when reading
     /// fails.
     pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        let mut out = Vec::new();
+        self.floats_into(name, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Reader::floats`], in place of what `out` held.
+    ///
+    /// # Errors
+    /// As [`Reader::floats`].
+    pub(super) fn floats_into(&self, name: &str, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
         match self.info(name)?.0 {
-            Dtype::F32 => self.values(name),
-            Dtype::F16 => Ok(map(&self.values::<f16>(name)?, |v| v.to_f32())),
-            Dtype::BF16 => Ok(map(&self.values::<bf16>(name)?, |v| v.to_f32())),
-            Dtype::F64 => Ok(map(&self.values::<f64>(name)?, |v| v as f32)),
-            other => Err(self.wrong_type(name, other)),
+            Dtype::F32 => self.fill(name, out)?,
+            Dtype::F16 => out.extend(self.values::<f16>(name)?.iter().map(|v| v.to_f32())),
+            Dtype::BF16 => out.extend(self.values::<bf16>(name)?.iter().map(|v| v.to_f32())),
+            Dtype::F64 => out.extend(self.values::<f64>(name)?.iter().map(|&v| v as f32)),
+            other => return Err(self.wrong_type(name, other)),
         }
+        Ok(())
     }
 
     /// The bytes of tensor `name`, its elements in row-major order.
@@ -149,15 +161,21 @@ impl Reader {
     }
 
     fn values<T: bytemuck::Pod>(&self, name: &str) -> Result<Vec<T>> {
+        let mut values = Vec::new();
+        self.fill(name, &mut values)?;
+        Ok(values)
+    }
+
+    /// Reads all of tensor `name` into `values`, which becomes as long as that.
+    fn fill<T: bytemuck::Pod>(&self, name: &str, values: &mut Vec<T>) -> Result<()> {
         let (dtype, shape) = self.info(name)?;
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        let mut values = vec![T::zeroed(); bytes / size_of::<T>()];
-        let out = bytemuck::cast_slice_mut(&mut values);
+        values.resize(bytes / size_of::<T>(), T::zeroed());
+        let out = bytemuck::cast_slice_mut(values);
         match &self.format {
-            Format::Safetensors(file) => file.read(&self.path, name, out)?,
-            Format::Pth(file) => file.read(&self.path, name, out)?,
+            Format::Safetensors(file) => file.read(&self.path, name, out),
+            Format::Pth(file) => file.read(&self.path, name, out),
         }
-        Ok(values)
     }
 
     fn lacks(&self, name: &str) -> Error {
@@ -175,8 +193,4 @@ impl Reader {
             "store it as F32",
         )
     }
-}
-
-fn map<T: Copy>(values: &[T], f: impl Fn(T) -> f32) -> Vec<f32> {
-    values.iter().map(|&v| f(v)).collect()
 }
