@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bench_data;
-use super::common::{DeviceArgs, Progress, emit, emit_json};
+use super::common::{DeviceArgs, Progress, emit, emit_json, tell};
 use super::device::Kind;
 use super::versus;
 use super::versus_operations::Operations;
@@ -119,7 +119,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(before) = before else { return Ok(()) };
     let comparison = Comparison::new(&before, &report);
     for warning in &comparison.warnings {
-        eprintln!("warning: {warning}");
+        tell(&format!("warning: {warning}"));
     }
     if !quiet {
         emit(&comparison.text())?;

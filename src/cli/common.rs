@@ -15,7 +15,7 @@ use crate::eval::LoadedWeights;
 use crate::files::write_atomic;
 use crate::graph::params::Layout;
 use crate::weights::{Prefer, Reader, explained};
-use crate::{Result, infer};
+use crate::{Error, Result, infer};
 
 /// Which configuration.
 #[derive(Debug, clap::Args)]
@@ -149,11 +149,24 @@ impl WeightsArgs {
     }
 }
 
+/// Prints a line to stdout as far as it can be printed: what a command does goes on without a
+/// reader.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// As [`say`], to stderr.
+pub(super) fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
 /// Prints to stdout; a reader that went away is no error.
 pub(super) fn emit(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::io("standard output", "write to it", e).into())
+        }
         _ => Ok(()),
     }
 }
@@ -199,7 +212,7 @@ impl Progress {
         match &self.bar {
             Some(bar) => bar.set_position(done as u64),
             None if done.is_multiple_of(self.every) || done == self.total => {
-                eprintln!("{}: {done}/{}", self.what, self.total);
+                tell(&format!("{}: {done}/{}", self.what, self.total));
             }
             None => {}
         }
@@ -207,7 +220,7 @@ impl Progress {
 
     /// A line for stderr that does not tear the bar.
     pub(super) fn note(&self, text: &str) {
-        self.suspend(|| eprintln!("{text}"));
+        self.suspend(|| tell(text));
     }
 
     /// Does `print` without the bar on the screen.

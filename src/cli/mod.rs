@@ -89,7 +89,7 @@ fn complain(error: &anyhow::Error) -> ExitCode {
     // Ours names its source itself.
     let text = own.map_or_else(|| format!("{error:#}"), ToString::to_string);
     for line in text.lines() {
-        eprintln!("error: {line}");
+        common::tell(&format!("error: {line}"));
     }
     let code = own.map_or(1, Error::exit_code);
     ExitCode::from(code)
@@ -104,6 +104,8 @@ fn start_log() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would say so on stderr, and panic where that is closed.
+        .log_internal_errors(false)
         .without_time()
         .compact()
         .init();

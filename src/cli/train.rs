@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::common::{ConfigArgs, DeviceArgs};
+use super::common::{ConfigArgs, DeviceArgs, say};
 use crate::config::{Authors, Config};
 use crate::eval::Metrics;
 use crate::method::diagnostics::Report;
@@ -137,27 +137,27 @@ impl Display {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
     fn compared(&self, both: &demo::Comparison) {
         let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl"));
         let (sup, u2pl) = (percent(&both.supervised), percent(&both.u2pl));
-        println!();
-        println!(
+        say("");
+        say(&format!(
             "supervised only  mIoU {sup:5.2} %   ({:.0} s)",
             both.supervised.seconds
-        );
-        println!(
+        ));
+        say(&format!(
             "U2PL             mIoU {u2pl:5.2} %   ({:.0} s)",
             both.u2pl.seconds
-        );
-        println!("difference            {:+5.2} points", u2pl - sup);
-        println!("predictions      {}", both.picture.display());
+        ));
+        say(&format!("difference            {:+5.2} points", u2pl - sup));
+        say(&format!("predictions      {}", both.picture.display()));
         let folder = both.picture.parent().unwrap_or(Path::new("."));
-        println!("run folder       {}", folder.display());
+        say(&format!("run folder       {}", folder.display()));
     }
 }
 
@@ -183,7 +183,7 @@ impl Observer for Display {
             bar.set_prefix(self.title);
             self.bar = Some(bar);
         } else {
-            println!("{}: iterations {start} to {total}", self.title);
+            say(&format!("{}: iterations {start} to {total}", self.title));
         }
     }
 
@@ -198,7 +198,10 @@ impl Observer for Display {
             Some(bar) => bar.set_message(text),
             None => {
                 let rate = (done - self.start) as f64 / self.clock.elapsed().as_secs_f64();
-                println!("{} {done}/{} {text} {rate:.2} it/s", self.title, self.total);
+                say(&format!(
+                    "{} {done}/{} {text} {rate:.2} it/s",
+                    self.title, self.total
+                ));
             }
         }
     }
@@ -219,7 +222,7 @@ impl Observer for Display {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        println!(
+        say(&format!(
             "{}: {} iterations in {:.0} s; mIoU student {:.2} %, teacher {:.2} %, best {:.2} %; {}",
             self.title,
             summary.iterations,
@@ -228,16 +231,16 @@ impl Observer for Display {
             100.0 * summary.teacher_miou,
             100.0 * summary.best_miou,
             summary.out.display()
-        );
+        ));
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let measured = summary
             .measured_bytes
             .map_or("unknown here".into(), |b| format!("{:.1} MiB", mib(b)));
-        println!(
+        say(&format!(
             "{}: memory of the step: planned {:.1} MiB, measured {measured}",
             self.title,
             mib(summary.planned_bytes)
-        );
+        ));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::bench::recipe_of;
-use super::common::{emit, emit_json};
+use super::common::{emit, emit_json, tell};
 use super::device::{Kind, Place, precision};
 use crate::bench::versus::scripts::{Folder, Python};
 use crate::bench::versus::side::{self, Side};
@@ -325,7 +325,7 @@ impl Common {
         }
         emit(&summary::summary(&tables))?;
         if python.is_none() {
-            eprintln!("for PyTorch's rows: pip install torch==2.11.0, then --peer PYTHON");
+            tell("for PyTorch's rows: pip install torch==2.11.0, then --peer PYTHON");
         }
         Ok(())
     }
@@ -391,7 +391,9 @@ fn take_turns(
     let mut running: Vec<&mut Side> = sides.iter_mut().filter_map(|(_, s)| s.as_mut()).collect();
     let mut times = turns
         .take(&mut running, &mut |round, side, ms| {
-            eprintln!("{what} {precision} round {round}: {side}: {ms:.2} ms");
+            tell(&format!(
+                "{what} {precision} round {round}: {side}: {ms:.2} ms"
+            ));
         })
         .into_iter();
     for (measured, side) in &mut sides {
@@ -409,7 +411,7 @@ fn take_turns(
                 measured.said["checked"] = checked["checked"].clone();
                 measured.said["last"] = last;
             }
-            Err(e) => eprintln!("warning: {e}"),
+            Err(e) => tell(&format!("warning: {e}")),
         }
     }
     sides.into_iter().map(|(measured, _)| measured).collect()
