@@ -12,7 +12,9 @@ use png::{BitDepth, ColorType};
 use tempfile::TempDir;
 use u2pl_engine::Error;
 use u2pl_engine::config::Config;
+use u2pl_engine::data::decode::image_size;
 use u2pl_engine::data::discover::discover;
+use u2pl_engine::data::mask::{MaskRules, read_mask};
 use u2pl_engine::data::split::{make_split, write_lists};
 use u2pl_engine::data::{
     Dataset, Loader, LoaderSettings, Part, Sample, check, decode_image, epoch_order, pack,
@@ -549,6 +551,72 @@ fn truncated_files_are_errors_wherever_they_end() {
         text.starts_with("image.png: is neither a JPEG nor a PNG"),
         "{text}"
     );
+}
+
+/// A PNG whose header says `side` × `side` RGB.
+fn claiming(side: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, side, side);
+    encoder.set_color(ColorType::Rgb);
+    let mut writer = encoder.write_header().unwrap();
+    writer
+        .write_chunk(png::chunk::IDAT, &[0x78, 1, 3, 0, 0, 0, 0, 1])
+        .unwrap();
+    drop(writer);
+    bytes
+}
+
+#[test]
+fn a_header_that_claims_more_than_the_file_holds_takes_no_memory() {
+    let voc = Voc::new();
+    let path = voc.path("image.png");
+    for side in [60_000, i32::MAX as u32] {
+        write(&path, claiming(side));
+        for error in [refused(&path), image_size(&path).unwrap_err()] {
+            let text = voc.text(&error);
+            assert_eq!(error.exit_code(), 2);
+            assert!(text.starts_with("image.png: "), "{text}");
+            assert!(
+                side != 60_000 || text.contains("says that it is 60000 × 60000"),
+                "{text}"
+            );
+        }
+    }
+    let path = voc.path("JPEGImages/0.jpg");
+    jpeg(&path, 64, 48, 1);
+    let mut bytes = fs::read(&path).unwrap();
+    let frame = bytes.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    bytes[frame + 5..frame + 9].fill(0xFF);
+    write(&path, bytes);
+    let text = voc.text(&refused(&path));
+    assert!(
+        text.starts_with("JPEGImages/0.jpg: says that it is 65535 × 65535"),
+        "{text}"
+    );
+}
+
+/// To open a pipe would wait for ever.
+#[cfg(unix)]
+#[test]
+fn pipes_devices_and_folders_are_no_images() {
+    let voc = Voc::new();
+    let path = voc.path("odd.png");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let rules = MaskRules::new(&voc.config.data);
+    for odd in [path.as_path(), Path::new("/dev/zero"), voc.dir.path()] {
+        for error in [
+            refused(odd),
+            image_size(odd).unwrap_err(),
+            read_mask(odd, &rules).unwrap_err(),
+        ] {
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("is not a file"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, Transformations};
 
 use super::jpeg;
+use crate::device::cpu::available_bytes;
 use crate::{Error, Result};
 
 /// One decoded image with its label map, if it has one.
@@ -34,6 +35,11 @@ impl Decoded {
 }
 
 const PNG_MAGIC: [u8; 4] = *b"\x89PNG";
+/// Raw bytes that one byte of a file can stand for at most: deflate takes two bits for 258. JPEG has
+/// a bit for 64 pixels at least.
+const MOST_OF_A_BYTE: u64 = 1032;
+/// What is asked for at once without a look at how much memory there is.
+const SMALL: usize = 1 << 26;
 const CONVERT: &str = "convert it to an 8-bit RGB PNG or a JPEG";
 const RESTORE: &str = "restore or replace the file";
 
@@ -43,9 +49,15 @@ const RESTORE: &str = "restore or replace the file";
 /// [`Error::Io`] when unreadable; [`Error::Input`] naming the file when it is neither JPEG nor
 /// PNG, truncated, damaged, 16-bit or with alpha, or has a side below 2 pixels.
 pub fn decode_image(path: &Path) -> Result<Decoded> {
+    file_size(path)?;
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the image", e))?;
     let (width, height, rgb) = if bytes.starts_with(&jpeg::MAGIC) {
-        jpeg::decode(&bytes).map_err(|problem| fault(path, problem, RESTORE))?
+        let fault = |problem| fault(path, problem, RESTORE);
+        let (width, height) = jpeg::size(&mut Cursor::new(&bytes)).map_err(fault)?;
+        let pixels = width as u64 * height as u64;
+        check_claim(path, (width, height), pixels, bytes.len() as u64)?;
+        check_memory(path, (width, height), jpeg::BYTES * width * height)?;
+        jpeg::decode(&bytes).map_err(fault)?
     } else if bytes.starts_with(&PNG_MAGIC) {
         png_rgb(path, &bytes)?
     } else {
@@ -65,6 +77,7 @@ pub fn decode_image(path: &Path) -> Result<Decoded> {
 /// # Errors
 /// As [`decode_image`], short of damage in the pixel data.
 pub fn image_size(path: &Path) -> Result<(usize, usize)> {
+    let bytes = file_size(path)?;
     let file = File::open(path).map_err(|e| Error::io(path, "open the image", e))?;
     let mut reader = BufReader::new(file);
     let mut magic = [0; 4];
@@ -73,12 +86,15 @@ pub fn image_size(path: &Path) -> Result<(usize, usize)> {
         .seek(SeekFrom::Start(0))
         .map_err(|e| Error::io(path, "read the image", e))?;
     if read.is_ok() && magic.starts_with(&jpeg::MAGIC) {
-        jpeg::size(&mut reader).map_err(|problem| fault(path, problem, RESTORE))
+        let size = jpeg::size(&mut reader).map_err(|problem| fault(path, problem, RESTORE))?;
+        check_claim(path, size, size.0 as u64 * size.1 as u64, bytes)?;
+        Ok(size)
     } else if magic == PNG_MAGIC {
         let png = png::Decoder::new(reader)
             .read_info()
             .map_err(|e| png_fault(path, &e))?;
         accept_png(path, png.info())?;
+        check_png(path, png.info(), bytes)?;
         Ok((png.info().width as usize, png.info().height as usize))
     } else {
         Err(not_an_image(path))
@@ -101,15 +117,86 @@ pub(super) fn check_sides(path: &Path, width: usize, height: usize, least: usize
     ))
 }
 
+/// Bytes of the file at `path`. To open a pipe would wait for somebody to write to it.
+///
+/// # Errors
+/// [`Error::Io`] when there is none, [`Error::Input`] when it is a folder, a pipe or a device.
+pub(super) fn file_size(path: &Path) -> Result<u64> {
+    let found = std::fs::metadata(path).map_err(|e| Error::io(path, "open it", e))?;
+    match found.is_file() {
+        true => Ok(found.len()),
+        false => Err(fault(path, "is not a file", "name a file")),
+    }
+}
+
+/// Refuses a (width, height) whose `raw` bytes no file of `bytes` bytes can hold, before there is
+/// memory for what a damaged header claims.
+fn check_claim(path: &Path, (width, height): (usize, usize), raw: u64, bytes: u64) -> Result<()> {
+    if raw / MOST_OF_A_BYTE <= bytes {
+        return Ok(());
+    }
+    Err(fault(
+        path,
+        format!("says that it is {width} × {height}, more than its {bytes} bytes can hold"),
+        RESTORE,
+    ))
+}
+
+/// [`check_claim`] of a PNG.
+pub(super) fn check_png(path: &Path, info: &png::Info<'_>, bytes: u64) -> Result<()> {
+    let bits = u64::from(info.bits_per_pixel() as u32) * u64::from(info.width);
+    let raw = bits.div_ceil(8).saturating_mul(info.height.into());
+    check_claim(
+        path,
+        (info.width as usize, info.height as usize),
+        raw,
+        bytes,
+    )
+}
+
+/// Refuses a (width, height) for which `need` bytes are not there.
+pub(super) fn check_memory(
+    path: &Path,
+    (width, height): (usize, usize),
+    need: usize,
+) -> Result<()> {
+    if need <= SMALL {
+        return Ok(());
+    }
+    let there = available_bytes();
+    // What the process may have can be less than what the machine has.
+    let granted = Vec::<u8>::new().try_reserve_exact(need).is_ok();
+    if granted && there.is_none_or(|there| need <= there) {
+        return Ok(());
+    }
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    let there = there.filter(|there| *there < need);
+    let there = there.map_or("which are not".into(), |b| format!("{:.1} are", gib(b)));
+    Err(Error::Memory {
+        at: path.display().to_string(),
+        problem: format!(
+            "{width} × {height} pixels need {:.1} GiB, {there} free",
+            gib(need)
+        ),
+        mend: "make it smaller, or cut it up".into(),
+    })
+}
+
 /// Decodes a PNG to packed RGB.
 fn png_rgb(path: &Path, bytes: &[u8]) -> Result<(usize, usize, Vec<u8>)> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(|e| png_fault(path, &e))?;
-    accept_png(path, reader.info())?;
+    let info = reader.info();
+    accept_png(path, info)?;
+    check_png(path, info, bytes.len() as u64)?;
+    let sides = (info.width as usize, info.height as usize);
     let size = reader
         .output_buffer_size()
         .ok_or_else(|| fault(path, "the PNG is too large", RESTORE))?;
+    // Grey becomes colour beside it.
+    let rgb = sides.0.saturating_mul(sides.1).saturating_mul(3);
+    check_memory(path, sides, size.saturating_add(rgb))?;
     let mut pixels = vec![0; size];
     let frame = reader
         .next_frame(&mut pixels)

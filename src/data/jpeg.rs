@@ -14,6 +14,12 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 /// Every JPEG starts with this (start of image).
 pub(super) const MAGIC: [u8; 2] = [0xFF, 0xD8];
 
+/// Bytes that a pixel takes while it is decoded: colours, and of progressive files coefficients.
+pub(super) const BYTES: usize = 9;
+
+/// Sides are two bytes in the format.
+const MAX_SIDE: usize = u16::MAX as usize;
+
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 const DRI: u8 = 0xDD;
@@ -62,6 +68,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(usize, usize, Vec<u8>), String> {
     };
     let options = DecoderOptions::default()
         .set_strict_mode(true)
+        .set_max_width(MAX_SIDE)
+        .set_max_height(MAX_SIDE)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     let rgb = decoder

@@ -11,7 +11,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, Transformations};
 
 use crate::config::schema::{Data, LabelEncoding};
-use crate::data::decode::{fault, png_fault};
+use crate::data::decode::{check_memory, check_png, fault, file_size, png_fault};
 use crate::{Error, Result};
 
 /// How mask values become labels.
@@ -113,7 +113,9 @@ pub fn mask_size(path: &Path) -> Result<(usize, usize)> {
 }
 
 fn open(path: &Path) -> Result<png::Reader<BufReader<File>>> {
-    let file = File::open(path).map_err(|e| Error::io(path, "open the mask", e))?;
+    let io = |e| Error::io(path, "open the mask", e);
+    let bytes = file_size(path)?;
+    let file = File::open(path).map_err(io)?;
     let mut decoder = png::Decoder::new(BufReader::new(file));
     decoder.set_transformations(Transformations::IDENTITY);
     let reader = match decoder.read_info() {
@@ -129,7 +131,10 @@ fn open(path: &Path) -> Result<png::Reader<BufReader<File>>> {
         return Err(fault(path, "the mask is a 16-bit PNG", CONVERT));
     }
     let kind = match info.color_type {
-        ColorType::Indexed | ColorType::Grayscale => return Ok(reader),
+        ColorType::Indexed | ColorType::Grayscale => {
+            check_png(path, info, bytes)?;
+            return Ok(reader);
+        }
         ColorType::Rgb => "holds RGB colours",
         ColorType::Rgba | ColorType::GrayscaleAlpha => "has an alpha channel",
     };
@@ -152,6 +157,9 @@ pub fn read_indices(path: &Path) -> Result<(usize, usize, Vec<u8>)> {
     let size = reader
         .output_buffer_size()
         .ok_or_else(|| fault(path, "the mask is too large", CONVERT))?;
+    let sides = (reader.info().width as usize, reader.info().height as usize);
+    let unpacked = sides.0.saturating_mul(sides.1);
+    check_memory(path, sides, size.saturating_add(unpacked))?;
     let mut packed = vec![0; size];
     let frame = reader
         .next_frame(&mut packed)

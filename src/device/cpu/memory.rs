@@ -36,9 +36,10 @@ pub(super) struct Arenas {
 
 impl Arenas {
     pub(super) fn alloc(&mut self, bytes: usize) -> Result<ArenaId> {
-        let map = MmapMut::map_anon(bytes.max(1)).map_err(|e| Error::Device {
-            device: "cpu".into(),
-            problem: format!("cannot allocate {bytes} bytes: {e}"),
+        let map = MmapMut::map_anon(bytes.max(1)).map_err(|e| Error::Memory {
+            at: "device cpu".into(),
+            problem: format!("cannot allocate {bytes} bytes ({e})"),
+            mend: "use smaller images, crops or batches, or a machine with more memory".into(),
         })?;
         Ok(self.add(Memory::Owned(map)))
     }
@@ -225,7 +226,7 @@ impl Ctx {
 }
 
 /// Memory that the system says can be had without swapping (Linux: `MemAvailable`).
-pub(super) fn available_bytes() -> Option<usize> {
+pub(crate) fn available_bytes() -> Option<usize> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.trim().trim_end_matches("kB").trim().parse().ok()?;

@@ -34,6 +34,7 @@ use std::sync::Mutex;
 use super::gpu::MathMode;
 use super::{ArenaId, Call, DType, Device, Op, View};
 use crate::error::{Error, Result};
+pub(crate) use memory::available_bytes;
 use memory::{Arenas, Ctx};
 
 /// The CPU as a [`Device`], with a thread pool of its own.
