@@ -6,12 +6,11 @@
 
 mod frames;
 mod natural;
+mod pattern;
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-
-use glob::MatchOptions;
 
 use self::frames::Frames;
 use self::natural::Key;
@@ -150,24 +149,18 @@ impl Inputs {
         let wrong = |problem: String, mend: &str| {
             Err(Error::input(pattern.display().to_string(), problem, mend))
         };
-        let Some(text) = pattern.to_str() else {
+        if pattern.to_str().is_none() {
             return wrong("is no UTF-8".into(), "name the folder instead");
-        };
-        // As a shell has it: hidden files are not meant.
-        let options = MatchOptions {
-            require_literal_leading_dot: true,
-            ..MatchOptions::new()
-        };
-        let paths = match glob::glob_with(text, options) {
+        }
+        let paths = match pattern::expand(pattern) {
             Ok(paths) => paths,
-            Err(e) => return wrong(e.to_string(), "`*`, `?`, `[a-z]` and `**` are understood"),
+            Err(pattern::Fault::Io(e)) => return Err(e),
+            Err(pattern::Fault::Pattern(e)) => {
+                return wrong(e, "`*`, `?`, `[a-z]` and `**` are understood");
+            }
         };
         let (mut images, mut others) = (Vec::new(), Vec::new());
         for path in paths {
-            let path = path.map_err(|e| {
-                let at = e.path().to_path_buf();
-                Error::io(at, "list the images", e.into())
-            })?;
             match is_image(&path) {
                 true => images.push(path),
                 false => others.push(path),
