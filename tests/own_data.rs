@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use u2pl_engine::config::Config;
 use u2pl_engine::data::discover::discover;
 use u2pl_engine::data::list::{lines, repeated, shared};
-use u2pl_engine::data::split::make_balanced_split;
+use u2pl_engine::data::split::{make_balanced_split, write_lists};
 use u2pl_engine::data::{Dataset, Part, check};
 
 /// A folder `images/` + `masks/` of 12 × 8 pixels.
@@ -108,8 +108,9 @@ fn lists_from_any_editor_name_the_same_images() {
         text.encode_utf16().flat_map(bytes).collect()
     };
     let text = "# drawn by hand\r\n\r\n  a\r\nb \r\n\n";
-    let variants: [Vec<u8>; 5] = [
+    let variants: [Vec<u8>; 6] = [
         b"a\nb".to_vec(),
+        b"#\ra\rb\r".to_vec(),
         text.into(),
         [b"\xEF\xBB\xBF", text.as_bytes()].concat(),
         wide(&format!("\u{feff}{text}"), u16::to_le_bytes),
@@ -127,11 +128,12 @@ fn lists_from_any_editor_name_the_same_images() {
         (&b""[..], "the list is empty"),
         (b"# nothing\n \n", "the list is empty"),
         (b"\xE9t\xE9", "save it as UTF-8"),
+        (&[b'x'; 10_000], "a line of 10000 bytes"),
     ] {
         let path = place.write("list.txt", bytes);
         let error = lines(&path).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert_says(&error.to_string(), &["list.txt: ", part]);
+        assert_says(&error.to_string(), &["list.txt:", part]);
     }
 }
 
@@ -302,6 +304,17 @@ fn balanced_draws_hold_the_rare_classes_and_grow() {
     }
     assert!(make_balanced_split(&ids, &classes, 0, 1).is_err());
     assert!(make_balanced_split(&ids, &classes, 11, 1).is_err());
+}
+
+#[test]
+fn lists_are_written_all_or_none() {
+    let place = Place::new();
+    let folder = place.path("lists");
+    let ids = ["a".to_string()];
+    // The second has no folder to lie in.
+    let lists = [("labeled.txt", &ids[..]), ("none/unlabeled.txt", &ids[..])];
+    assert_eq!(write_lists(&folder, &lists, "").unwrap_err().exit_code(), 2);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
 }
 
 #[test]

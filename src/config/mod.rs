@@ -13,15 +13,43 @@ pub mod schema;
 mod tree;
 mod validate;
 
+use std::io::Read;
 use std::path::Path;
 
 pub use authors::{Authors, AuthorsOptions};
 pub use schema::Config;
 
+use crate::files::text_of;
 use crate::{Error, Result};
 
 /// The recipe of the built-in demo: synthetic shapes, a small network, minutes on a CPU.
 const DEMO: &str = include_str!("../../configs/demo.yaml");
+
+/// Bytes of a configuration at most; /dev/zero has no end.
+const LARGEST: u64 = 1 << 24;
+
+/// The text of a configuration file.
+fn read_text(path: &Path) -> Result<String> {
+    let read = || {
+        let mut bytes = Vec::new();
+        let mut file = std::fs::File::open(path)?.take(LARGEST + 1);
+        file.read_to_end(&mut bytes).map(|_| bytes)
+    };
+    let bytes = read().map_err(|e| Error::io(path, "read the configuration", e))?;
+    let wrong =
+        |problem: String, mend: &str| Err(Error::input(path.display().to_string(), problem, mend));
+    if bytes.len() as u64 > LARGEST {
+        let problem = format!("has more than {} MiB", LARGEST >> 20);
+        return wrong(problem, "name a configuration in YAML");
+    }
+    match text_of(&bytes) {
+        Some(text) => Ok(text),
+        None => wrong(
+            "is not text in UTF-8".into(),
+            "name a configuration in YAML, saved as UTF-8",
+        ),
+    }
+}
 
 impl Config {
     /// The defaults, overlaid with the YAML file at `path` and then with `sets`, in order.
@@ -55,8 +83,7 @@ impl Config {
         let Some(path) = path else {
             return load::resolve("defaults", "", sets, options);
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::io(path, "read the configuration", e))?;
+        let text = read_text(path)?;
         load::resolve(&path.display().to_string(), &text, sets, options)
     }
 

@@ -15,6 +15,16 @@ pub(super) struct Disk {
 impl Disk {
     /// Opens the file at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // To open a pipe would wait for somebody to write to it.
+        let found = std::fs::metadata(path)?;
+        if !found.is_file() {
+            let kind = if found.is_dir() {
+                "a folder"
+            } else {
+                "no file"
+            };
+            return Err(io::Error::other(format!("it is {kind}")));
+        }
         let file = File::open(path)?;
         let len = file.metadata()?.len();
         Ok(Self {

@@ -4,15 +4,21 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files::{Target, target};
 
 /// Lets `write` fill a temporary file in the folder of `path`, synchronises it and renames it over
-/// `path`, so that a reader or a crash sees the old file or the new one.
+/// `path`, so that a reader or a crash sees the old file or the new one. A link stays one, and what is
+/// no file is written to.
 ///
 /// # Errors
 /// [`Error::Io`] when the folder cannot be written, those of `write`; the temporary file is removed.
 pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    let temp = beside(path);
     let io = |e| Error::io(path, "write the weights", e);
+    let Target::File(target) = target(path) else {
+        let stream = fs::OpenOptions::new().write(true).open(path);
+        return write(&stream.map_err(io)?);
+    };
+    let temp = beside(&target);
     let written = File::create(&temp)
         .map_err(io)
         .and_then(|file| {
@@ -20,13 +26,13 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> R
             file.sync_all().map_err(io)
         })
         .and_then(|()| {
-            fs::rename(&temp, path).map_err(|e| Error::io(path, "replace the weights", e))
+            fs::rename(&temp, &target).map_err(|e| Error::io(path, "replace the weights", e))
         });
     if written.is_err() {
         // The first error is the one to report; there may be nothing to remove.
         let _ = fs::remove_file(&temp);
     }
-    written.map(|()| sync_folder(path))
+    written.map(|()| sync_folder(&target))
 }
 
 /// A hidden name in the folder of `path`, of this process alone.

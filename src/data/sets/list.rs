@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use super::dataset::Sample;
 use super::layout::{IMAGE_EXTENSIONS, Layout};
 use crate::config::schema::Data;
+use crate::files::text_of;
 use crate::{Error, Result};
+
+/// Bytes of a line at most: two paths as long as systems take them.
+const LONGEST: usize = 8192;
 
 /// The lines of the list at `path` that name something, with their numbers.
 ///
@@ -18,19 +22,28 @@ use crate::{Error, Result};
 /// [`Error::Io`] when unreadable; [`Error::Input`] when it is no text, or names nothing.
 pub fn lines(path: &Path) -> Result<Vec<(usize, String)>> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, "read the list", e))?;
-    let text = decode(&bytes).ok_or_else(|| {
+    let text = text_of(&bytes).ok_or_else(|| {
         Error::input(
             path.display().to_string(),
             "the list is not text in UTF-8",
             "save it as UTF-8, one image per line",
         )
     })?;
+    // A carriage return alone ends a line, too, but not before a line feed.
+    let text = text.replace("\r\n", "\n");
     let lines: Vec<(usize, String)> = text
-        .lines()
+        .split(['\n', '\r'])
         .enumerate()
         .map(|(i, line)| (i + 1, line.trim().to_string()))
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .collect();
+    if let Some((number, line)) = lines.iter().find(|(_, line)| line.len() > LONGEST) {
+        return Err(Error::input(
+            format!("{}:{number}", path.display()),
+            format!("a line of {} bytes is no name of an image", line.len()),
+            "list one image per line",
+        ));
+    }
     if lines.is_empty() {
         return Err(Error::input(
             path.display().to_string(),
@@ -39,23 +52,6 @@ pub fn lines(path: &Path) -> Result<Vec<(usize, String)>> {
         ));
     }
     Ok(lines)
-}
-
-/// UTF-8, or UTF-16 with its mark; marks are cut off.
-fn decode(bytes: &[u8]) -> Option<String> {
-    let wide = |from: fn([u8; 2]) -> u16| {
-        let units: Vec<u16> = bytes[2..]
-            .chunks_exact(2)
-            .map(|b| from([b[0], b[1]]))
-            .collect();
-        String::from_utf16(&units).ok()
-    };
-    match bytes {
-        [0xFF, 0xFE, ..] => wide(u16::from_le_bytes),
-        [0xFE, 0xFF, ..] => wide(u16::from_be_bytes),
-        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
-        _ => String::from_utf8(bytes.to_vec()).ok(),
-    }
 }
 
 /// Reads the list at `path`, looked up in the working folder and then under the dataset's root.
@@ -194,20 +190,5 @@ fn twice(first: &Sample, second: &Sample) -> Twice {
     Twice {
         id: second.id.clone(),
         at: [first.at.clone(), second.at.clone()],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_and_wide_text_are_read() {
-        assert_eq!(decode(b"\xEF\xBB\xBFa\r\n").as_deref(), Some("a\r\n"));
-        assert_eq!(decode(b"\xFF\xFEa\0\n\0").as_deref(), Some("a\n"));
-        assert_eq!(decode(b"\xFE\xFF\0a\0\n").as_deref(), Some("a\n"));
-        assert_eq!(decode(b"\xFF\xFE").as_deref(), Some(""));
-        assert_eq!(decode("é".as_bytes()).as_deref(), Some("é"));
-        assert_eq!(decode(b"\x80abc"), None);
     }
 }

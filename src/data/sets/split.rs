@@ -102,8 +102,8 @@ fn apart(ids: &[String], chosen: &[usize]) -> (Vec<String>, Vec<String>) {
     (pick(true), pick(false))
 }
 
-/// Writes each of `lists`, a file name and its lines, into `folder` (made if missing), whole or not
-/// at all. `header` goes before the lines, each of its lines as a comment. Returns the paths.
+/// Writes each of `lists`, a file name and its lines, into `folder` (made if missing), all of them or
+/// none. `header` goes before the lines, each of its lines as a comment. Returns the paths.
 ///
 /// # Errors
 /// [`Error::Input`] when one of them exists; [`Error::Io`] when the folder cannot be written.
@@ -126,7 +126,12 @@ pub fn write_lists(
         let text: String = header
             .chain(lines.iter().map(|line| format!("{line}\n")))
             .collect();
-        write_atomic(path, text.as_bytes())?;
+        write_atomic(path, text.as_bytes()).inspect_err(|_| {
+            // Some of the lists alone are of no use, and the next try would find them. None was there.
+            for path in &paths {
+                let _ = fs::remove_file(path);
+            }
+        })?;
     }
     Ok(paths)
 }
