@@ -155,6 +155,30 @@ fn broken_yaml_and_repeated_keys_are_one_line() {
 }
 
 #[test]
+fn files_that_no_editor_of_yaml_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    let load = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        Config::load(Some(&path), &[])
+    };
+    let wide: Vec<u8> = "\u{feff}train: {epochs: 7}\r\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(load(&wide).unwrap().train.epochs, 7);
+    for (bytes, says) in [
+        (&b"\xE9t\xE9"[..], "is not text in UTF-8"),
+        (&vec![b' '; (1 << 24) + 1], "has more than 16 MiB"),
+    ] {
+        let error = load(bytes).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains(says) && text.contains("c.yaml: "), "{text}");
+    }
+}
+
+#[test]
 fn all_mistakes_at_once() {
     let message = mistake("train:\n  epoch: 4\n  lr: fast\n", &["model.widht=2"]);
     assert_eq!(message.lines().count(), 3, "{message}");
@@ -210,6 +234,36 @@ fn validation_reports_each_problem_with_its_key() {
         ("method.bank_size=0", "method.bank_size: "),
         ("eval.scales=[]", "eval.scales: "),
         ("eval.crop=[0, 1]", "eval.crop: "),
+        // Counts of which sizes are made that no number holds, or that no memory does.
+        ("data.workers=18446744073709551615", "data.workers: "),
+        (
+            "data.shapes.labeled=18446744073709551615",
+            "data.shapes.labeled: ",
+        ),
+        ("data.shapes.val=18446744073709551615", "data.shapes.val: "),
+        ("model.width=4611686018427387904", "model.width: "),
+        (
+            "model.aspp_dilations=[18446744073709551615]",
+            "model.aspp_dilations: ",
+        ),
+        (
+            "train.epochs=18446744073709551615",
+            "train.epochs: 18446744073709551615 is out of range",
+        ),
+        (
+            "train.epoch_iters=18446744073709551615",
+            "train.epoch_iters: ",
+        ),
+        (
+            "train.batch_labeled=18446744073709551615",
+            "train.batch_labeled: ",
+        ),
+        (
+            "train.micro_batches=18446744073709551615",
+            "train.micro_batches: ",
+        ),
+        ("method.anchors=18446744073709551615", "method.anchors: "),
+        ("method.bank_size=4294967296", "method.bank_size: "),
     ];
     demo.validate().unwrap();
     for (set, expected) in cases {
@@ -221,6 +275,13 @@ fn validation_reports_each_problem_with_its_key() {
         let text = error.to_string();
         assert!(text.contains(expected), "{set}: {text}");
     }
+    let huge = [
+        "augment.crop=[16384, 16384]",
+        "train.batch_labeled=16384",
+        "model.width=1024",
+    ];
+    let text = with(&huge).validate().unwrap_err().to_string();
+    assert!(text.contains("more than any machine holds"), "{text}");
     let several = Config::demo(&["train.lr=0".into(), "method.ema=2".into()]).unwrap();
     assert_eq!(
         several.validate().unwrap_err().to_string().lines().count(),

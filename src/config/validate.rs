@@ -5,6 +5,17 @@ use super::schema::{
 };
 use crate::{Error, Result};
 
+/// Channels, and taps of a dilated convolution apart.
+const MOST_CHANNELS: usize = 16_384;
+/// Images a batch.
+const MOST_BATCH: usize = 16_384;
+/// Synthetic images, draws of the contrastive loss, epochs: a million.
+const MOST: usize = 1_000_000;
+/// Entries of the memory bank, iterations of an epoch: a thousand of those.
+const MOST_ENTRIES: usize = 1_000_000_000;
+/// Values of the largest map of a batch; a thousand maps of so many are still a number of bytes.
+const MOST_VALUES: u128 = 1 << 46;
+
 /// Collects one line per problem.
 #[derive(Default)]
 struct Problems(Vec<Error>);
@@ -19,6 +30,21 @@ impl Problems {
 
     fn at_least_one(&mut self, key: &str, value: usize) {
         self.need(value >= 1, key, "is 0", "give at least 1");
+    }
+
+    /// `value ≤ most`, beyond which a count is a slip and sizes made of it no longer fit a number.
+    fn at_most(&mut self, key: &str, value: usize, most: usize) {
+        self.need(
+            value <= most,
+            key,
+            format!("{value} is out of range"),
+            format!("give at most {most}"),
+        );
+    }
+
+    fn count(&mut self, key: &str, value: usize, most: usize) {
+        self.at_least_one(key, value);
+        self.at_most(key, value, most);
     }
 
     /// `low ≤ value ≤ high`; NaN fails.
@@ -64,6 +90,7 @@ impl Config {
         augment(self, &mut p);
         model(self, &mut p);
         train(self, &mut p);
+        batch(self, &mut p);
         method(self, &mut p);
         eval(self, &mut p);
         Error::collect(p.0)
@@ -143,6 +170,7 @@ fn data(config: &Config, p: &mut Problems) {
         format!("{} is out of range", d.image_scale),
         "give a factor above 0 and at most 8",
     );
+    p.at_most("data.workers", d.workers, 1024);
     for c in 0..3 {
         p.need(
             d.mean[c].is_finite(),
@@ -200,14 +228,15 @@ fn shapes(config: &Config, p: &mut Problems) {
         ),
         format!("set data.classes: {kinds}"),
     );
-    p.at_least_one("data.shapes.labeled", s.labeled);
+    p.count("data.shapes.labeled", s.labeled, MOST);
+    p.at_most("data.shapes.unlabeled", s.unlabeled, MOST);
     p.need(
         s.unlabeled >= 1 || !config.train.algorithm.uses_unlabeled(),
         "data.shapes.unlabeled",
         "is 0, and U2PL learns from unlabelled images",
         "give at least 1, or set train.algorithm: supervised",
     );
-    p.at_least_one("data.shapes.val", s.val);
+    p.count("data.shapes.val", s.val, MOST);
     p.need(
         (16..=4096).contains(&s.size),
         "data.shapes.size",
@@ -259,10 +288,13 @@ fn model(config: &Config, p: &mut Problems) {
         ("model.head_width", m.head_width),
         ("model.rep_width", m.rep_width),
     ] {
-        p.at_least_one(key, width);
+        p.count(key, width, MOST_CHANNELS);
     }
     p.need(
-        !m.aspp_dilations.is_empty() && m.aspp_dilations.iter().all(|&d| d >= 1),
+        (1..=64).contains(&m.aspp_dilations.len())
+            && m.aspp_dilations
+                .iter()
+                .all(|d| (1..=MOST_CHANNELS).contains(d)),
         "model.aspp_dilations",
         format!("{:?} is not a list of dilations", m.aspp_dilations),
         "give one or more numbers from 1, such as [12, 24, 36]",
@@ -285,11 +317,12 @@ fn model(config: &Config, p: &mut Problems) {
 fn train(config: &Config, p: &mut Problems) {
     let t = &config.train;
     let u2pl = t.algorithm.uses_unlabeled();
-    p.at_least_one("train.epochs", t.epochs);
-    p.at_least_one("train.batch_labeled", t.batch_labeled);
-    p.at_least_one("train.micro_batches", t.micro_batches);
+    p.count("train.epochs", t.epochs, MOST);
+    p.at_most("train.epoch_iters", t.epoch_iters, MOST_ENTRIES);
+    p.count("train.batch_labeled", t.batch_labeled, MOST_BATCH);
+    p.count("train.micro_batches", t.micro_batches, MOST_BATCH);
     if u2pl {
-        p.at_least_one("train.batch_unlabeled", t.batch_unlabeled);
+        p.count("train.batch_unlabeled", t.batch_unlabeled, MOST_BATCH);
         p.need(
             t.warmup_epochs < t.epochs || t.epochs == 0,
             "train.warmup_epochs",
@@ -302,7 +335,7 @@ fn train(config: &Config, p: &mut Problems) {
     }
     // The student sees labelled images alone while supervised, both streams in one batch after.
     let smallest = match u2pl && t.warmup_epochs == 0 {
-        true => t.batch_labeled + t.batch_unlabeled,
+        true => t.batch_labeled.saturating_add(t.batch_unlabeled),
         false => t.batch_labeled,
     };
     p.need(
@@ -324,6 +357,24 @@ fn train(config: &Config, p: &mut Problems) {
     p.within("train.ohem_thresh", t.ohem_thresh, 0.0, 1.0);
     p.at_least_one("train.log_every", t.log_every);
     p.at_least_one("train.val_every", t.val_every);
+}
+
+/// A batch that no machine can hold, as far as a glance tells: the plan says it to the byte.
+fn batch(config: &Config, p: &mut Problems) {
+    let (t, m, [height, width]) = (&config.train, &config.model, config.augment.crop);
+    // The last stage of bottlenecks is 32 times as wide as layer1's blocks; ASPP's branches lie
+    // side by side.
+    let branches = (m.aspp_dilations.len() as u128 + 2) * m.head_width as u128;
+    let channels = branches.max(32 * m.width as u128).max(m.rep_width as u128);
+    let images = t.batch_labeled as u128 + t.batch_unlabeled as u128;
+    let pixels = (height as u128).saturating_mul(width as u128);
+    let values = images.saturating_mul(pixels).saturating_mul(channels);
+    p.need(
+        values <= MOST_VALUES,
+        "augment.crop",
+        format!("{height} × {width} pixels of {images} images in {channels} channels are more than any machine holds"),
+        "use a smaller crop, batch or network",
+    );
 }
 
 fn method(config: &Config, p: &mut Problems) {
@@ -352,14 +403,14 @@ fn method(config: &Config, p: &mut Problems) {
     if let Some(weight) = m.contrast_weight {
         p.not_negative("method.contrast_weight", weight);
     }
-    p.at_least_one("method.world_size", m.world_size);
+    p.count("method.world_size", m.world_size, MOST);
     p.within("method.delta_p", m.delta_p, 0.0, 1.0);
     ranks(config, p);
-    p.at_least_one("method.anchors", m.anchors);
-    p.at_least_one("method.negatives", m.negatives);
+    p.count("method.anchors", m.anchors, MOST);
+    p.count("method.negatives", m.negatives, MOST);
     p.positive("method.temperature", m.temperature);
-    p.at_least_one("method.bank_background", m.bank_background);
-    p.at_least_one("method.bank_size", m.bank_size);
+    p.count("method.bank_background", m.bank_background, MOST_ENTRIES);
+    p.count("method.bank_size", m.bank_size, MOST_ENTRIES);
 }
 
 /// `1 ≤ r_l < r_h`; bounds beyond C are harmless (the last ranks are then simply included).
