@@ -90,6 +90,35 @@ fn weights_that_are_missing_broken_or_of_another_network() {
 }
 
 #[test]
+fn weights_of_a_run_that_diverged() {
+    let place = Place::new();
+    let mut bytes = fs::read(place.path("w.safetensors")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(place.path("nan.safetensors"), bytes).unwrap();
+    let nan = ["--config", "run.yaml", "--weights", "nan.safetensors"];
+    let infer = ["infer", "--input", "images", "--out", "o"];
+    for command in [&infer[..], &["export", "--out", "o.onnx"]] {
+        let text = place.mistake(&with(command, &nan));
+        assert_says(&text, &["nan.safetensors: ", "holds NaN"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file_of_weights() {
+    let place = Place::new();
+    let pipe = place.path("pipe.pth");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let text = place.mistake(&["convert", "pipe.pth", "o.safetensors"]);
+    assert_says(&text, &["pipe.pth", "it is no file"]);
+}
+
+#[test]
 fn weights_alone_need_a_configuration() {
     let place = Place::new();
     let text = place.mistake(&["eval", "--weights", "w.safetensors"]);

@@ -220,6 +220,72 @@ fn resuming_needs_a_checkpoint_of_the_same_configuration() {
 }
 
 #[test]
+fn a_run_that_ended_before_its_first_validation_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let config = write_config(&dir, "");
+    let with = ["--config", &config];
+    // It diverges at once: what is saved is from before, and what a kill left beside it goes away.
+    let diverging = ["--set", "train.lr=1e30", "--set", "train.log_every=100"];
+    let line = refused(train(&out, &[&with[..], &diverging].concat()));
+    assert!(
+        line.contains("is no longer a number at iteration 2; the checkpoints stay"),
+        "{line}"
+    );
+    let last = out.join("checkpoints/last.safetensors");
+    let iteration = |path: &Path| {
+        let file = u2pl_engine::weights::Reader::open(path).unwrap();
+        file.require_meta("iteration").unwrap().to_string()
+    };
+    assert_eq!(iteration(&last), "0");
+    assert!(!out.join("checkpoints/best.safetensors").exists());
+
+    let out = dir.path().join("other");
+    let done = train(&out, &[&with[..], &["--max-iters", "0"]].concat());
+    let unbroken = dir.path().join("unbroken");
+    for mut command in [
+        done,
+        train(&out, &[&with[..], &["--resume"]].concat()),
+        train(&unbroken, &with),
+    ] {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{:?}", output.stderr);
+    }
+    let last = |out: &Path| fs::read(out.join("checkpoints/last.safetensors")).unwrap();
+    assert!(last(&out) == last(&unbroken));
+}
+
+#[test]
+fn a_run_goes_on_when_nobody_reads_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_u2pl-engine"));
+    command.arg("train").arg("--out").arg(&out);
+    for set in TINY {
+        command.args(["--set", set]);
+    }
+    let pipe = std::process::Stdio::piped;
+    let mut child = command.stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert!(out.join("predictions.png").is_file());
+}
+
+#[test]
+fn an_epoch_that_takes_gigabytes_to_draw_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let config = write_config(&dir, "");
+    let long = ["--config", &config, "--set", "train.epoch_iters=1000000000"];
+    let line = refused(train(&out, &long));
+    assert!(
+        line.contains("train.epoch_iters: 1000000000 iterations of 2 images"),
+        "{line}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
 fn initial_weights_of_another_architecture_name_what_differs() {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(&dir, "");

@@ -89,6 +89,12 @@ impl Schedule {
         self.epochs * self.epoch_iters
     }
 
+    /// Iterations on labels alone, from the first on.
+    pub fn warmup(&self) -> usize {
+        let epochs = self.warmup_epochs.min(self.epochs);
+        epochs * self.epoch_iters
+    }
+
     /// Global iteration to epoch and iteration.
     pub fn position(&self, iteration: usize) -> Position {
         Position {

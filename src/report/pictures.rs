@@ -33,7 +33,7 @@ pub fn find(folder: &Path) -> (Vec<Picture>, Vec<String>) {
     };
     let paths = entries.filter_map(|e| Some(e.ok()?.path()));
     let mut found: Vec<Picture> = paths
-        .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")))
+        .filter(|p| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) && p.is_file())
         .filter_map(|path| {
             let name = path.file_stem()?.to_string_lossy().into_owned();
             // Hidden files are being written.

@@ -8,7 +8,8 @@
 use std::path::Path;
 
 use crate::config::Config;
-use crate::graph::params::Kind;
+use crate::device::elements;
+use crate::graph::params::{Kind, Layout, Spec};
 use crate::train::session::Session;
 use crate::weights::{
     Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table,
@@ -49,11 +50,41 @@ impl Networks {
         })
     }
 
+    fn check(&self, params: &Layout, progress: Progress) -> Result<()> {
+        [&self.student, &self.teacher]
+            .into_iter()
+            .try_for_each(|(weights, buffers)| {
+                check_finite(params, Kind::Weight, weights, progress)?;
+                check_finite(params, Kind::Buffer, buffers, progress)
+            })
+    }
+
     fn add<'a>(&'a self, writer: &mut Writer<'a>, session: &Session) -> Result<()> {
         writer.params(STUDENT, session.params(), &self.student.0, &self.student.1)?;
         writer.params(TEACHER, session.params(), &self.teacher.0, &self.teacher.1)?;
         Ok(())
     }
+}
+
+/// Refuses to replace a checkpoint by one that nothing can be done with. What lies between the
+/// tensors of `flat` is nobody's.
+fn check_finite(params: &Layout, kind: Kind, flat: &[f32], progress: Progress) -> Result<()> {
+    let finite = |spec: &Spec| {
+        let values = flat.get(spec.offset..spec.offset + elements(spec.shape));
+        values.is_some_and(|values| values.iter().all(|v| v.is_finite()))
+    };
+    let mut specs = params.specs().iter().filter(|s| s.kind == kind);
+    let Some(spec) = specs.find(|s| !finite(s)) else {
+        return Ok(());
+    };
+    Err(Error::input(
+        "train.lr",
+        format!(
+            "{} is no longer a number at iteration {}; the checkpoints stay as they were",
+            spec.name, progress.iteration
+        ),
+        "lower train.lr (or train.head_lr_mult)",
+    ))
 }
 
 fn add_progress(writer: &mut Writer<'_>, cfg: &Config, progress: Progress) -> Result<()> {
@@ -67,7 +98,8 @@ fn add_progress(writer: &mut Writer<'_>, cfg: &Config, progress: Progress) -> Re
 /// Writes student and teacher, for evaluation and use.
 ///
 /// # Errors
-/// [`Error::Io`] when the disk refuses; the previous file stays.
+/// [`Error::Io`] when the disk refuses, [`Error::Input`] when a weight is no number; the previous file
+/// stays.
 pub fn save_networks(
     path: &Path,
     session: &Session,
@@ -75,6 +107,7 @@ pub fn save_networks(
     progress: Progress,
 ) -> Result<()> {
     let networks = Networks::read(session)?;
+    networks.check(session.params(), progress)?;
     let mut writer = Writer::new();
     networks.add(&mut writer, session)?;
     add_progress(&mut writer, cfg, progress)?;
@@ -84,10 +117,13 @@ pub fn save_networks(
 /// Writes everything that [`restore`] needs.
 ///
 /// # Errors
-/// [`Error::Io`] when the disk refuses; the previous file stays.
+/// [`Error::Io`] when the disk refuses, [`Error::Input`] when a weight is no number; the previous file
+/// stays.
 pub fn save(path: &Path, session: &Session, cfg: &Config, progress: Progress) -> Result<()> {
     let networks = Networks::read(session)?;
+    networks.check(session.params(), progress)?;
     let velocity: Vec<f32> = session.read("velocity")?;
+    check_finite(session.params(), Kind::Weight, &velocity, progress)?;
     let ring = Ring::read(session)?;
     let mut writer = Writer::new();
     networks.add(&mut writer, session)?;

@@ -107,6 +107,26 @@ pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Resul
     trainer.train(options, observer)
 }
 
+/// Images of an epoch at most: their order is drawn at its start.
+const MOST_OF_AN_EPOCH: usize = 1 << 28;
+
+/// Refuses an epoch whose order of images takes gigabytes.
+fn check_epoch(cfg: &Config, iters: usize) -> Result<()> {
+    let t = &cfg.train;
+    let batch = t.batch_labeled.max(t.batch_unlabeled) * t.micro_batches;
+    if iters.saturating_mul(batch) <= MOST_OF_AN_EPOCH {
+        return Ok(());
+    }
+    Err(Error::input(
+        "train.epoch_iters",
+        format!("{iters} iterations of {batch} images are too many for one epoch"),
+        format!(
+            "give at most {}, and more train.epochs",
+            MOST_OF_AN_EPOCH / batch
+        ),
+    ))
+}
+
 /// A line of `metrics.jsonl` about a step.
 #[derive(serde::Serialize)]
 struct StepLine<'a> {
@@ -156,6 +176,8 @@ impl Trainer {
             unlabeled.as_ref().map_or(0, |d| d.len()),
         );
 
+        check_epoch(&cfg, epoch_iters)?;
+
         let resume_from = run_dir::checkpoint_path(&options.out, "last");
         let resumed = if options.resume {
             Some(checkpoint::open(&resume_from, &cfg)?)
@@ -171,7 +193,7 @@ impl Trainer {
             Some(file) => {
                 let released = cfg.method.mode == Mode::Released;
                 let progress = checkpoint::restore(&file, &session, !released)?;
-                if released {
+                if released && progress.iteration > 0 {
                     tracing::warn!(
                         "mode released resumes as the authors' code does: the learning rate stays \
                          where it was, the memory bank starts empty"
@@ -188,6 +210,11 @@ impl Trainer {
             }
         };
         let board = Board::open(dir.path(), &cfg, progress.iteration)?;
+        if !options.resume {
+            // A run that ends before its first validation goes on from here; and a disk without room
+            // for a checkpoint shows before there is anything to lose.
+            checkpoint::save(&dir.checkpoint("last"), &session, &cfg, progress)?;
+        }
         Ok(Self {
             cfg,
             session,
@@ -248,9 +275,7 @@ impl Trainer {
         let total = self.session.schedule().total();
         let end = options.max_iters.map_or(total, |n| n.min(total));
         let start = self.progress.iteration;
-        let warmup = (0..total)
-            .take_while(|&i| self.session.schedule().is_warmup(i))
-            .count();
+        let warmup = self.session.schedule().warmup();
         let (bl, bu) = (self.cfg.train.batch_labeled, self.cfg.train.batch_unlabeled);
         let mut labeled = self.source(&self.labeled, bl, 16, start)?;
         let mut unlabeled = match &self.unlabeled {

@@ -2,7 +2,7 @@
 //! TensorBoard's event file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::device::Cost;
-use crate::files::write_atomic;
+use crate::files::{remove_unfinished, write_atomic};
 use crate::graph::exec::Timing;
 use crate::{Error, Result};
 
@@ -48,23 +48,26 @@ impl RunDir {
     }
 
     /// Opens the folder of an interrupted run; lines of `metrics.jsonl` from after its checkpoint
-    /// (`iteration` steps done) are dropped, since they will be written again.
+    /// (`iteration` steps done) are dropped, since they will be written again, and so are damaged
+    /// ones and what a killed process had not finished.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read or written.
     pub fn reopen(path: &Path, iteration: usize) -> Result<Self> {
         let file = path.join("metrics.jsonl");
         if file.exists() {
-            let reader = File::open(&file).map_err(|e| Error::io(&file, "read the metrics", e))?;
-            let mut kept = String::new();
-            for line in BufReader::new(reader).lines() {
-                let line = line.map_err(|e| Error::io(&file, "read the metrics", e))?;
-                if is_before(&line, iteration) {
-                    kept.push_str(&line);
-                    kept.push('\n');
+            let bytes = fs::read(&file).map_err(|e| Error::io(&file, "read the metrics", e))?;
+            let mut kept = Vec::with_capacity(bytes.len());
+            for line in bytes.split(|&b| b == b'\n') {
+                if is_before(line, iteration) {
+                    kept.extend(line);
+                    kept.push(b'\n');
                 }
             }
-            write_atomic(&file, kept.as_bytes())?;
+            write_atomic(&file, &kept)?;
+        }
+        for sub in ["", "checkpoints", "samples"] {
+            remove_unfinished(&path.join(sub));
         }
         Self::open_metrics(path)
     }
@@ -173,8 +176,8 @@ pub fn sample_path(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Whether a metrics line was written with at most `iteration` steps done.
-fn is_before(line: &str, iteration: usize) -> bool {
-    let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else {
+fn is_before(line: &[u8], iteration: usize) -> bool {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(line) else {
         return false;
     };
     let done = value.get("iter").and_then(serde_json::Value::as_u64);
@@ -212,8 +215,18 @@ mod tests {
         run.log(&serde_json::json!({"iter": 20, "end": {}}))
             .unwrap();
         drop(run);
+        // What a crash leaves: a line cut off, or bytes that never were text.
+        let torn = b"\xFF\xFE{\n{\"iter\":1";
+        fs::OpenOptions::new()
+            .append(true)
+            .open(dir.join("metrics.jsonl"))
+            .and_then(|mut file| file.write_all(torn))
+            .unwrap();
+        fs::write(dir.join("checkpoints/.last.safetensors.7.tmp"), "half").unwrap();
         drop(RunDir::reopen(&dir, 20).unwrap());
         let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
         assert_eq!(text, "{\"iter\":10}\n{\"iter\":20}\n");
+        let left = fs::read_dir(dir.join("checkpoints")).unwrap();
+        assert_eq!(left.count(), 0);
     }
 }

@@ -126,7 +126,9 @@ pub fn each_param(
     let (mut stored, mut values) = (Vec::with_capacity(most), vec![0.0; most]);
     for spec in layout.specs() {
         let values = &mut values[..elements(spec.shape)];
-        file.floats_into(&format!("{prefix}{}", spec.name), &mut stored)?;
+        let name = format!("{prefix}{}", spec.name);
+        file.floats_into(&name, &mut stored)?;
+        check_finite(file, &name, &stored)?;
         from_disk(&stored, spec.shape, values);
         take(spec, values)?;
     }
@@ -308,8 +310,23 @@ fn read_tensor(file: &Reader, spec: &Spec, name: &str, flat: &mut [f32]) -> Resu
     let Some(out) = flat.get_mut(range) else {
         return Err(beyond(name));
     };
-    from_disk(&file.floats(name)?, spec.shape, out);
+    let values = file.floats(name)?;
+    check_finite(file, name, &values)?;
+    from_disk(&values, spec.shape, out);
     Ok(())
+}
+
+/// Refuses what a run that diverged leaves: with one such value everything that comes of the network
+/// is one.
+fn check_finite(file: &Reader, name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().find(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(value) => Err(Error::input(
+            file.path().display().to_string(),
+            format!("{} holds {value}, which is no weight", shown(name)),
+            "use a checkpoint from before the run diverged, or write or download it again",
+        )),
+    }
 }
 
 fn beyond(name: &str) -> Error {
