@@ -38,29 +38,6 @@ pub struct Scores {
     pub probabilities: bool,
 }
 
-impl Maps {
-    /// The maps of images of one size that lie one after another.
-    fn split(
-        [height, width]: [usize; 2],
-        entropy: &[f32],
-        argmax: &[u8],
-        confidence: &[f32],
-    ) -> Vec<Self> {
-        let pixels = height * width;
-        let parts = entropy
-            .chunks_exact(pixels)
-            .zip(confidence.chunks_exact(pixels));
-        let part = |((entropy, confidence), argmax): ((&[f32], &[f32]), &[u8])| Self {
-            width,
-            height,
-            argmax: argmax.to_vec(),
-            entropy: entropy.to_vec(),
-            confidence: confidence.to_vec(),
-        };
-        parts.zip(argmax.chunks_exact(pixels)).map(part).collect()
-    }
-}
-
 /// One look at the image: resized by `scale`, perhaps mirrored.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -177,12 +154,16 @@ impl Predictor {
             let net = self.nets.get::<T>(weights, shape, Tail::Maps)?;
             let pixels: Vec<&[T]> = images.iter().map(|i| &i.pixels[..]).collect();
             net.run(&pixels, None, size)?;
-            return Ok(Maps::split(
-                size,
-                &net.result::<f32>(0)?,
-                &net.result::<u8>(1)?,
-                &net.result::<f32>(2)?,
-            ));
+            let maps = |image| {
+                Ok(Maps {
+                    width: size[1],
+                    height: size[0],
+                    entropy: net.result_of(image, 0)?,
+                    argmax: net.result_of(image, 1)?,
+                    confidence: net.result_of(image, 2)?,
+                })
+            };
+            return (0..images.len()).map(maps).collect();
         }
         let one = |image: &&Rgb<T>| {
             let size = [image.height, image.width];
