@@ -84,6 +84,14 @@ fn networks_reach_a_device_tensor_by_tensor_as_they_do_at_once() {
             read_view(&*device, &place).unwrap()
         };
         assert!(bytes(&read) == bytes(&whole), "{precision:?}");
+        // In bf16 the kernels are there once, in half as many bytes.
+        let kernels = layout.weights_len() - layout.vectors_len();
+        let least = layout.vectors_len() + layout.buffers_len();
+        let expected = match precision {
+            MathMode::Bf16 => 2 * kernels + 4 * least + 2 * layout.vectors_len(),
+            _ => 4 * kernels + 4 * least,
+        };
+        assert!((expected..expected + 1024).contains(&read.bytes()));
     }
 }
 
