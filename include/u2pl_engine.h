@@ -211,6 +211,7 @@ enum u2pl_status u2pl_weights_bytes(const struct u2pl_segmenter *segmenter, size
 enum u2pl_status u2pl_palette(const struct u2pl_segmenter *segmenter, uint8_t *out);
 
 // Bytes of device memory that one caller takes for a batch of `images` images, the weights aside.
+// Where probabilities are asked for, about 4 · classes + 14 more for each pixel of one image.
 enum u2pl_status u2pl_memory_required(const struct u2pl_segmenter *segmenter,
                                       size_t images,
                                       size_t height,

@@ -4,8 +4,9 @@
     u2pl-engine infer  --weights W --input IMAGE.png --out OUT --save-logits
     python scripts/onnx-check.py model.onnx IMAGE.png OUT/logits/IMAGE.safetensors
 
-Needs numpy, onnx, onnxruntime, pillow and safetensors. Prints the largest difference of a logit and
-fails above 1e-4, or above 1e-4 of the largest logit where that is more than 1.
+Give a PNG: libraries decode JPEG files to slightly different pixels. Needs numpy, onnx, onnxruntime,
+pillow and safetensors. Prints the largest difference of a logit and fails above 1e-4, or above 1e-4 of
+the largest logit where that is more than 1.
 """
 
 import sys

@@ -444,6 +444,18 @@ fn mistakes_name_the_line_and_the_mend() {
         &["training crops lie at random"],
     );
     says(
+        "{type: center, size: 81}",
+        "{type: rand, size: 81}",
+        &["dataset.val.crop.type", "write center"],
+    );
+    for change in ["flip: yes", "resize: [97, 97]", "rand_resize: [0.5, 2.0]"] {
+        says(
+            "    crop: {type: center, size: 81}",
+            &format!("    crop: {{type: center, size: 81}}\n    {change}"),
+            &["dataset.val.", "images that are scored", "leave it out"],
+        );
+    }
+    says(
         "resnet.resnet50",
         "resnet.resnext50",
         &["net.encoder.type", "resnet101"],

@@ -91,6 +91,7 @@ fn confidence(session: &Session, cfg: &Config, images: &[f32]) -> Vec<f32> {
         layout: &mut params,
         set: ParamSet {
             copy: None,
+            vectors: None,
             trainable: false,
             ..session.param_set("teacher").unwrap()
         },

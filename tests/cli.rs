@@ -234,6 +234,9 @@ fn eval_sets_networks_and_protocols_side_by_side() {
     );
     // Padding counts as class 0 in the authors' validation.
     assert_eq!(results[1]["pixels"], 3 * 513 * 513);
+    // What is said besides has the last word.
+    let cropped = ["--preset", "voc-authors", "--set", "eval.crop=[65, 97]"];
+    assert_eq!(plain(&cropped)["pixels"], 3 * 65 * 97);
     assert_eq!(
         plain(&["--set", "eval.crop=[769, 769]", "--protocol", "sliding"])["confusion"],
         results[2]["confusion"]

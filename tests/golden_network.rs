@@ -48,6 +48,7 @@ fn run(case: &Value, train: bool, apart: bool) -> Vec<(String, Vec<f32>)> {
         copy: None,
         weights: state.add("weights", [1, 1, 1, w], DType::F32),
         buffers: state.add("buffers", [1, 1, 1, b], DType::F32),
+        vectors: None,
         trainable: false,
     };
     state.add("rng", [1, 1, 1, 4], DType::U32);

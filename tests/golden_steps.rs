@@ -174,6 +174,7 @@ impl Fixture {
             layout: &mut params,
             set: ParamSet {
                 copy: None,
+                vectors: None,
                 trainable: false,
                 ..session.param_set(who).expect(who)
             },

@@ -53,6 +53,7 @@ fn build(
             copy: None,
             weights: 0,
             buffers: 1 << 40,
+            vectors: None,
             trainable: true,
         },
         train,

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use tempfile::TempDir;
-use u2pl_engine::weights::{Reader, convert};
+use u2pl_engine::config::schema::{Encoder, Model};
+use u2pl_engine::graph::params::Kind;
+use u2pl_engine::model;
+use u2pl_engine::weights::{Reader, STUDENT, TEACHER, Writer, convert};
 
 const FILES: [&str; 12] = [
     "kinds",
@@ -257,4 +260,38 @@ fn the_ending_says_what_to_write() {
         new.floats("fc.weight").unwrap()
     );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// Whichever tensors of it go into the networks of the authors' code.
+#[test]
+fn a_checkpoint_of_this_engine_comes_back_from_the_authors_layout() {
+    let cfg = Model {
+        encoder: Encoder::Resnet18,
+        width: 4,
+        head_width: 4,
+        rep_width: 4,
+        multi_grid: false,
+        aux: true,
+        ..Model::default()
+    };
+    let layout = model::layout(&cfg, 3).unwrap();
+    let (weights, buffers) = model::init(&layout, 1);
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for algorithm in ["u2pl", "supervised"] {
+        let mut writer = Writer::new();
+        for prefix in [STUDENT, TEACHER] {
+            writer.params(prefix, &layout, &weights, &buffers).unwrap();
+        }
+        writer
+            .flat("velocity.", &layout, Kind::Weight, &weights)
+            .unwrap();
+        writer.meta("config", format!("train: {{algorithm: {algorithm}}}\n"));
+        writer.meta("best_miou", 0.5f64.to_bits().to_string());
+        writer.save(&file("w.safetensors")).unwrap();
+        convert(&file("w.safetensors"), &file("w.pth")).unwrap();
+        convert(&file("w.pth"), &file("back.safetensors")).unwrap();
+        let [before, after] = ["w", "back"].map(|n| tensors(&file(&format!("{n}.safetensors"))));
+        assert!(before == after, "{algorithm}");
+    }
 }

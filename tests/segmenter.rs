@@ -331,6 +331,23 @@ fn memory_is_what_was_announced() {
 }
 
 #[test]
+fn memory_for_scores_is_a_program_and_a_score_for_each_class_and_pixel() {
+    for flip in [false, true] {
+        let served = segmenter(Options {
+            flip,
+            ..Options::default()
+        });
+        let announced = served.scores_memory_required(InputShape::bytes(48, 65));
+        let pixels = noise(48, 65, 1);
+        let scores = served.probabilities(&rgb(&pixels, 48, 65)).unwrap();
+        // The program stays, the scores do not: with them counts and room for maps and labels.
+        let gone = announced.unwrap() - served.held_bytes().unwrap();
+        let least = 4 * scores.len() + 14 * 48 * 65;
+        assert!((least..least + 4096).contains(&gone), "{gone} {least}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_said_and_the_rest_goes_on() {
     let served = segmenter(Options {
         callers: 2,

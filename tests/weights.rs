@@ -84,6 +84,14 @@ fn networks_reach_a_device_tensor_by_tensor_as_they_do_at_once() {
             read_view(&*device, &place).unwrap()
         };
         assert!(bytes(&read) == bytes(&whole), "{precision:?}");
+        // In bf16 the kernels are there once, in half as many bytes.
+        let kernels = layout.weights_len() - layout.vectors_len();
+        let least = layout.vectors_len() + layout.buffers_len();
+        let expected = match precision {
+            MathMode::Bf16 => 2 * kernels + 4 * least + 2 * layout.vectors_len(),
+            _ => 4 * kernels + 4 * least,
+        };
+        assert!((expected..expected + 1024).contains(&read.bytes()));
     }
 }
 
@@ -250,6 +258,47 @@ fn another_architecture_is_named_by_its_first_tensors() {
         text.contains("decoder.classifier.8.weight is [6, 4, 1, 1], the network's is [3, 4, 1, 1]"),
         "{text}"
     );
+}
+
+/// Scripts that train on labels alone save no representation head, others no auxiliary one.
+#[test]
+fn heads_that_only_training_uses_may_be_missing_as_a_whole() {
+    let cfg = Model {
+        aux: true,
+        ..small(Encoder::Resnet18)
+    };
+    let layout = model::layout(&cfg, 3).unwrap();
+    let (folder, path) = saved(&layout, 1, "module.");
+    let whole = Reader::open(&path).unwrap();
+    let path = folder.path().join("part.safetensors");
+    let part = |kept: &dyn Fn(&str) -> bool| {
+        let mut writer = Writer::new();
+        for name in whole.names().iter().filter(|name| kept(name)) {
+            writer.copy(&whole, name).unwrap();
+        }
+        writer.save(&path).unwrap();
+        Reader::open(&path).unwrap()
+    };
+    let (weights, _) = model::init(&layout, 1);
+    for (head, last) in [
+        ("decoder.representation.", "decoder.representation.8.bias"),
+        ("auxor.", "auxor.aux.4.bias"),
+    ] {
+        let file = part(&|name| !name.contains(head));
+        let (found, _) = read_params(&file, &layout, Prefer::Teacher).unwrap();
+        for spec in layout.specs().iter().filter(|s| s.kind == Kind::Weight) {
+            let range = spec.offset..spec.offset + elements(spec.shape);
+            match spec.name.starts_with(head) {
+                true => assert!(found[range].iter().all(|&v| v == 0.0), "{}", spec.name),
+                false => assert!(found[range.clone()] == weights[range], "{}", spec.name),
+            }
+        }
+        // Without a part of a head it is another network.
+        let file = part(&|name| !name.contains(last));
+        let text = message(read_params(&file, &layout, Prefer::Teacher));
+        assert!(text.contains(&format!("{last} [")), "{text}");
+        assert!(text.contains("is missing"), "{text}");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ dataset:
     flip: True
     GaussianBlur: False
     rand_resize: [0.5, 2.0]
-    crop: {{type: rand, size: [97, 97]}}
+    crop: {{type: rand, size: [65, 65]}}
   val:
     data_root: ../../../../data/VOC2012
     data_list: ../../../../data/splits/pascal/val.txt
@@ -97,11 +97,11 @@ ALL_OF_VOC = 10_582
 def configurations(root):
     folder = root / "experiments" / "pascal" / str(LABELED)
     semi = {
-        "kind": "pascal_semi", "n_sup": ALL_OF_VOC - 200, "epochs": 6, "sup_only": "sup_only_epoch: 1\n  ",
+        "kind": "pascal_semi", "n_sup": ALL_OF_VOC - 160, "epochs": 6, "sup_only": "sup_only_epoch: 1\n  ",
         "semi": SEMI, "ema": "ema_decay: 0.99\n  ", "rep_head": "",
     }
     alone = {
-        "kind": "pascal", "n_sup": LABELED, "epochs": 30, "sup_only": "",
+        "kind": "pascal", "n_sup": LABELED, "epochs": 24, "sup_only": "",
         "semi": "", "ema": "", "rep_head": ", rep_head: False",
     }
     for name, values in {"ours": semi, "suponly": alone}.items():

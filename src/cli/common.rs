@@ -115,12 +115,17 @@ impl WeightsArgs {
 
     /// Opens the file and finds its configuration, `sets` overriding it last.
     pub(super) fn open(&self, sets: Vec<String>) -> Result<(Reader, Config)> {
-        self.open_at(&self.weights, sets)
+        self.open_at(&self.weights, Vec::new(), sets)
     }
 
-    /// As [`WeightsArgs::open`] for other weights.
-    pub(super) fn open_at(&self, path: &Path, sets: Vec<String>) -> Result<(Reader, Config)> {
-        let sets: Vec<String> = self.set.iter().cloned().chain(sets).collect();
+    /// As [`WeightsArgs::open`] for other weights; `first` gives way to what `--set` says.
+    pub(super) fn open_at(
+        &self,
+        path: &Path,
+        first: Vec<String>,
+        sets: Vec<String>,
+    ) -> Result<(Reader, Config)> {
+        let sets = [first, self.set.clone(), sets].concat();
         let (file, config, authors) =
             infer::config_with(path, self.config.as_deref(), &sets, self.authors.options())?;
         if let Some(authors) = authors {

@@ -159,7 +159,7 @@ impl DeviceArgs {
     /// What the device would fuse; opens none.
     pub(super) fn gains(&self) -> Result<fn(&Op) -> bool> {
         Ok(match self.kind()? {
-            Kind::Cpu => cpu::fuses,
+            Kind::Cpu => cpu::fuses(self.map_dtype()),
             Kind::Cuda(_) | Kind::Simt => |_| true,
         })
     }

@@ -112,15 +112,9 @@ const PRESETS: [(&str, &[&str]); 5] = [
 
 impl Args {
     /// The protocol's options as overrides of the configuration, so that they are checked alike.
-    fn sets(&self, preset: Option<&str>) -> Vec<String> {
-        let named = PRESETS.iter().find(|p| Some(p.0) == preset);
-        let named = named.map_or(&[] as &[&str], |p| p.1);
-        let mut sets: Vec<String> = named.iter().map(ToString::to_string).collect();
-        if let Some(protocol) = &self.protocol {
-            sets.push(format!("eval.protocol={protocol}"));
-        }
-        sets.extend(self.looks.sets());
-        sets
+    fn sets(&self) -> Vec<String> {
+        let protocol = self.protocol.iter().map(|p| format!("eval.protocol={p}"));
+        protocol.chain(self.looks.sets()).collect()
     }
 
     /// Whether class maps are wanted, not counts alone.
@@ -130,6 +124,13 @@ impl Args {
             false => Look::Counts,
         }
     }
+}
+
+/// A preset's options, likewise.
+fn sets_of(preset: Option<&str>) -> Vec<String> {
+    let named = PRESETS.iter().find(|p| Some(p.0) == preset);
+    let named = named.map_or(&[] as &[&str], |p| p.1);
+    named.iter().map(ToString::to_string).collect()
 }
 
 /// What one network scored under one protocol.
@@ -185,7 +186,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 /// Scores one network under one protocol and writes the files that were asked for.
 fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     let device = args.device.open()?;
-    let (file, cfg) = args.weights.open_at(weights, args.sets(preset))?;
+    let (file, cfg) = args
+        .weights
+        .open_at(weights, sets_of(preset), args.sets())?;
     let dataset = open_dataset(&cfg, args.list.as_deref())?;
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let loaded = args.weights.load(&file, &layout, &device)?;

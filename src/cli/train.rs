@@ -222,14 +222,18 @@ impl Observer for Display {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+        // A run that stopped before its first validation has kept nothing as its best.
+        let best = match summary.best_miou > 0.0 {
+            true => format!(", best {:.2} %", 100.0 * summary.best_miou),
+            false => String::new(),
+        };
         say(&format!(
-            "{}: {} iterations in {:.0} s; mIoU student {:.2} %, teacher {:.2} %, best {:.2} %; {}",
+            "{}: {} iterations in {:.0} s; mIoU student {:.2} %, teacher {:.2} %{best}; {}",
             self.title,
             summary.iterations,
             summary.seconds,
             100.0 * summary.student_miou,
             100.0 * summary.teacher_miou,
-            100.0 * summary.best_miou,
             summary.out.display()
         ));
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);

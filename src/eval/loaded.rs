@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::network::Weights;
-use crate::device::{DType, Device, View, bf16_bytes};
+use crate::device::{DType, Device, View, bf16_bytes, elements};
 use crate::graph::exec::Arena;
-use crate::graph::params::{Kind, Layout, ParamSet};
+use crate::graph::params::{Kind, Layout, ParamSet, Spec};
 use crate::graph::state::State;
 use crate::weights::{Prefer, Reader, each_param};
 use crate::{Error, Result};
@@ -34,8 +34,17 @@ impl LoadedWeights {
             )));
         }
         let loaded = Self::zeroed(device, layout)?;
-        loaded.write(&**device, Kind::Weight, 0, weights)?;
-        loaded.write(&**device, Kind::Buffer, 0, buffers)?;
+        for spec in layout.specs() {
+            let flat = match spec.kind {
+                Kind::Weight => weights,
+                Kind::Buffer => buffers,
+            };
+            loaded.write(
+                &**device,
+                spec,
+                &flat[spec.offset..][..elements(spec.shape)],
+            )?;
+        }
         Ok(loaded)
     }
 
@@ -51,50 +60,55 @@ impl LoadedWeights {
     ) -> Result<Self> {
         let loaded = Self::zeroed(device, layout)?;
         each_param(file, layout, prefer, &mut |spec, values| {
-            loaded.write(&**device, spec.kind, spec.offset, values)
+            loaded.write(&**device, spec, values)
         })?;
         Ok(loaded)
     }
 
-    /// Room for the values of `layout`.
+    /// Room for the values of `layout`. Where maps are bf16, convolutions read weights in bf16: those
+    /// are kept and no others, which halves what a network takes.
     fn zeroed(device: &Arc<dyn Device>, layout: &Layout) -> Result<Self> {
         let mut state = State::new();
-        let vector = |n| [1, 1, 1, n];
-        state.add("weights", vector(layout.weights_len()), DType::F32);
-        state.add("buffers", vector(layout.buffers_len()), DType::F32);
-        let half = device.map_dtype() == DType::BF16;
-        if half {
-            state.add("copy", vector(layout.weights_len()), DType::BF16);
-        }
-        let arena = Arena::new(device.clone(), state.bytes())?;
-        let copy = match half {
-            true => Some(state.entry("copy")?.offset),
-            false => None,
-        };
-        let set = ParamSet {
-            weights: state.entry("weights")?.offset,
-            buffers: state.entry("buffers")?.offset,
-            copy,
+        let flat = |n| [1, 1, 1, n];
+        let mut set = ParamSet {
+            weights: 0,
+            buffers: state.add("buffers", flat(layout.buffers_len()), DType::F32),
+            copy: None,
+            vectors: None,
             trainable: false,
         };
+        if device.map_dtype() == DType::BF16 {
+            let copy = state.add("copy", flat(layout.weights_len()), DType::BF16);
+            let vectors = state.add("vectors", flat(layout.vectors_len()), DType::F32);
+            (set.copy, set.vectors) = (Some(copy), Some(vectors));
+            // Beyond the arena: an operation that still asked for them would be refused.
+            set.weights = state.bytes().next_multiple_of(64);
+        } else {
+            set.weights = state.add("weights", flat(layout.weights_len()), DType::F32);
+        }
+        let arena = Arena::new(device.clone(), state.bytes())?;
         Ok(Self { arena, set })
     }
 
-    /// Fills the flat vector of `kind` from element `first` on, and the copies in bf16 of weights.
-    fn write(&self, device: &dyn Device, kind: Kind, first: usize, values: &[f32]) -> Result<()> {
-        let place = |start: usize, dtype: DType| {
+    /// Fills `spec`.
+    fn write(&self, device: &dyn Device, spec: &Spec, values: &[f32]) -> Result<()> {
+        let place = |start: usize, first: usize, dtype: DType| {
             let shape = [1, 1, 1, values.len()];
             View::dense(self.arena.id(), start + first * dtype.bytes(), shape, dtype)
         };
         let bytes = bytemuck::cast_slice(values);
-        match kind {
-            Kind::Buffer => device.write(&place(self.set.buffers, DType::F32), bytes),
-            Kind::Weight => {
-                device.write(&place(self.set.weights, DType::F32), bytes)?;
-                match self.set.copy {
-                    Some(copy) => device.write(&place(copy, DType::BF16), &bf16_bytes(bytes)),
-                    None => Ok(()),
-                }
+        let set = &self.set;
+        match (spec.kind, set.copy, set.vectors.zip(spec.vector)) {
+            (Kind::Buffer, ..) => device.write(&place(set.buffers, spec.offset, DType::F32), bytes),
+            (Kind::Weight, _, Some((vectors, first))) => {
+                device.write(&place(vectors, first, DType::F32), bytes)
+            }
+            (Kind::Weight, Some(copy), None) => {
+                let half = place(copy, spec.offset, DType::BF16);
+                device.write(&half, &bf16_bytes(bytes))
+            }
+            (Kind::Weight, None, None) => {
+                device.write(&place(set.weights, spec.offset, DType::F32), bytes)
             }
         }
     }

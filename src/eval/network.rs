@@ -203,6 +203,15 @@ impl Net {
     ) -> Result<Vec<T>> {
         self.program.read(self.results[i])
     }
+
+    /// Image `image` of output `i`, a map: so that a batch's maps are never there twice.
+    pub(super) fn result_of<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        image: usize,
+        i: usize,
+    ) -> Result<Vec<T>> {
+        self.program.read_image(self.results[i], image)
+    }
 }
 
 fn kind(_: bytemuck::PodCastError) -> crate::Error {

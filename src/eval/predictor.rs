@@ -38,29 +38,6 @@ pub struct Scores {
     pub probabilities: bool,
 }
 
-impl Maps {
-    /// The maps of images of one size that lie one after another.
-    fn split(
-        [height, width]: [usize; 2],
-        entropy: &[f32],
-        argmax: &[u8],
-        confidence: &[f32],
-    ) -> Vec<Self> {
-        let pixels = height * width;
-        let parts = entropy
-            .chunks_exact(pixels)
-            .zip(confidence.chunks_exact(pixels));
-        let part = |((entropy, confidence), argmax): ((&[f32], &[f32]), &[u8])| Self {
-            width,
-            height,
-            argmax: argmax.to_vec(),
-            entropy: entropy.to_vec(),
-            confidence: confidence.to_vec(),
-        };
-        parts.zip(argmax.chunks_exact(pixels)).map(part).collect()
-    }
-}
-
 /// One look at the image: resized by `scale`, perhaps mirrored.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -177,12 +154,16 @@ impl Predictor {
             let net = self.nets.get::<T>(weights, shape, Tail::Maps)?;
             let pixels: Vec<&[T]> = images.iter().map(|i| &i.pixels[..]).collect();
             net.run(&pixels, None, size)?;
-            return Ok(Maps::split(
-                size,
-                &net.result::<f32>(0)?,
-                &net.result::<u8>(1)?,
-                &net.result::<f32>(2)?,
-            ));
+            let maps = |image| {
+                Ok(Maps {
+                    width: size[1],
+                    height: size[0],
+                    entropy: net.result_of(image, 0)?,
+                    argmax: net.result_of(image, 1)?,
+                    confidence: net.result_of(image, 2)?,
+                })
+            };
+            return (0..images.len()).map(maps).collect();
         }
         let one = |image: &&Rgb<T>| {
             let size = [image.height, image.width];
@@ -290,6 +271,19 @@ impl Predictor {
                 .nets
                 .bytes::<T>(set, Shape { images, size }, Tail::Maps);
         }
+        let (base, _) = self.base(size);
+        if self.is_plain() && self.protocol != Protocol::Sliding {
+            return Ok(self.looks_required::<T>(set, size)? + base[0] * base[1] * 9);
+        }
+        self.scores_required::<T>(set, size)
+    }
+
+    /// As [`Predictor::memory_required`], of one image for [`Predictor::scores`] and
+    /// [`Predictor::probabilities`]: with a score for each class and pixel.
+    ///
+    /// # Errors
+    /// As [`Predictor::memory_required`].
+    pub fn scores_required<T: Sample>(&mut self, set: ParamSet, size: [usize; 2]) -> Result<usize> {
         if self.protocol == Protocol::Sliding {
             let padded = [0, 1].map(|i| size[i].max(self.crop[i]));
             let net = self
@@ -297,32 +291,35 @@ impl Predictor {
                 .bytes::<T>(set, Shape::one(self.crop), Tail::Logits)?;
             return Ok(net + ScoreMap::bytes(padded, self.classes));
         }
+        let (base, _) = self.base(size);
+        Ok(self.looks_required::<T>(set, size)? + ScoreMap::bytes(base, self.classes))
+    }
+
+    /// Bytes of the programs of all looks, and of the logits of one where they are put together.
+    fn looks_required<T: Sample>(&mut self, set: ParamSet, size: [usize; 2]) -> Result<usize> {
         let (base, tiled) = self.base(size);
-        let mut most = 0;
-        let mut programs = 0;
+        let (mut most, mut programs) = (0, 0);
+        // Looks that see the same size share their programs.
+        let mut sizes = Vec::new();
         for scale in self.looks.iter().map(|l| l.scale).collect::<Vec<_>>() {
             let seen = self.seen(base, scale);
-            let (logits, bytes) = if tiled {
-                let tile = self.axes(seen)?.map(|a| a.size);
-                let mut bytes = 0;
-                for tail in [Tail::FeatureSum, Tail::InContext] {
-                    bytes += self.nets.bytes::<T>(set, Shape::one(tile), tail)?;
+            let (size, tails) = match tiled {
+                true => {
+                    most = most.max(4 * elements(self.logits_shape(seen)));
+                    let tile = self.axes(seen)?.map(|a| a.size);
+                    (tile, &[Tail::FeatureSum, Tail::InContext][..])
                 }
-                (4 * elements(self.logits_shape(seen)), bytes)
-            } else {
-                (
-                    0,
-                    self.nets.bytes::<T>(set, Shape::one(seen), Tail::Logits)?,
-                )
+                false => (seen, &[Tail::Logits][..]),
             };
-            programs += bytes;
-            most = most.max(logits);
+            if sizes.contains(&size) {
+                continue;
+            }
+            for &tail in tails {
+                programs += self.nets.bytes::<T>(set, Shape::one(size), tail)?;
+            }
+            sizes.push(size);
         }
-        let scores = match self.is_plain() {
-            true => base[0] * base[1] * 9,
-            false => ScoreMap::bytes(base, self.classes),
-        };
-        Ok(programs + most + scores)
+        Ok(programs + most)
     }
 
     /// The confusion matrix of `image` against `labels` (row = truth, `classes²` entries).

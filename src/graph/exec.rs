@@ -272,6 +272,28 @@ impl Program {
     ) -> Result<Vec<T>> {
         read_view(&*self.device, &self.view(t))
     }
+
+    /// Copies image `image` of a batch to the host.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the batch has fewer; the device's.
+    pub fn read_image<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        t: TensorId,
+        image: usize,
+    ) -> Result<Vec<T>> {
+        let batch = self.view(t);
+        let [images, height, width, channels] = batch.shape;
+        if image >= images {
+            return Err(Error::internal(format!("image {image} of {images}")));
+        }
+        let one = View {
+            offset: batch.offset + image * height * width * batch.ld * batch.dtype.bytes(),
+            shape: [1, height, width, channels],
+            ..batch
+        };
+        read_view(&*self.device, &one)
+    }
 }
 
 /// Reads a view to the host.

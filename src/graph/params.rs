@@ -47,6 +47,9 @@ pub struct Spec {
     pub init: Init,
     /// First element in the flat vector of its kind.
     pub offset: usize,
+    /// First element in the flat vector of the weights that are no convolution's (biases, γ, β), if
+    /// this is one: for sets that keep those of convolutions in bf16 alone.
+    pub vector: Option<usize>,
 }
 
 /// All parameters of a network. Filled by running the model's builder once; later runs look up.
@@ -55,6 +58,7 @@ pub struct Layout {
     specs: Vec<Spec>,
     index: HashMap<String, usize>,
     weights: usize,
+    vectors: usize,
     buffers: usize,
     frozen: bool,
 }
@@ -83,6 +87,11 @@ impl Layout {
     /// Length of the flat vector of weights, alignment gaps included.
     pub fn weights_len(&self) -> usize {
         self.weights
+    }
+
+    /// Length of the flat vector of the weights that are no convolution's, alignment gaps included.
+    pub fn vectors_len(&self) -> usize {
+        self.vectors
     }
 
     /// Length of the flat vector of buffers, alignment gaps included.
@@ -121,20 +130,32 @@ impl Layout {
             Kind::Buffer => &mut self.buffers,
         };
         let offset = *end;
-        *end += elements(shape).next_multiple_of(ALIGN);
-        self.index.insert(name.to_string(), self.specs.len());
-        self.specs.push(Spec {
+        let len = elements(shape).next_multiple_of(ALIGN);
+        *end += len;
+        let mut spec = Spec {
             name: name.to_string(),
             shape,
             kind,
             init,
             offset,
-        });
+            vector: None,
+        };
+        if kind == Kind::Weight && !spec.is_kernel() {
+            spec.vector = Some(self.vectors);
+            self.vectors += len;
+        }
+        self.index.insert(name.to_string(), self.specs.len());
+        self.specs.push(spec);
         Ok(&self.specs[self.specs.len() - 1])
     }
 }
 
 impl Spec {
+    /// Whether this is a convolution's kernel, not a vector that happens to be as wide.
+    pub(crate) fn is_kernel(&self) -> bool {
+        self.name.ends_with(".weight") && !matches!(self.init, Init::Constant(_))
+    }
+
     /// `self` and `next` as one parameter of twice as many filters (or channels), where `next`
     /// lies right behind `self` and is shaped alike; under the name of `self`.
     pub fn joined(&self, next: &Spec) -> Option<Spec> {
@@ -144,7 +165,10 @@ impl Spec {
             1 => [1, 1, 1, 2 * c],
             _ => [2 * k, r, s, c],
         };
-        let adjacent = self.offset + elements(self.shape) == next.offset;
+        let len = elements(self.shape);
+        let vectors = self.vector.zip(next.vector);
+        let adjacent = self.offset + len == next.offset
+            && vectors.is_none_or(|(first, second)| first + len == second);
         (alike && adjacent).then(|| Spec {
             shape,
             ..self.clone()
@@ -161,6 +185,10 @@ pub struct ParamSet {
     pub buffers: usize,
     /// Byte offset of the bf16 copy of the flat weights, where convolutions read one.
     pub copy: Option<usize>,
+    /// Byte offset of the f32 vectors ([`Spec::vector`]) of a set that has the weights of
+    /// convolutions in `copy` alone. `weights` is where nothing is then, and only what `copy` is
+    /// counted from.
+    pub vectors: Option<usize>,
     /// Whether gradients flow to the weights.
     pub trainable: bool,
 }
@@ -184,12 +212,13 @@ impl ParamSet {
                 spec.shape,
                 spec.offset,
             ),
-            Kind::Weight => graph.at_state(
-                spec.name.as_str(),
-                self.weights + 4 * spec.offset,
-                spec.shape,
-                DType::F32,
-            ),
+            Kind::Weight => {
+                let offset = match (self.vectors, spec.vector) {
+                    (Some(vectors), Some(first)) => vectors + 4 * first,
+                    _ => self.weights + 4 * spec.offset,
+                };
+                graph.at_state(spec.name.as_str(), offset, spec.shape, DType::F32)
+            }
             Kind::Buffer => graph.at_state(
                 spec.name.as_str(),
                 self.buffers + 4 * spec.offset,

@@ -182,7 +182,7 @@ struct Pool {
 struct Caller {
     predictor: Predictor,
     /// Shapes that were found to fit the device's memory, latest last.
-    fitting: Vec<InputShape>,
+    fitting: Vec<(InputShape, Wanted)>,
 }
 
 impl Segmenter {
@@ -263,7 +263,17 @@ impl Segmenter {
     /// [`Error::Input`] when the images are too small for the network.
     pub fn memory_required(&self, shape: InputShape) -> Result<usize> {
         let mut caller = self.lend()?;
-        caller.required(shape)
+        caller.required(shape, Wanted::Maps)
+    }
+
+    /// As [`Segmenter::memory_required`], for [`Segmenter::probabilities`] and [`Segmenter::scores`]
+    /// of one image.
+    ///
+    /// # Errors
+    /// As [`Segmenter::memory_required`].
+    pub fn scores_memory_required(&self, shape: InputShape) -> Result<usize> {
+        let mut caller = self.lend()?;
+        caller.required(shape, Wanted::Scores)
     }
 
     /// Bytes of device memory that idle callers hold for the shapes they keep.
@@ -386,6 +396,15 @@ impl Segmenter {
     }
 }
 
+/// What a call is to answer with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Three maps.
+    Maps,
+    /// A score for each class and pixel.
+    Scores,
+}
+
 fn check(options: &Options) -> Result<()> {
     let wrong = |key: &str, problem: String, mend: &str| Err(Error::input(key, problem, mend));
     if options.scales.is_empty() || options.scales.iter().any(|s| !(0.01..=100.0).contains(s)) {
@@ -427,23 +446,30 @@ impl Lent<'_> {
             .ok_or_else(|| Error::internal("a caller that was given back"))
     }
 
-    fn required(&mut self, shape: InputShape) -> Result<usize> {
+    fn required(&mut self, shape: InputShape, wanted: Wanted) -> Result<usize> {
         shape.check(&self.from.options.scales)?;
+        match shape.samples {
+            SampleKind::Byte => self.required_of::<u8>(shape, wanted),
+            SampleKind::Float => self.required_of::<f32>(shape, wanted),
+        }
+    }
+
+    fn required_of<T: Sample>(&mut self, shape: InputShape, wanted: Wanted) -> Result<usize> {
         let (set, size) = (self.from.weights.weights().set, [shape.height, shape.width]);
         let predictor = &mut self.caller()?.predictor;
-        match shape.samples {
-            SampleKind::Byte => predictor.memory_required::<u8>(set, shape.images, size),
-            SampleKind::Float => predictor.memory_required::<f32>(set, shape.images, size),
+        match wanted {
+            Wanted::Maps => predictor.memory_required::<T>(set, shape.images, size),
+            Wanted::Scores => predictor.scores_required::<T>(set, size),
         }
     }
 
     /// Refuses what the device has no memory for before anything is allocated: systems that promise
     /// more memory than they have end the process instead.
-    fn fits(&mut self, shape: InputShape) -> Result<()> {
-        if self.caller()?.fitting.contains(&shape) {
+    fn fits(&mut self, shape: InputShape, wanted: Wanted) -> Result<()> {
+        if self.caller()?.fitting.contains(&(shape, wanted)) {
             return Ok(());
         }
-        let needed = self.required(shape)?;
+        let needed = self.required(shape, wanted)?;
         let limit = self.from.options.shapes;
         // Programs that are kept make room for a new one.
         let held = self.caller()?.predictor.held_bytes();
@@ -472,12 +498,12 @@ impl Lent<'_> {
         if fitting.len() >= limit {
             fitting.remove(0);
         }
-        fitting.push(shape);
+        fitting.push((shape, wanted));
         Ok(())
     }
 
     fn warm_up<T: Sample>(&mut self, shape: InputShape, grey: T) -> Result<()> {
-        self.fits(shape)?;
+        self.fits(shape, Wanted::Maps)?;
         let pixels = vec![grey; 3 * shape.height * shape.width];
         let image = Rgb::new(shape.width, shape.height, pixels)?;
         let images = vec![&image; shape.images];
@@ -499,7 +525,9 @@ impl Lent<'_> {
             .windows(2)
             .all(|w| shape(&w[0], 1) == shape(&w[1], 1));
         let count = if alike { images.len() } else { 1 };
-        images.iter().try_for_each(|i| self.fits(shape(i, count)))?;
+        for image in images {
+            self.fits(shape(image, count), Wanted::Maps)?;
+        }
         let copies = images.iter().map(|(image, s)| image.packed_rgb(s));
         let copies = copies.collect::<Result<Vec<_>>>()?;
         let maps = self.run(&copies.iter().collect::<Vec<_>>())?;
@@ -523,12 +551,13 @@ impl Lent<'_> {
 
     /// What looks at a single image start with.
     fn one<T: Sample>(&mut self, image: &Image, samples: &[T]) -> Result<(Weights, Rgb<T>)> {
-        self.fits(InputShape {
+        let shape = InputShape {
             images: 1,
             height: image.height(),
             width: image.width(),
             samples: T::KIND,
-        })?;
+        };
+        self.fits(shape, Wanted::Scores)?;
         Ok((self.from.weights.weights(), image.packed_rgb(samples)?))
     }
 }

@@ -89,6 +89,7 @@ pub fn param_set(state: &State, who: &str) -> Result<ParamSet> {
             false => None,
         },
         buffers: state.entry(&format!("{who}.buffers"))?.offset,
+        vectors: None,
         trainable: who == "student",
     })
 }

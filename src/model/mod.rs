@@ -147,6 +147,7 @@ pub fn layout(cfg: &Model, classes: usize) -> Result<Layout> {
             weights: 0,
             buffers: 0,
             copy: None,
+            vectors: None,
             trainable: false,
         },
         train: false,

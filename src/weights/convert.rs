@@ -11,6 +11,8 @@ use std::path::Path;
 use super::pth::{self, Key, Tensor, Value, shown};
 use super::reader::Reader;
 use super::writer::Writer;
+use crate::config::Config;
+use crate::config::schema::Algorithm;
 use crate::error::{Error, Result};
 
 /// Metadata of a safetensors file with the tree of a `.pth` file.
@@ -103,7 +105,10 @@ fn to_pth(file: &Reader, names: Vec<String>, output: &Path) -> Result<Vec<String
     let engine = metadata.contains_key(ENGINE);
     let mut dropped = Vec::new();
     let (root, names) = match (file.tree(), metadata.get(TREE)) {
-        _ if engine => (pth::engine_file(&names, &metadata), names),
+        _ if engine => {
+            let tree = pth::engine_file(&names, &metadata, labels_alone(&metadata));
+            (tree, names)
+        }
         (Some(tree), _) => (tree.clone(), names),
         (None, Some(note)) => noted(file, note)?,
         (None, None) => {
@@ -132,6 +137,13 @@ fn to_pth(file: &Reader, names: Vec<String>, output: &Path) -> Result<Vec<String
     let tensors = tensors.collect::<Result<Vec<Tensor<'_>>>>()?;
     pth::write(output, &root, &tensors)?;
     Ok(dropped)
+}
+
+/// Whether a checkpoint of this engine is of a run on labels alone.
+fn labels_alone(metadata: &BTreeMap<String, String>) -> bool {
+    let config = metadata.get(ENGINE);
+    let config = config.and_then(|text| Config::parse(ENGINE, text, &[]).ok());
+    config.is_some_and(|config| config.train.algorithm == Algorithm::Supervised)
 }
 
 /// The tree in a file's metadata, and its tensors in order, which must be those of the file.

@@ -2,17 +2,12 @@
 
 use crate::device::{Shape, elements};
 use crate::error::{Error, Result};
-use crate::graph::params::{Init, Spec};
-
-/// Whether `spec` is a convolution's kernel, not a vector that happens to be as wide.
-fn is_kernel(spec: &Spec) -> bool {
-    spec.name.ends_with(".weight") && !matches!(spec.init, Init::Constant(_))
-}
+use crate::graph::params::Spec;
 
 /// Shape of `spec` on disk: `[K, C, R, S]` or `[n]`.
 pub(super) fn disk_shape(spec: &Spec) -> Vec<usize> {
     let [k, r, s, c] = spec.shape;
-    if is_kernel(spec) {
+    if spec.is_kernel() {
         vec![k, c, r, s]
     } else {
         vec![c]
@@ -68,7 +63,7 @@ pub(super) fn from_disk(values: &[f32], shape: Shape, out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::params::Kind;
+    use crate::graph::params::{Init, Kind};
 
     #[test]
     fn orders_are_inverse() {
@@ -90,6 +85,7 @@ mod tests {
             kind: Kind::Weight,
             init: Init::UniformFanIn { fan_in: 16 },
             offset: 0,
+            vector: None,
         };
         assert_eq!(disk_shape(&spec), [1, 16, 1, 1]);
         spec.name = "decoder.classifier.8.bias".into();

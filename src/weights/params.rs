@@ -23,6 +23,10 @@ const COUNTER: &str = ".num_batches_tracked";
 /// Last layers of the heads: as wide as there are classes.
 const CLASSIFIERS: [&str; 3] = ["decoder.classifier.8.", "decoder.head.4.", "auxor.aux.4."];
 
+/// Heads that training alone uses. Scripts that train on labels alone save networks without them, and
+/// such a network is whole for evaluation and inference.
+const TRAINING_HEADS: [&str; 2] = ["decoder.representation.", "auxor."];
+
 /// Prefixes of a network's names: this engine's, then those of the authors' checkpoints, then those
 /// of other training scripts.
 const STUDENTS: [&str; 4] = [
@@ -79,7 +83,8 @@ pub struct InitReport {
     pub differences: Vec<Difference>,
 }
 
-/// Reads a whole network: flat weights and flat buffers, alignment gaps 0.
+/// Reads a whole network: flat weights and flat buffers, alignment gaps 0, and so the heads that
+/// [`each_param`] does without.
 ///
 /// # Errors
 /// [`Error::Input`] naming the first tensors that differ when the file holds another
@@ -102,6 +107,8 @@ pub fn read_params(file: &Reader, layout: &Layout, prefer: Prefer) -> Result<(Ve
 }
 
 /// Hands every tensor of a network to `take`, one after another, in the device's order of elements.
+/// The representation and the auxiliary head, which evaluation and inference do not run, may be
+/// missing as a whole: nothing is handed over for them then.
 ///
 /// # Errors
 /// As [`read_params`]; those of `take`.
@@ -124,7 +131,9 @@ pub fn each_param(
     let largest = layout.specs().iter().map(|s| elements(s.shape)).max();
     let most = largest.unwrap_or(0);
     let (mut stored, mut values) = (Vec::with_capacity(most), vec![0.0; most]);
-    for spec in layout.specs() {
+    let missing = missing_heads(file, prefix);
+    let without = |spec: &&Spec| missing.iter().any(|head| spec.name.starts_with(head));
+    for spec in layout.specs().iter().filter(|spec| !without(spec)) {
         let values = &mut values[..elements(spec.shape)];
         let name = format!("{prefix}{}", spec.name);
         file.floats_into(&name, &mut stored)?;
@@ -339,11 +348,23 @@ fn check(file: &Reader, layout: &Layout, prefix: &'static str) -> Result<()> {
     let mut differences = compare(file, layout, Naming::Prefix(prefix));
     // The auxiliary head only helps training.
     let matters = |d: &Difference| d.name.starts_with(ENCODER) || d.name.starts_with(DECODER);
-    differences.retain(|d| d.network.is_some() || matters(d));
+    let missing = missing_heads(file, prefix);
+    let without = |d: &Difference| missing.iter().any(|head| d.name.starts_with(head));
+    differences.retain(|d| (d.network.is_some() || matters(d)) && !without(d));
     match differences.is_empty() {
         true => Ok(()),
         false => Err(mismatch(file, &differences)),
     }
+}
+
+/// Those of [`TRAINING_HEADS`] of which the network under `prefix` has no tensor at all.
+fn missing_heads(file: &Reader, prefix: &str) -> Vec<&'static str> {
+    let names = file.names();
+    let has = |head: &str| {
+        let start = format!("{prefix}{head}");
+        names.iter().any(|name| name.starts_with(&start))
+    };
+    TRAINING_HEADS.into_iter().filter(|h| !has(h)).collect()
 }
 
 fn mismatch(file: &Reader, differences: &[Difference]) -> Error {

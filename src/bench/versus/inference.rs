@@ -101,6 +101,7 @@ fn flops_of_one(work: &InferWork, layout: &mut Layout) -> Result<f64> {
         weights: 0,
         buffers: 0,
         copy: None,
+        vectors: None,
         trainable: false,
     };
     let graph = inference_graph(&work.config(), layout, nowhere, work.size)?;

@@ -354,6 +354,7 @@ impl Mapper<'_> {
 
     /// Released: what their training loop validates with. Paper: what their `eval.py` does.
     fn eval(&mut self) {
+        self.scored_as_they_are();
         let crop = self.from.of_part("val", "crop.size");
         let size = crop.map(|entry| (self.at(entry), pair(&entry.value)));
         let protocol = match (self.mode, self.voc, size.is_some()) {
@@ -366,6 +367,34 @@ impl Mapper<'_> {
         self.set("eval.average", json!("logits"));
         if let Some((at, size)) = size {
             self.set_at(at, "eval.crop", size);
+        }
+    }
+
+    /// Their loader changes validation images as it does training images, where `dataset.val` says so.
+    fn scored_as_they_are(&mut self) {
+        for name in [
+            "resize",
+            "rand_resize",
+            "rand_rotation",
+            "flip",
+            "GaussianBlur",
+        ] {
+            let key = format!("dataset.val.{name}");
+            if self.get(&key).is_some_and(|e| e.value != json!(false)) {
+                self.refuse(
+                    &key,
+                    "changes the images that are scored, which is not in this engine",
+                    "leave it out",
+                );
+            }
+        }
+        let kind = self.text("dataset.val.crop.type");
+        if kind.is_some_and(|kind| kind != "center") {
+            self.refuse(
+                "dataset.val.crop.type",
+                "is not center",
+                "write center: a random part of each image has a random score",
+            );
         }
     }
 

@@ -182,7 +182,8 @@ fn global_avg_pool_of<T: Element>(cx: &Ctx, call: &Call) -> Result<()> {
         return Err(Error::internal("global_avg_pool: no pixels"));
     }
     let from = cx.map::<T>(x)?;
-    let chunk = task_pixels(c).min(128);
+    // Not fewer in wide maps: the sums of all chunks are there at once.
+    let chunk = task_pixels(c).clamp(64, 128);
     let chunks = area.div_ceil(chunk);
     let mut partial = vec![0.0f32; n * chunks * c];
     partial.par_chunks_mut(c).enumerate().for_each(|(i, sum)| {

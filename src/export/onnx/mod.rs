@@ -56,6 +56,7 @@ pub fn encode(cfg: &Config, layout: &Layout, weights: &[f32], buffers: &[f32]) -
             weights: 0,
             buffers: 0,
             copy: None,
+            vectors: None,
             trainable: false,
         },
         train: false,

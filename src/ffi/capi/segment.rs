@@ -208,6 +208,7 @@ fn shape(images: usize, height: usize, width: usize, sample: u32) -> Result<Inpu
 }
 
 /// Bytes of device memory that one caller takes for a batch of `images` images, the weights aside.
+/// Where probabilities are asked for, about 4 · classes + 14 more for each pixel of one image.
 ///
 /// # Safety
 /// `out` can be written.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{InputShape, Segmenter};
+use super::{InputShape, Segmenter, Wanted};
 use crate::device::{DType, Strided, Tensor, View};
 use crate::eval::{MapPlaces, SampleKind};
 use crate::graph::exec::Arena;
@@ -115,7 +115,7 @@ impl Segmenter {
         places: &MapPlaces,
     ) -> Result<()> {
         let mut caller = self.lend()?;
-        caller.fits(shape)?;
+        caller.fits(shape, Wanted::Maps)?;
         let (weights, order) = (self.weights.weights(), channels.places());
         let predictor = &mut caller.caller()?.predictor;
         let image = image.strided();

@@ -72,9 +72,9 @@ pub(super) fn transposed(
 
 /// Asks for the cache lines of `line`, which will be read soon: rows of a map that are far apart
 /// are not foreseen by the processor.
-pub(super) fn prefetch(line: &[f32]) {
+pub(super) fn prefetch<T>(line: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for piece in line.chunks(16) {
+    for piece in line.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a hint; every x86-64 processor has the instruction.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(piece.as_ptr().cast()) };

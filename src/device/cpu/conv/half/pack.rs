@@ -15,15 +15,17 @@ pub(super) fn forward(weights: &[bf16], taps: usize, c: usize, k: usize, packed:
         .par_chunks_exact_mut(taps * tiles * TILE)
         .enumerate()
         .for_each(|(panel, packed)| {
-            packed.fill(bf16::ZERO);
-            for column in 0..SIDE.min(k - panel * SIDE) {
-                let line = &weights[(panel * SIDE + column) * taps * c..][..taps * c];
-                for (tap, line) in line.chunks_exact(c).enumerate() {
-                    for (step, &w) in line.iter().enumerate() {
-                        let tile = &mut packed[(tap * tiles + step / STEPS) * TILE..][..TILE];
-                        tile[step % STEPS / 2 * STEPS + 2 * column + step % 2] = w;
-                    }
+            let columns = SIDE.min(k - panel * SIDE);
+            // The tile as one of `a`: a row for each column, which is how the weights lie.
+            let mut rows = [bf16::ZERO; TILE];
+            for (i, tile) in packed.chunks_exact_mut(TILE).enumerate() {
+                let (tap, first) = (i / tiles, i % tiles * STEPS);
+                for column in 0..columns {
+                    let start = ((panel * SIDE + column) * taps + tap) * c;
+                    let line = &weights[start + first..start + c.min(first + STEPS)];
+                    row(Some(line), column, TILE, &mut rows, 1);
                 }
+                transpose(&rows, tile);
             }
         });
 }

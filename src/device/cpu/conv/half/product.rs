@@ -15,6 +15,7 @@ use super::super::super::element::Element;
 use super::super::finish::Finish;
 use super::super::geometry::{Geometry, NONE};
 use super::super::implicit::even;
+use super::super::pack::prefetch;
 use super::super::shared::{Scratch, Shared};
 use super::kernel::{Block, COLUMNS, Kernel, MAX_STRETCH, Run};
 use super::pack::{self, STEPS};
@@ -29,6 +30,9 @@ const MAX_COLUMNS: usize = 512;
 const TASKS: usize = 64;
 /// Maps of fewer channels have all their taps gathered into one.
 const GATHER_CHANNELS: usize = 16;
+/// Pixels whose source is asked for before it is packed: rows of a map that are far apart are not
+/// foreseen by the processor.
+const AHEAD: usize = 3;
 /// Most groups of a task.
 const MAX_GROUPS: usize = MAX_PIXELS / SIDE;
 /// Most runs of a stretch: every other tile.
@@ -321,10 +325,16 @@ impl<T: Element> Job<'_, T> {
             if from.iter().all(|&i| i == NONE) {
                 continue;
             }
-            for (i, &index) in from.iter().enumerate() {
-                let line = (index != NONE)
-                    .then(|| &self.src.data[index as usize * self.src.ld..][channel..channels]);
-                part.row(i, at, count, line, a);
+            let end = channels.min(channel + count * STEPS);
+            let line = |&index: &u32| {
+                let start = index as usize * self.src.ld;
+                (index != NONE).then(|| &self.src.data[start + channel..start + end])
+            };
+            for (i, index) in from.iter().enumerate() {
+                if let Some(later) = from.get(i + AHEAD).and_then(line) {
+                    prefetch(later);
+                }
+                part.row(i, at, count, line(index), a);
             }
             match runs[..live].last_mut() {
                 Some(run) if run.a + run.tiles == at => run.tiles += count,
