@@ -3,7 +3,7 @@
 //! A user reads an error as a single line on stderr, so every variant carries what the reader
 //! needs to act: the file, line, key or value at fault, what is wrong, and the mend. The command
 //! line turns [`Error::exit_code`] into the process status: 2 for bad usage or input, 1 for a
-//! failure that is not the user's.
+//! failure that is not the user's, 130 for a run that was interrupted.
 
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,14 @@ pub enum Error {
         problem: String,
         /// What to do about it.
         mend: String,
+    },
+    /// A run was asked to stop, and left a checkpoint to go on from.
+    #[error("{}: stopped at iteration {iteration}; --resume goes on from there", out.display())]
+    Stopped {
+        /// The run folder.
+        out: PathBuf,
+        /// Iterations done.
+        iteration: usize,
     },
     /// A process that a benchmark measures failed.
     #[error("{side}: {problem}")]
@@ -127,6 +135,8 @@ impl Error {
             | Error::Busy { .. }
             | Error::Memory { .. } => 2,
             Error::Device { .. } | Error::Side { .. } | Error::Internal(_) => 1,
+            // As shells have it for a program that an interrupt ended.
+            Error::Stopped { .. } => 130,
         }
     }
 }

@@ -255,6 +255,50 @@ fn a_run_that_ended_before_its_first_validation_goes_on() {
     assert!(last(&out) == last(&unbroken));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_a_checkpoint_and_goes_on_bit_for_bit() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (out, unbroken) = (dir.path().join("run"), dir.path().join("unbroken"));
+    let config = write_config(&dir, "");
+    let with = ["--config", &config, "--set", "train.epoch_iters=100"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_u2pl-engine"));
+    command.args(train(&out, &with).get_args());
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // One step is done: 199 are left, among them an epoch's end.
+    lines.find(|line| line.as_ref().unwrap().contains(" 1/200 "));
+    let killed = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let line = stderr.lines().last().unwrap();
+    assert!(line.contains("run: stopped at iteration"), "{line}");
+    assert!(line.contains("--resume goes on"), "{line}");
+
+    for mut command in [
+        train(&out, &[&with[..], &["--resume"]].concat()),
+        train(&unbroken, &with),
+    ] {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{:?}", output.stderr);
+    }
+    let last = |out: &Path| fs::read(out.join("checkpoints/last.safetensors")).unwrap();
+    assert!(last(&out) == last(&unbroken));
+}
+
 #[test]
 fn a_run_goes_on_when_nobody_reads_what_it_says() {
     let dir = tempfile::tempdir().unwrap();

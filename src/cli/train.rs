@@ -2,9 +2,13 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use super::common::{ConfigArgs, DeviceArgs, say};
 use crate::config::{Authors, Config};
@@ -69,14 +73,32 @@ pub fn run(mut args: Args) -> Result<()> {
         max_iters: args.max_iters,
         profile: args.profile,
     };
-    let mut display = Display::new();
-    if demo {
-        let both = demo::compare(&cfg, &options, &mut display)?;
+    let mut display = Display::new(stop_signal());
+    let ran = match demo {
+        true => demo::compare(&cfg, &options, &mut display).map(Some),
+        false => train::run(cfg, &options, &mut display).map(|_| None),
+    };
+    if let Some(bar) = display.bar.take() {
+        bar.finish_and_clear();
+    }
+    if let Some(both) = ran? {
         display.compared(&both);
-    } else {
-        train::run(cfg, &options, &mut display)?;
     }
     Ok(())
+}
+
+/// Set by Ctrl-C or a request to terminate: the run then stops after its step, with a checkpoint. The
+/// second one ends the process at once.
+fn stop_signal() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let heard = flag::register_conditional_shutdown(signal, 130, stop.clone())
+            .and_then(|_| flag::register(signal, stop.clone()));
+        if let Err(e) = heard {
+            tracing::warn!("an interrupt will end the run without a checkpoint ({e})");
+        }
+    }
+    stop
 }
 
 impl Args {
@@ -121,11 +143,13 @@ struct Display {
     start: usize,
     total: usize,
     best: f64,
+    stop: Arc<AtomicBool>,
 }
 
 impl Display {
-    fn new() -> Self {
+    fn new(stop: Arc<AtomicBool>) -> Self {
         Self {
+            stop,
             bar: None,
             title: "",
             clock: Instant::now(),
@@ -216,6 +240,10 @@ impl Observer for Display {
             100.0 * miou,
             100.0 * self.best
         ));
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn end(&mut self, summary: &Summary) {

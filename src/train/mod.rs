@@ -89,6 +89,10 @@ pub trait Observer {
     fn validated(&mut self, _epoch: usize, _who: &str, _metrics: &Metrics) {}
     /// The run ended.
     fn end(&mut self, _summary: &Summary) {}
+    /// Asked after every step: whether to stop here, with a checkpoint and [`Error::Stopped`].
+    fn stops(&self) -> bool {
+        false
+    }
 }
 
 /// An observer that stays silent.
@@ -100,7 +104,7 @@ impl Observer for Silent {}
 ///
 /// # Errors
 /// [`Error::Input`] for anything wrong with configuration, data or folders, found before the
-/// first step; the device's and the disk's later.
+/// first step; the device's and the disk's later; [`Error::Stopped`] when `observer` asks for it.
 pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
     cfg.validate()?;
     let mut trainer = Trainer::new(cfg, options)?;
@@ -321,6 +325,14 @@ impl Trainer {
                 // An epoch is not lost for a validation that finds no memory, say.
                 let saved = self.save();
                 validated.and(saved)?;
+            }
+            if iteration + 1 < end && observer.stops() {
+                self.log(queued.take(), &mut watch, observer)?;
+                self.save()?;
+                return Err(Error::Stopped {
+                    out: options.out.clone(),
+                    iteration: iteration + 1,
+                });
             }
         }
         self.log(queued.take(), &mut watch, observer)?;

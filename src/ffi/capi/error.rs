@@ -67,7 +67,9 @@ impl Failure {
                 Error::Busy { .. } => u2pl_status::U2PL_ERROR_BUSY,
                 Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
                 Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
-                Error::Side { .. } | Error::Internal(_) => u2pl_status::U2PL_ERROR_INTERNAL,
+                Error::Side { .. } | Error::Stopped { .. } | Error::Internal(_) => {
+                    u2pl_status::U2PL_ERROR_INTERNAL
+                }
             },
         }
     }
