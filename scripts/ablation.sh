@@ -83,6 +83,10 @@ for i in "${!names[@]}"; do
       "$out/$i-seed$seed.log" | tail -n 1
   done | awk -v name="${names[i]}" '
     { row = row sprintf(" %.2f / %.2f |", $1, $2); s += $1; t += $2; ss += $1 * $1; tt += $2 * $2 }
-    function spread(sum, squares) { return NR < 2 ? 0 : sqrt(((squares - sum * sum / NR) / (NR - 1)) + 1e-12) }
-    END { printf "| %s |%s %.2f ± %.2f / %.2f ± %.2f |\n", name, row, s / NR, spread(s, ss), t / NR, spread(t, tt) }'
+    # One run has no spread.
+    function mean(sum, squares) {
+      if (NR < 2) return sprintf("%.2f", sum)
+      return sprintf("%.2f ± %.2f", sum / NR, sqrt((squares - sum * sum / NR) / (NR - 1) + 1e-12))
+    }
+    END { printf "| %s |%s %s / %s |\n", name, row, mean(s, ss), mean(t, tt) }'
 done

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Endings of the files that this program writes before it gives them their names.
-const UNFINISHED: [&str; 2] = [".part", ".tmp"];
+/// Ending of the files that this program writes before it gives them their names.
+const UNFINISHED: &str = ".part";
 
 /// Writes a file so that readers, and a crash, see the old contents or the new, never a part. A link
 /// stays one, and what is no file (`/dev/null`, a pipe) is written to.
@@ -54,7 +54,7 @@ pub fn remove_unfinished(folder: &Path) {
     for entry in entries {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && UNFINISHED.iter().any(|e| name.ends_with(e)) {
+        if name.starts_with('.') && name.ends_with(UNFINISHED) {
             // It takes room, no more: not worth an error.
             let _ = fs::remove_file(entry.path());
         }
@@ -79,9 +79,9 @@ pub fn text_of(bytes: &[u8]) -> Option<String> {
 }
 
 /// A hidden name in the folder of `path`, of this process alone.
-fn beside(path: &Path) -> PathBuf {
+pub(crate) fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.part", std::process::id()))
+    path.with_file_name(format!(".{name}.{}{UNFINISHED}", std::process::id()))
 }
 
 #[cfg(test)]
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_is_removed_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let names = [".a.txt.7.part", ".b.7.tmp", "c.part", ".d", "e.tmp"];
+        let names = [".a.txt.7.part", ".b.7.part", "c.part", ".d", ".e.tmp"];
         for name in names {
             fs::write(dir.path().join(name), "x").unwrap();
         }

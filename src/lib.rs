@@ -32,6 +32,7 @@ pub mod export;
 pub mod ffi;
 pub mod files;
 pub mod graph;
+mod host;
 pub mod infer;
 #[cfg(feature = "cli")]
 pub mod machine;

@@ -78,9 +78,7 @@ pub fn run(mut args: Args) -> Result<()> {
         true => demo::compare(&cfg, &options, &mut display).map(Some),
         false => train::run(cfg, &options, &mut display).map(|_| None),
     };
-    if let Some(bar) = display.bar.take() {
-        bar.finish_and_clear();
-    }
+    display.clear();
     if let Some(both) = ran? {
         display.compared(&both);
     }
@@ -166,6 +164,13 @@ impl Display {
         }
     }
 
+    /// Takes the bar off the screen.
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
     fn compared(&self, both: &demo::Comparison) {
         let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl"));
         let (sup, u2pl) = (percent(&both.supervised), percent(&both.u2pl));
@@ -247,9 +252,7 @@ impl Observer for Display {
     }
 
     fn end(&mut self, summary: &Summary) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.clear();
         // A run that stopped before its first validation has kept nothing as its best.
         let best = match summary.best_miou > 0.0 {
             true => format!(", best {:.2} %", 100.0 * summary.best_miou),

@@ -11,7 +11,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, Transformations};
 
 use super::jpeg;
-use crate::device::cpu::available_bytes;
+use crate::host::available_bytes;
 use crate::{Error, Result};
 
 /// One decoded image with its label map, if it has one.

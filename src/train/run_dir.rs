@@ -222,7 +222,7 @@ mod tests {
             .open(dir.join("metrics.jsonl"))
             .and_then(|mut file| file.write_all(torn))
             .unwrap();
-        fs::write(dir.join("checkpoints/.last.safetensors.7.tmp"), "half").unwrap();
+        fs::write(dir.join("checkpoints/.last.safetensors.7.part"), "half").unwrap();
         drop(RunDir::reopen(&dir, 20).unwrap());
         let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
         assert_eq!(text, "{\"iter\":10}\n{\"iter\":20}\n");

@@ -1,10 +1,10 @@
 //! Writing large files whole or not at all.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::{Target, target};
+use crate::files::{Target, beside, target};
 
 /// Lets `write` fill a temporary file in the folder of `path`, synchronises it and renames it over
 /// `path`, so that a reader or a crash sees the old file or the new one. A link stays one, and what is
@@ -33,12 +33,6 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> R
         let _ = fs::remove_file(&temp);
     }
     written.map(|()| sync_folder(&target))
-}
-
-/// A hidden name in the folder of `path`, of this process alone.
-fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
 /// Makes a rename durable where folders can be synchronised; elsewhere the system does so later.

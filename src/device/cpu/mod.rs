@@ -34,7 +34,6 @@ use std::sync::Mutex;
 use super::gpu::MathMode;
 use super::{ArenaId, Call, DType, Device, Op, View};
 use crate::error::{Error, Result};
-pub(crate) use memory::available_bytes;
 use memory::{Arenas, Ctx};
 
 /// The CPU as a [`Device`], with a thread pool of its own.
@@ -149,7 +148,7 @@ impl Device for CpuDevice {
     }
 
     fn free_bytes(&self) -> Option<usize> {
-        memory::available_bytes()
+        crate::host::available_bytes()
     }
 
     fn resident_bytes(&self, arena: ArenaId) -> Option<usize> {
