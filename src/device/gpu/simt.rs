@@ -210,18 +210,7 @@ impl Driver for SimtDriver {
     }
 
     fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        match ticket.0 {
-            Pending::Copied(copy) if copy.len() == bytes.len() => {
-                bytes.copy_from_slice(&copy);
-                Ok(())
-            }
-            Pending::Copied(copy) => Err(Error::internal(format!(
-                "collecting {} bytes of a copy of {}",
-                bytes.len(),
-                copy.len()
-            ))),
-            Pending::Slot(_) => Err(Error::internal("a ticket of another driver")),
-        }
+        ticket.copied(bytes)
     }
 
     fn launch(
@@ -283,11 +272,6 @@ impl Driver for SimtDriver {
         count: usize,
         work: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<f32>> {
-        let one = |i| {
-            let start = std::time::Instant::now();
-            work(i)?;
-            Ok(start.elapsed().as_secs_f32() * 1e3)
-        };
-        (0..count).map(one).collect()
+        super::driver::time_on_host(count, work)
     }
 }
