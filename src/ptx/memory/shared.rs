@@ -242,17 +242,19 @@ impl Shared {
         if !self.checked {
             return Ok(());
         }
-        let shade = self.shades[address as usize / 4];
-        // The common case: written before the last barrier, read by this thread or nobody.
-        let own = who.stamp();
-        if bytes == 4
-            && shade.write & (IN_FLIGHT | LIST | ATOMIC) == 0
-            && shade.write != 0
-            && ordered(shade.write, who, clocks)
-            && (shade.read == 0 || shade.read == own)
-        {
-            self.shades[address as usize / 4].read = own;
-            return Ok(());
+        // The common case: a whole word that was written before the last barrier.
+        let Shade { write, read } = self.shades[address as usize / 4];
+        let plain = write & (IN_FLIGHT | LIST | ATOMIC) == 0 && write != 0;
+        if bytes == 4 && plain && ordered(write, who, clocks) {
+            if read & LIST != 0 {
+                let place = &mut self.readers[(read & !LIST) as usize][who.warp as usize];
+                *place = merge(*place, who.stamp(), who);
+                return Ok(());
+            }
+            if read == 0 || agent(read) == who.warp as usize {
+                self.shades[address as usize / 4].read = merge(read, who.stamp(), who);
+                return Ok(());
+            }
         }
         self.touch(address, bytes, who, clocks, Kind::Read)
     }
@@ -269,7 +271,27 @@ impl Shared {
         if !self.checked {
             return Ok(());
         }
+        if bytes == 4 && self.claim(address as usize / 4, who, clocks, who.stamp()) {
+            return Ok(());
+        }
         self.touch(address, bytes, who, clocks, Kind::Write)
+    }
+
+    /// The common case of a write: nobody else's access since the last barrier. False if it is not
+    /// that simple.
+    #[inline(always)]
+    fn claim(&mut self, at: usize, who: Who, clocks: &Clocks, mark: Stamp) -> bool {
+        let Shade { write, read } = self.shades[at];
+        let simple = (write | read) & (IN_FLIGHT | LIST | ATOMIC) == 0
+            && (write == 0 || ordered(write, who, clocks))
+            && (read == 0 || ordered(read, who, clocks));
+        if simple {
+            self.shades[at] = Shade {
+                write: mark,
+                read: 0,
+            };
+        }
+        simple
     }
 
     /// Checks and records an atomic operation.
@@ -442,6 +464,9 @@ impl Shared {
         }
         for word in 0..bytes / 4 {
             let address = address + 4 * word;
+            if self.claim(address as usize / 4, who, clocks, mark | IN_FLIGHT) {
+                continue;
+            }
             self.touch(address, 4, who, clocks, Kind::Write)?;
             self.shades[address as usize / 4] = Shade {
                 write: mark | IN_FLIGHT,
