@@ -105,9 +105,7 @@ pub fn load(
             match space {
                 Space::Param => load_param(common, active, &addresses, total, words)?,
                 Space::Shared => load_shared(w, common, active, &addresses, total, words)?,
-                Space::Global => {
-                    load_global(w, common, active, &addresses, total, strong, words)?
-                }
+                Space::Global => load_global(w, common, active, &addresses, total, strong, words)?,
                 Space::Generic => {
                     let (shared, params, global) = windows(&addresses, active);
                     for lane in lanes(shared | params) {
@@ -244,7 +242,8 @@ fn near(common: &Common<'_>, address: u32) -> String {
         common.launch.dynamic_shared_bytes,
     );
     let all = layout.arrays.iter().chain(std::iter::once(&dynamic));
-    match all.filter(|(_, start, _)| *start <= address).last() {
+    let mut before = all.filter(|(_, start, _)| *start <= address);
+    match before.next_back() {
         Some((name, start, bytes)) => {
             format!("byte {} of {name}, which has {bytes}", address - start)
         }
@@ -364,7 +363,11 @@ pub fn load_global(
         }
         let (found, offset) = allocation(w, common, lane, "read of", address, total)?;
         check_read(w, common, lane, "read of", found, offset, total, strong)?;
-        for (word, row) in words.iter_mut().enumerate().take(total.div_ceil(4) as usize) {
+        for (word, row) in words
+            .iter_mut()
+            .enumerate()
+            .take(total.div_ceil(4) as usize)
+        {
             let index = offset / 4 + word;
             let value = found.word(index).load(std::sync::atomic::Ordering::Relaxed);
             row[lane as usize] = value >> (8 * (offset % 4));
@@ -391,14 +394,22 @@ pub fn check_read(
         let address = found.start + offset as u64;
         return Err(Stop::lane(
             lane,
-            format!("{what} address {address:#x}, which nobody wrote: byte {offset} of an allocation of {}", found.bytes),
+            format!(
+                "{what} address {address:#x}, which nobody wrote: byte {offset} of an allocation of {}",
+                found.bytes
+            ),
         ));
     }
     if checks.global_races && !strong {
         let own = common.launch.times.stamp(&common.clock, w.pc);
         for index in offset / 4..(offset + bytes as usize).div_ceil(4) {
-            let result = common.launch.times.read(found.shadow(index), own, &common.clock);
-            result.map_err(|other| unordered(common, lane, what, found.start + 4 * index as u64, &other))?;
+            let result = common
+                .launch
+                .times
+                .read(found.shadow(index), own, &common.clock);
+            result.map_err(|other| {
+                unordered(common, lane, what, found.start + 4 * index as u64, &other)
+            })?;
         }
     }
     Ok(())
@@ -576,9 +587,9 @@ fn store_global(
             return Err(misaligned(lane, "write to address", address, total));
         }
         let (found, offset) = allocation(w, common, lane, "write to", address, total)?;
-        for word in 0..total.div_ceil(4) as usize {
+        for (word, row) in words.iter().enumerate().take(total.div_ceil(4) as usize) {
             let index = offset / 4 + word;
-            let value = words[word][lane as usize];
+            let value = row[lane as usize];
             // Blocks that write to different bytes of a word do not disturb each other.
             if races && total >= 4 {
                 let result =

@@ -77,7 +77,13 @@ pub fn copy(
 }
 
 /// The first `take` bytes (at most 16) of a lane's source, zeros behind them.
-fn source(w: &mut Warp, common: &mut Common<'_>, lane: u32, from: u64, take: u32) -> Result<[u32; 4], Stop> {
+fn source(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    lane: u32,
+    from: u64,
+    take: u32,
+) -> Result<[u32; 4], Stop> {
     let mut out = [0; 4];
     if take == 0 {
         return Ok(out);
@@ -86,7 +92,9 @@ fn source(w: &mut Warp, common: &mut Common<'_>, lane: u32, from: u64, take: u32
     access::check_read(w, common, lane, "cp.async from", found, offset, take, false)?;
     for (word, out) in out.iter_mut().enumerate().take(take.div_ceil(4) as usize) {
         let bytes = (take - 4 * word as u32).min(4);
-        let value = found.word(offset / 4 + word).load(std::sync::atomic::Ordering::Relaxed);
+        let value = found
+            .word(offset / 4 + word)
+            .load(std::sync::atomic::Ordering::Relaxed);
         *out = value & (u32::MAX >> (32 - 8 * bytes));
     }
     Ok(out)

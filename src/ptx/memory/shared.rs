@@ -186,6 +186,7 @@ impl Shared {
     }
 
     /// Bytes as they are, for copies that check for themselves.
+    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.words)
     }
@@ -494,6 +495,7 @@ impl Shared {
     }
 
     /// The agent, time and instruction of the last write of a word, if there was one.
+    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn last_write(&self, address: u32) -> Option<(usize, u32, u32)> {
         let write = self.shades.get(address as usize / 4)?.write;
         (write != 0 && write != NOTHING && write & LIST == 0)
