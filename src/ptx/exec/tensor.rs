@@ -155,14 +155,13 @@ pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Resu
     }
     let mut sums = [[0.0f32; 8]; 16];
     for (i, row) in op.c.iter().enumerate() {
-        let words = w.r(e, *row);
-        for lane in 0..32 {
+        for (lane, word) in w.r(e, *row).iter().enumerate() {
             let (r, c) = (lane / 4, 2 * (lane % 4));
             if op.half_sums {
-                sums[r + 8 * i][c] = from_half(false, words[lane] as u16);
-                sums[r + 8 * i][c + 1] = from_half(false, (words[lane] >> 16) as u16);
+                sums[r + 8 * i][c] = from_half(false, *word as u16);
+                sums[r + 8 * i][c + 1] = from_half(false, (word >> 16) as u16);
             } else {
-                sums[r + 8 * (i / 2)][c + i % 2] = f32::from_bits(words[lane]);
+                sums[r + 8 * (i / 2)][c + i % 2] = f32::from_bits(*word);
             }
         }
     }
