@@ -252,10 +252,10 @@ impl Shared {
                 *place = merge(*place, who.stamp(), who);
                 return Ok(());
             }
-            if read == 0 || agent(read) == who.warp as usize {
-                self.shades[address as usize / 4].read = merge(read, who.stamp(), who);
-                return Ok(());
-            }
+            let mut read = read;
+            self.add_reader(&mut read, who, clocks);
+            self.shades[address as usize / 4].read = read;
+            return Ok(());
         }
         self.touch(address, bytes, who, clocks, Kind::Read)
     }
@@ -283,10 +283,13 @@ impl Shared {
     #[inline(always)]
     fn claim(&mut self, at: usize, who: Who, clocks: &Clocks, mark: Stamp) -> bool {
         let Shade { write, read } = self.shades[at];
-        let simple = (write | read) & (IN_FLIGHT | LIST | ATOMIC) == 0
+        let simple = write & (IN_FLIGHT | LIST | ATOMIC) == 0
             && (write == 0 || ordered(write, who, clocks))
-            && (read == 0 || ordered(read, who, clocks));
+            && self.check_readers(read, who, clocks, false).is_ok();
         if simple {
+            if read & LIST != 0 {
+                self.free_readers.push((read & !LIST) as u32);
+            }
             self.shades[at] = Shade {
                 write: mark,
                 read: 0,
@@ -402,6 +405,7 @@ impl Shared {
         Ok(())
     }
 
+    #[inline]
     fn check_readers(
         &self,
         read: Stamp,
@@ -416,12 +420,17 @@ impl Shared {
             };
         }
         let list = &self.readers[(read & !LIST) as usize];
-        match list.iter().find(|r| **r != 0 && !ordered(**r, who, clocks)) {
+        match list
+            .iter()
+            .take(clocks.seen.len())
+            .find(|r| **r != 0 && !ordered(**r, who, clocks))
+        {
             Some(read) => Err(race(*read, atomics)),
             None => Ok(()),
         }
     }
 
+    #[inline]
     fn add_reader(&mut self, read: &mut Stamp, who: Who, clocks: &Clocks) {
         let own = who.stamp();
         let old = *read;
