@@ -35,6 +35,9 @@ const KEPT_VERSIONS: usize = 3;
 /// A unit takes a few hundred megabytes to compile: two at a time, whatever the machine.
 const MAX_JOBS: usize = 2;
 
+/// Kernels of tests, in `kernels/simt/tests`: no fatbin holds them, the tests read their PTX.
+const TESTS: [&str; 2] = ["planted", "unit"];
+
 /// Everything that changes what this file does. Not `PATH`: a new shell would rebuild the crate.
 const VARIABLES: &[&str] = &[
     "NVCC",
@@ -221,6 +224,11 @@ fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &Sources) -> Resul
         flags,
     };
     let objects = compiler.units(&sources.units)?;
+    if std::env::var_os("CARGO_FEATURE_PTX").is_some() {
+        for name in TESTS {
+            compiler.test(name, out)?;
+        }
+    }
     let mut built = Built {
         toolkit,
         archs: images,
@@ -339,14 +347,35 @@ impl Compiler<'_> {
         Ok(object)
     }
 
+    /// Compiles a unit of tests to `{name}.ptx` in `out`. To PTX alone: some of its kernels are wrong
+    /// on purpose, and ptxas would see it.
+    fn test(&self, name: &str, out: &Path) -> Result<(), String> {
+        let into = out.join(format!("{name}.ptx"));
+        let unit = self.kernels.join("simt/tests").join(format!("{name}.cu"));
+        let mut nvcc = Command::new(self.nvcc);
+        nvcc.args(FLAGS).args(["-ptx", "-arch=compute_90a", "-I"]);
+        nvcc.arg(&self.kernels).arg("-o").arg(&into).arg(&unit);
+        let output = nvcc.output();
+        let output = output.map_err(|e| format!("cannot run {}: {e}", self.nvcc.display()))?;
+        if !output.status.success() {
+            return Err(failure(name, &String::from_utf8_lossy(&output.stderr)));
+        }
+        let text = self.relative(&read(&into)?);
+        std::fs::write(&into, text).map_err(|e| format!("{}: {e}", into.display()))
+    }
+
+    /// A PTX text with names of sources as they are in the project.
+    fn relative(&self, text: &str) -> String {
+        text.replace(&format!("\"{}/", self.root.display()), "\"")
+    }
+
     /// Puts the PTX among nvcc's intermediate files beside `object`, with names of sources as they
     /// are in the project: a fault names one, and the same text comes out wherever the project lies.
     fn keep_ptx(&self, name: &str, steps: &Path, object: &Path) -> Result<(), String> {
-        let root = format!("\"{}/", self.root.display());
         for arch in &self.archs {
             let text = read(&steps.join(format!("{name}.compute_{arch}.ptx")))?;
             let into = ptx_beside(object, arch);
-            std::fs::write(&into, text.replace(&root, "\""))
+            std::fs::write(&into, self.relative(&text))
                 .map_err(|e| format!("{}: {e}", into.display()))?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 // Tests of the tests: small correct kernels, and copies of them with one planted bug each.
 // tests/planted.rs asserts that every bug is reported and that the correct ones pass; the
-// ThreadSanitizer job runs some of them too. None of this is in the fatbin.
+// ThreadSanitizer job runs some of them too. None of this is in a fatbin.
 #include "simt/tests/args.cuh"
 
 enum class Bug {
@@ -200,6 +200,7 @@ KERNEL(planted_spin, TestArgs, 32) {
     }
   }
 }
+#ifdef U2PL_SIMT  // the PTX machine has no stack, and refuses code that calls
 // Local arrays without end.
 __device__ __noinline__ float deep(volatile float* above, uint64_t n) {
   volatile float here[256];
@@ -210,3 +211,4 @@ KERNEL(planted_recursion, TestArgs, 32) {
   volatile float start[1] = {0.0f};
   static_cast<float*>(a.y)[threadIdx.x] = deep(start, a.n);
 }
+#endif
