@@ -13,6 +13,7 @@ fn device() -> GpuDevice {
         seed: 1,
         schedule: Schedule::Pct,
         threads: 2,
+        ..Options::default()
     };
     GpuDevice::new(
         Box::new(SimtDriver::new(options).expect("simt")),

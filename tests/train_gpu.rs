@@ -129,6 +129,7 @@ fn a_run_does_not_depend_on_the_schedule() {
         seed: 7,
         schedule: simt::Schedule::Pct,
         threads: 2,
+        shared_bytes: 163 << 10,
     };
     let device = GpuDevice::simt(hostile, MathMode::Bf16).expect("simt");
     let sets = ["train.epochs=2", "train.val_every=2"];

@@ -5,13 +5,18 @@
 //                cvt.rna (m16n8k8). 32 bytes of the reduction are one mma in both, so both read
 //                ALONG operands with the same ldmatrix.
 //
-// Each has clear(), step(stage) and store(product): the block's product to shared memory, row
-// after row, PITCH floats apart; and first_row(), the first row that this thread's warp owns.
+// Each has clear(), step(stage, copies) and store(product): the block's product to shared memory, by
+// product_at. `copies(Part<0>{})` and `copies(Part<1>{})` issue the copies of a later step; they come
+// between the products, so that neither waits for the other.
 #pragma once
 #include "include/conv/tile.cuh"
 #include "include/ptx/matrix.cuh"
 
 namespace conv {
+
+template <int I> struct Part {
+  static constexpr int INDEX = I;
+};
 
 template <class Tile, Layout LA, Layout LB> struct Exact {
   static_assert(sizeof(typename Tile::T) == 4, "the exact path is float");
@@ -24,8 +29,6 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   static constexpr uint32_t DEPTH = LA == Layout::ACROSS && LB == Layout::ACROSS ? 2 : 4;
   float sums[M][N];
 
-  // Every warp owns rows all over the tile.
-  static __device__ __forceinline__ uint32_t first_row() { return 0; }
   // Row or column that a thread's i-th value belongs to.
   template <Layout L> static __device__ __forceinline__ uint32_t place(uint32_t t, uint32_t threads,
                                                                        uint32_t i) {
@@ -69,7 +72,10 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
       for (uint32_t j = 0; j < N; ++j) sums[i][j] = 0.0f;
     }
   }
-  __device__ __forceinline__ void step(const unsigned char* stage) {
+  template <class Copies>
+  __device__ __forceinline__ void step(const unsigned char* stage, const Copies& copies) {
+    copies(Part<0>{});
+    copies(Part<1>{});
     // Not unrolled: the body is DEPTH*M*N fmaf already.
 #pragma unroll 1
     for (uint32_t first = 0; first < Tile::STEP; first += DEPTH) {
@@ -89,9 +95,20 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   __device__ __forceinline__ void store(float* product) const {
 #pragma unroll
     for (uint32_t i = 0; i < M; ++i) {
-      float* row = product + place<LA>(threadIdx.x / TX, TY, i) * Tile::PITCH;
+      const uint32_t row = place<LA>(threadIdx.x / TX, TY, i);
+      if constexpr (LB == Layout::ALONG) {
 #pragma unroll
-      for (uint32_t j = 0; j < N; ++j) row[place<LB>(threadIdx.x % TX, TX, j)] = sums[i][j];
+        for (uint32_t j = 0; j < N; ++j) {
+          product[product_at<Tile>(row, place<LB>(threadIdx.x % TX, TX, j))] = sums[i][j];
+        }
+      } else {
+#pragma unroll
+        for (uint32_t j = 0; j < N; j += 4) {
+          float* to = product + product_at<Tile>(row, place<LB>(threadIdx.x % TX, TX, j));
+          *reinterpret_cast<float4*>(to) =
+              make_float4(sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]);
+        }
+      }
     }
   }
 };
@@ -187,7 +204,9 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
       }
     }
   }
-  __device__ __forceinline__ void step(const unsigned char* stage) {
+  template <class Copies>
+  __device__ __forceinline__ void step(const unsigned char* stage, const Copies& copies) {
+    static_assert(STEP_BYTES / 32 >= 2, "a place for each part of the copies");
 #pragma unroll
     for (uint32_t k = 0; k < STEP_BYTES / 32; ++k) {
       uint32_t a[M][4], b[N][2];
@@ -202,6 +221,8 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
       } else {
         mma_tf32_tile(sums, a, b);
       }
+      if (k == 0) copies(Part<0>{});
+      if (k == 1) copies(Part<1>{});
     }
   }
   __device__ __forceinline__ void store(float* product) const {
@@ -210,7 +231,7 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
     for (uint32_t i = 0; i < M; ++i) {
 #pragma unroll
       for (uint32_t j = 0; j < N; ++j) {
-        float* at = product + (row + i * 16) * Tile::PITCH + column + j * 8;
+        float* at = product + product_at<Tile>(row + i * 16, column + j * 8);
         *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
         *reinterpret_cast<float2*>(at + 8 * Tile::PITCH) =
             make_float2(sums[i][j][2], sums[i][j][3]);
