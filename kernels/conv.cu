@@ -6,8 +6,9 @@
 //                  that read (iy,ix) through tap (r,s): one launch per residue of (iy,ix) modulo
 //                  the stride, each a dense convolution of its own (include/conv/geometry.cuh)
 //
-// The forward pass may end in batch norm, residual and ReLU (conv_batch_norm_eval), or leave the
-// moments of every 64 rows beside y (conv_moments): include/conv/epilogue.cuh.
+// The forward pass may end in batch norm, residual and ReLU (kernels conv_norm_*, operation
+// conv_batch_norm_eval), or leave the moments of every 64 rows beside y (conv_moments_*):
+// include/conv/epilogue.cuh. Kernels of their own, so that none carries the others' epilogue.
 //
 // Never materialised: patches of x (im2col), transposed weights, a dilated or padded dy.
 //
@@ -16,7 +17,7 @@
 //   rows:    | tile 0    | tile 1    | ...             taps that do not read padding only (forward
 //   dst      +-----------+-----------+                 and data gradient alike), and for each tap the
 //   pixels   | tile n    | ...       |                 channels of src, 128 bytes a step, through a
-//            +-----------+                             three-stage pipeline (mainloop.cuh).
+//            +-----------+                             pipeline of two or three stages (mainloop.cuh).
 //                                                      Neighbouring blocks share their pixels.
 //
 // Variants: fp32 (fmaf, exact fp32), tf32 and bf16 (mma.sync, float accumulators); tiles of
@@ -33,12 +34,13 @@
 // by table and cutting those of the last wave, together, 1.15 times over the forward passes of a VOC
 // step, 1.07 over the data gradients.
 // Grid: a block a tile, and `parts` for each tile after the last full wave; columns fastest. Block:
-// 128 threads, fp32 of 128x128 256. Dynamic shared: 100352 or 50176 bytes (tile.cuh). At most 255
-// registers of 128 threads: two blocks of 128x128 a multiprocessor on sm_90, one on sm_80 (164 KB).
+// 128 threads, fp32 of 128x128 256. Dynamic shared: 100352 or 50176 bytes in three stages, 73728 of
+// 128x128 in two (tile.cuh). At most 255 registers of 128 threads: two blocks of 128x128 a
+// multiprocessor, of three stages on sm_90 (228 KiB), of two on sm_80 (164 KiB).
 // Order: every element is one accumulator over taps in row-major order, then channels ascending
 // (within an mma as the hardware sums); of a cut tile one a part, added in ascending order. Where a
 // tile is cut depends on the shapes and on which tiles they take, not on the schedule or the
-// machine at hand. Bias and the previous value are added last, in float; bf16 results are rounded
+// number of multiprocessors; how an mma sums, on the architecture (multiply.cuh). Bias and the previous value are added last, in float; bf16 results are rounded
 // once.
 // Tolerance: equal to device/cpu/conv (forward, dgrad) where sums are exact; else fp32 1e-5, tf32
 // and bf16 their rounding of the operands (none where x, w are given in bf16), relative to

@@ -6,7 +6,8 @@
 //
 // Never materialised: patches of x, transposed dy.
 //
-// A GEMM of [K] x [R*S*C] over pixels. A block makes one tile of dw (64 or 128 square, columns
+// A GEMM of [K] x [R*S*C] over pixels, whose indices a block works out once a step, a thread each
+// (include/conv/gather_wgrad.cuh). A block makes one tile of dw (64 or 128 square, columns
 // within one tap) from one part of the pixels, visiting only those whose tap hits the image, 128
 // bytes of pixels a step. dw has few tiles, so the pixels are split into parts, as many as end
 // soonest by src/device/gpu/conv/plan.rs (a function of the shapes alone); each part's sums go to the
@@ -17,14 +18,16 @@
 //
 // Bytes: x and dy once per R*S*C/tile and K/tile (mostly from L2), parts*K*R*S*C*4 written and
 // read. FLOPs: 2*pixels(y)*K*R*S*C. Largest at the VOC shape: as the forward pass, 159 GFLOP,
-// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma. conv_bias: dy once. conv_reduce: every part once, dw once.
+// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma. conv_bias: dy once. conv_reduce: every part once,
+// dw once, 16 bytes at a time (`plan --floor` counts the parts).
 // Measured: not measured on a GPU. Predicted from waves: parts chosen by the blocks they make are 1.30
 // times over those that only reach 256 blocks (512 -> 512, 3x3: 288 blocks were two waves of 264).
 // Grid: parts * tiles of K * taps * tiles of C, the last fastest. Block: 128 threads, fp32 of
 // 128x128 256.
-// Dynamic shared: 100352 or 50176 bytes.
+// Dynamic shared: as conv.cu.
 // Order: pixels ascending within a part (within an mma as the hardware sums), parts ascending;
-// then the previous value: old + sum. No atomics; no bit depends on the schedule or the machine.
+// then the previous value: old + sum. No atomics; no bit depends on the schedule or on the number of
+// multiprocessors, but tf32 and bf16 on the architecture (include/conv/multiply.cuh).
 // Tolerance: equal to device/cpu/conv (wgrad) where sums are exact; else as conv.cu.
 #include "include/conv/epilogue.cuh"
 #include "include/conv/gather_wgrad.cuh"

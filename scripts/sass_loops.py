@@ -6,11 +6,11 @@
     scripts/sass_loops.py --write kernels/loops.tsv OUT/*.fatbin
 
 A kernel's main loop is the innermost loop with the most tensor-core instructions; of a kernel
-without them, the largest innermost loop. `step` counts the instructions of one turn: the path
+without them, that with the most fused multiply-adds; without these, the largest innermost one. `step` counts the instructions of one turn: the path
 through the loop that meets all its tensor-core instructions and copies, and else as few as
 possible; `loop` counts all that lie in it, rare paths (the change of a tap) included.
 
---check fails where a step or what follows a loop has grown beyond the table's ceiling, where any
+--check fails where a step, a loop or what follows it has grown beyond the table's ceiling, where any
 kernel touches local memory, and where PTX has arithmetic without a rounding mode, which ptxas may
 contract to a fused multiply-add. --write sets the ceilings to what is there.
 
@@ -25,8 +25,8 @@ import subprocess
 import sys
 from collections import Counter
 
-COLUMNS = ["kernel", "arch", "tensor", "ldsm", "ldgsts", "step_other", "tail"]
-SHOWN = COLUMNS + ["before", "loop", "integer", "float", "memory", "uniform", "control"]
+COLUMNS = ["kernel", "arch", "tensor", "ldsm", "ldgsts", "step_other", "loop", "tail"]
+SHOWN = COLUMNS + ["before", "integer", "float", "memory", "uniform", "control"]
 TENSOR = {"HMMA", "IMMA", "DMMA", "HGMMA", "IGMMA", "QGMMA", "OMMA", "QMMA"}
 MEMORY = {"LDS", "STS", "LDG", "STG", "LD", "ST", "LDC", "ATOMG", "ATOMS", "ATOM", "RED", "REDG"}
 CONTROL = {"BRA", "BRX", "BSSY", "BSYNC", "BAR", "EXIT", "CALL", "RET", "NOP", "LDGDEPBAR",
@@ -103,9 +103,10 @@ class Kernel:
         loops = self.loops()
         if not loops:
             return None
-        tensors = lambda l: sum(self.code[i][2] in TENSOR for i in range(l[0], l[1] + 1))
-        if most := max(map(tensors, loops)):
-            return min((l for l in loops if tensors(l) == most), key=lambda l: l[1] - l[0])
+        for wanted in (TENSOR, {"FFMA", "DFMA"}):
+            has = lambda l: sum(self.code[i][2] in wanted for i in range(l[0], l[1] + 1))
+            if most := max(map(has, loops)):
+                return min((l for l in loops if has(l) == most), key=lambda l: l[1] - l[0])
         inner = [l for l in loops
                  if not any(o != l and l[0] <= o[0] and o[1] <= l[1] for o in loops)]
         return max(inner, key=lambda l: l[1] - l[0])

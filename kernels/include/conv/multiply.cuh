@@ -5,6 +5,13 @@
 //                cvt.rna (m16n8k8). 32 bytes of the reduction are one mma in both, so both read
 //                ALONG operands with the same ldmatrix.
 //
+// Bits: Exact's are the same on every GPU. A tensor core does not round after every product: it aligns
+// the accumulator and a block of products to the largest exponent among them, cuts what lies below
+// its adder, and adds. How long the block is and how many bits the adder keeps differs between
+// architectures, A100 and H100 among them, so inexact sums have the bits of the architecture
+// that made them, the same in every run and under every schedule there. Exact sums are the same
+// everywhere.
+//
 // Each has clear(), step(stage, copies) and store(product): the block's product to shared memory, by
 // product_at. `copies(Part<0>{})` and `copies(Part<1>{})` issue the copies of a later step; they come
 // between the products, so that neither waits for the other.

@@ -10,7 +10,8 @@
 //
 // Blocks of a cut tile leave their sums in the workspace; the last to arrive adds the parts in
 // order (`join`) and finishes the tile like any other. Where a tile is cut is a function of the
-// shapes (src/device/gpu/conv/plan.rs), so no bit depends on the schedule or the machine.
+// shapes (src/device/gpu/conv/plan.rs), so no bit depends on the schedule or on the number of
+// multiprocessors. On tensor cores bits still depend on the architecture (multiply.cuh).
 #pragma once
 #include "include/conv/tile.cuh"
 

@@ -141,6 +141,19 @@ pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]
     }
 }
 
+/// Bytes of the partial sums that a weight gradient leaves for a second kernel (`conv_reduce`) to
+/// add, those of the bias aside, on the GPU that work is planned for; 0 where it needs none.
+#[cfg(feature = "cli")]
+pub(crate) fn partial_bytes(op: &Op, ins: &[View], outs: &[View]) -> usize {
+    let (Op::ConvWgrad(_), [_, dy], [dw, ..]) = (op, ins, outs) else {
+        return 0;
+    };
+    let multiprocessors = super::driver::PLANNED_MULTIPROCESSORS as usize;
+    Product::new(dy.dtype, super::MathMode::Fp32).map_or(0, |product| {
+        4 * WgradPlan::new(product, multiprocessors, dy, dw, false).partials()
+    })
+}
+
 /// Scratch bytes of one launch.
 fn map_workspace(
     product: Product,

@@ -216,7 +216,11 @@ mod tests {
             for variant in [Variant::Small, Variant::Any] {
                 assert_eq!(variant.stages(Product::Tf32, most), 3, "{most} bytes");
             }
-            assert_eq!(Variant::Large.stages(Product::Fp32, most), 3, "{most} bytes");
+            assert_eq!(
+                Variant::Large.stages(Product::Fp32, most),
+                3,
+                "{most} bytes"
+            );
         }
     }
 }
