@@ -11,8 +11,8 @@
 //
 // A thread takes eight adjacent columns of a row, the same eight in every row, so that bias and
 // coefficients stay in registers: 16-byte accesses where the columns are all there and aligned,
-// single elements at ragged edges. No access to the product shares a bank with another (tile.cuh
-// proves it).
+// single elements at ragged edges. No access to the product in shared memory meets a bank conflict
+// (tile.cuh proves it).
 #pragma once
 #include "include/conv/args.cuh"
 #include "include/conv/tile.cuh"

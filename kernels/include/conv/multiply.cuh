@@ -36,6 +36,12 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   static constexpr uint32_t DEPTH = LA == Layout::ACROSS && LB == Layout::ACROSS ? 2 : 4;
   float sums[M][N];
 
+  // This thread's place along the rows: the two of a warp lie two rows apart, so that they store to
+  // other banks.
+  static __device__ __forceinline__ uint32_t own_row() {
+    const uint32_t t = threadIdx.x / TX;
+    return (t & ~3u) | (t & 1u) << 1 | (t >> 1 & 1u);
+  }
   // Row or column that a thread's i-th value belongs to.
   template <Layout L> static __device__ __forceinline__ uint32_t place(uint32_t t, uint32_t threads,
                                                                        uint32_t i) {
@@ -87,7 +93,7 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
 #pragma unroll 1
     for (uint32_t first = 0; first < Tile::STEP; first += DEPTH) {
       float a[DEPTH][M], b[DEPTH][N];
-      read<LA>(a, stage, Tile::ROWS, threadIdx.x / TX, TY, first);
+      read<LA>(a, stage, Tile::ROWS, own_row(), TY, first);
       read<LB>(b, stage + Tile::A_BYTES, Tile::COLUMNS, threadIdx.x % TX, TX, first);
 #pragma unroll
       for (uint32_t k = 0; k < DEPTH; ++k) {
@@ -102,7 +108,7 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   __device__ __forceinline__ void store(float* product) const {
 #pragma unroll
     for (uint32_t i = 0; i < M; ++i) {
-      const uint32_t row = place<LA>(threadIdx.x / TX, TY, i);
+      const uint32_t row = place<LA>(own_row(), TY, i);
       if constexpr (LB == Layout::ALONG) {
 #pragma unroll
         for (uint32_t j = 0; j < N; ++j) {

@@ -153,7 +153,8 @@ template <class At> constexpr bool apart(uint32_t threads, uint32_t floats, At a
   return banks == 0xFFFFFFFFu;
 }
 // The product's writers and readers: an mma's fragments, eight columns a thread (the stores to
-// global memory, `Keep`), four columns a thread (`join`), one column a thread (the moments).
+// global memory, `Keep`), four columns a thread (`join`, exact products), one column a thread (the
+// moments), and 16 columns of two rows (exact products).
 template <class Tile> constexpr bool product_apart() {
   for (uint32_t column = 0; column < Tile::COLUMNS; column += 8)
     for (uint32_t row = 0; row < 8; row += 4)
@@ -170,7 +171,10 @@ template <class Tile> constexpr bool product_apart() {
         return false;
   for (uint32_t first = 0; first < Tile::COLUMNS; first += 32)
     if (!apart(8, 4, [=](uint32_t t) { return product_at<Tile>(1, first + t * 4); }) ||
-        !apart(32, 1, [=](uint32_t t) { return product_at<Tile>(1, first + t); }))
+        !apart(32, 1, [=](uint32_t t) { return product_at<Tile>(1, first + t); }) ||
+        !apart(32, 1, [=](uint32_t t) {
+          return product_at<Tile>(1 + t / 16 * 2, first + t % 16);
+        }))
       return false;
   return true;
 }
