@@ -52,7 +52,7 @@ def dump(kind, path):
     run = subprocess.run([tool("cuobjdump"), kind, path], capture_output=True, text=True,
                          env=environment)
     if run.returncode != 0:
-        stop(f"{path}: cuobjdump cannot read it: {run.stderr.strip().splitlines()[-1:]}")
+        stop(f"{path}: not read: {' '.join(run.stderr.split())}; give .fatbin or .cubin files")
     return run.stdout
 
 
