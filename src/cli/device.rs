@@ -116,6 +116,7 @@ impl Place {
                     seed: self.simt_seed,
                     schedule: self.simt_schedule,
                     threads: self.threads,
+                    ..Options::default()
                 };
                 Ok(Arc::new(GpuDevice::simt(options, precision)?))
             }

@@ -8,28 +8,40 @@ use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 pub use u2pl_engine::device::gpu::ptx::{Launches, PtxDriver as Driver};
 #[cfg(not(feature = "ptx"))]
 pub use u2pl_engine::device::gpu::simt::{Launches, Schedule, SimtDriver as Driver};
+#[cfg(not(feature = "ptx"))]
+use u2pl_engine::device::gpu::simt::Options;
+#[cfg(feature = "ptx")]
+use u2pl_engine::ptx::Options;
 #[cfg(feature = "ptx")]
 pub use u2pl_engine::ptx::Schedule;
 
 /// Its name on the command line.
 pub const NAME: &str = if cfg!(feature = "ptx") { "ptx" } else { "simt" };
 
-/// A driver that runs warps in this order.
+/// An H200 that runs warps in this order.
 pub fn driver(schedule: Schedule, seed: u64, threads: usize) -> Driver {
-    #[cfg(feature = "ptx")]
-    let options = u2pl_engine::ptx::Options {
-        schedule,
-        seed,
-        threads,
-        ..u2pl_engine::ptx::Options::default()
-    };
-    #[cfg(not(feature = "ptx"))]
-    let options = u2pl_engine::device::gpu::simt::Options {
-        seed,
-        schedule,
-        threads,
+    Driver::new(options(schedule, seed, threads)).expect(NAME)
+}
+
+/// An A100 that runs warps in this order.
+pub fn a100(schedule: Schedule, seed: u64, threads: usize) -> Driver {
+    let options = Options {
+        #[cfg(feature = "ptx")]
+        arch: u2pl_engine::ptx::Arch::Sm80,
+        #[cfg(not(feature = "ptx"))]
+        shared_bytes: 163 << 10,
+        ..options(schedule, seed, threads)
     };
     Driver::new(options).expect(NAME)
+}
+
+fn options(schedule: Schedule, seed: u64, threads: usize) -> Options {
+    Options {
+        schedule,
+        seed,
+        threads,
+        ..Options::default()
+    }
 }
 
 /// The device as the command line opens it.

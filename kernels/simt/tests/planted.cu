@@ -83,10 +83,10 @@ template <Bug B> __device__ void staged_copy(const TestArgs& a) {
   const float* x = static_cast<const float*>(a.x);
   float* y = static_cast<float*>(a.y);
   const unsigned mine = threadIdx.x * 4;
-  cp_async_16(&tiles[0][mine], x + mine);
+  cp_async_16_zfill(&tiles[0][mine], x + mine, 16);
   if (B != Bug::NoCommit) cp_async_commit();
   for (uint64_t t = 0; t < a.n; ++t) {
-    if (t + 1 < a.n) cp_async_16(&tiles[(t + 1) % 2][mine], x + (t + 1) * 512 + mine);
+    if (t + 1 < a.n) cp_async_16_zfill(&tiles[(t + 1) % 2][mine], x + (t + 1) * 512 + mine, 16);
     // An empty group behind the last tile, so that the count stays right.
     if (B != Bug::NoCommit) cp_async_commit();
     if (B == Bug::WrongWait) {

@@ -32,6 +32,9 @@ mod select;
 pub mod simt;
 mod upsample;
 
+#[cfg(feature = "cli")]
+pub(crate) use conv::partial_bytes as conv_partial_bytes;
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;

@@ -58,6 +58,9 @@ pub struct Options {
     pub schedule: Schedule,
     /// Host threads that run blocks; 0 = every core.
     pub threads: usize,
+    /// Dynamic shared memory that a block may ask for, bytes: an H100's, or less for the ways that
+    /// kernels take on smaller GPUs.
+    pub shared_bytes: u32,
 }
 
 impl Default for Options {
@@ -66,6 +69,7 @@ impl Default for Options {
             seed: 0,
             schedule: Schedule::Sequential,
             threads: 0,
+            shared_bytes: 227 << 10,
         }
     }
 }
@@ -159,7 +163,7 @@ impl Driver for SimtDriver {
         Limits {
             multiprocessors: 4,
             planned_multiprocessors: TEST_MULTIPROCESSORS,
-            shared_bytes: 227 * 1024,
+            shared_bytes: self.options.shared_bytes,
         }
     }
 
