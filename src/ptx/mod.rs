@@ -13,6 +13,7 @@
 mod counters;
 mod exec;
 mod flow;
+pub mod job;
 mod launch;
 mod machine;
 mod memory;
@@ -21,6 +22,7 @@ mod parse;
 mod problem;
 mod program;
 mod schedule;
+pub mod tensor;
 
 pub use counters::{CLASSES, Class, Counters};
 pub use machine::Machine;
