@@ -11,7 +11,7 @@ use super::parse::{self, Kernel, Location, Text};
 use super::problem::Problem;
 use decode::Decoder;
 use op::Inst;
-use resolve::{Arg, Layout};
+use resolve::Layout;
 
 /// Most bytes of an entry's parameters (PTX ISA, sm_70 and later).
 const MAX_PARAM_BYTES: u32 = 32764;
@@ -171,22 +171,7 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
     }
     let offsets: Vec<u32> = params.iter().map(|param| param.offset).collect();
     let body = resolve::resolve(text, kernel, &offsets, file)?;
-    let targets = body
-        .lines
-        .iter()
-        .map(|line| match (line.parts[0], line.args.first()) {
-            ("bra", Some(Arg::Word(label))) => match body.labels.get(label) {
-                Some(target) if *target < body.lines.len() => Ok(Some(*target)),
-                Some(_) => Err(Problem::at(
-                    file,
-                    line.line,
-                    "a branch to behind the last instruction",
-                )),
-                None => Err(Problem::at(file, line.line, format!("no label `{label}`"))),
-            },
-            _ => Ok(None),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let targets = &body.targets;
     if !body
         .lines
         .last()
@@ -197,8 +182,8 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
             kernel.name
         )));
     }
-    let flow = Flow::new(&body.lines, &targets);
-    let meetings = flow.meetings(&targets);
+    let flow = Flow::new(&body.lines, targets);
+    let meetings = flow.meetings(targets);
     let (rows, counts) = flow.rows(&body.lines, &body.widths);
     let mut decoder = Decoder::new(file, &rows, &body.widths);
     let mut code = Vec::with_capacity(body.lines.len());
