@@ -4,7 +4,7 @@
 //! other blocks' memory and cluster barriers are refused as unknown.
 
 use super::decode::{Decoder, Modifiers};
-use super::op::{Addr, P, R, SINK};
+use super::op::{Addr, P, R};
 use super::resolve::{Arg, Line};
 use crate::ptx::Problem;
 use crate::ptx::counters::Class;
@@ -56,6 +56,9 @@ pub enum HopperOp {
 pub struct Wgmma {
     pub shape: wgmma::Wgmma,
     pub d: Vec<R>,
+    /// The virtual registers of `d`, and of A.
+    pub d_registers: Vec<u32>,
+    pub a_registers: Vec<u32>,
     pub a: Left,
     /// B's descriptor, 64 bits.
     pub b: R,
@@ -75,7 +78,7 @@ pub enum Left {
 pub enum Mbarrier {
     Init { count: R },
     Inval,
-    /// `d` takes the token ([`SINK`]: nobody). `tx`: bytes expected first.
+    /// `d` takes the token ([`super::op::SINK`]: nobody). `tx`: bytes expected first.
     Arrive { d: R, count: Option<R>, tx: Option<R>, no_complete: bool, drop: bool },
     ExpectTx { bytes: R },
     CompleteTx { bytes: R },
@@ -290,7 +293,55 @@ fn wgmma_(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> 
     if transposes > 0 {
         shape.b_major = transposed(5 + transposes)?;
     }
-    Ok(HopperOp::Wgmma(Wgmma { shape, d, a, b, scale_d }))
+    let mut registers = [Vec::new(), Vec::new()];
+    for (i, list) in registers.iter_mut().enumerate() {
+        if let Arg::Vector(parts) = decoder.arg(line, i)? {
+            list.extend(parts.iter().filter_map(|part| if let Arg::Reg(v) = part { Some(*v) } else { None }));
+        }
+    }
+    let [d_registers, a_registers] = registers;
+    Ok(HopperOp::Wgmma(Wgmma { shape, d, d_registers, a_registers, a, b, scale_d }))
+}
+
+/// A register of wgmma that another instruction reads or writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Touch {
+    pub register: u32,
+    pub written: bool,
+    /// It is an accumulator somewhere.
+    pub sum: bool,
+}
+
+/// For each line the registers of wgmma that it touches, unless it is a wgmma itself. Empty for an
+/// entry without wgmma.
+pub fn touches(lines: &[Line<'_>], registers: usize) -> Vec<Box<[Touch]>> {
+    let mut kinds = vec![0u8; registers];
+    let multiplies = |line: &Line<'_>| line.parts.starts_with(&["wgmma", "mma_async"]);
+    for line in lines.iter().filter(|line| multiplies(line)) {
+        for (arg, kind) in line.args.iter().take(2).zip([1, 2]) {
+            if let Arg::Vector(_) = arg {
+                crate::ptx::flow::registers(arg, &mut |v| kinds[v as usize] |= kind);
+            }
+        }
+    }
+    if kinds.iter().all(|kind| *kind == 0) {
+        return Vec::new();
+    }
+    lines
+        .iter()
+        .map(|line| {
+            let mut found = Vec::new();
+            if !multiplies(line) {
+                line.each(&mut |v, written| {
+                    let kind = kinds[v as usize];
+                    if kind != 0 {
+                        found.push(Touch { register: v, written, sum: kind & 1 != 0 });
+                    }
+                });
+            }
+            found.into()
+        })
+        .collect()
 }
 
 fn mbarrier(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> Decoded<HopperOp> {
@@ -548,7 +599,3 @@ pub fn class(op: &HopperOp) -> Class {
     }
 }
 
-/// Whether a result goes nowhere.
-pub fn dropped(d: R) -> bool {
-    d == SINK
-}

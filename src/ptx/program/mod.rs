@@ -51,6 +51,8 @@ pub struct Entry {
     /// Rows of predicates, of 32 and of 64 bits.
     pub(super) rows: [u32; 3],
     pub(super) shared: Layout,
+    /// See [`hopper::touches`].
+    pub(super) touches: Vec<Box<[hopper::Touch]>>,
 }
 
 impl Entry {
@@ -208,5 +210,6 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
         wide: decoder.wide.iter().map(|value| [*value; 32]).collect(),
         rows: [counts[0] + 1, counts[1], counts[2]],
         shared: body.shared,
+        touches: hopper::touches(&body.lines, body.widths.len()),
     })
 }
