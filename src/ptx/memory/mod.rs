@@ -1,5 +1,7 @@
 //! Memory that knows what was written, by whom, and what is still on its way.
 
+pub(super) mod blocks;
+pub(super) mod clocks;
 pub(super) mod global;
 pub(super) mod shared;
 

@@ -589,6 +589,11 @@ impl<'d> Decoder<'d> {
                     b: self.src(line, 2)?,
                 });
             }
+            // Directed rounding is known where it occurs.
+            let near = mods.round == Round::Near;
+            if !near && (ty == Ty::F64 || !matches!(f, F2::Add | F2::Sub | F2::Mul)) {
+                return Err(self.unknown(line));
+            }
             return Ok(match ty {
                 Ty::F32 => Op::F32 {
                     f,
@@ -956,7 +961,7 @@ impl<'d> Decoder<'d> {
                 F1::Rcp | F1::Sqrt => approx != rounded,
                 _ => approx && !rounded,
             };
-            if !known || mods.sat || mods.nan || mods.relu {
+            if !known || mods.sat || mods.nan || mods.relu || mods.round != Round::Near {
                 return Err(self.unknown(line));
             }
             if let Some(h) = half(ty) {
@@ -1435,6 +1440,7 @@ impl<'d> Decoder<'d> {
             "L2::256B",
             "L2::cache_hint",
         ];
+        let strong = m.peek().is_some_and(|word| ORDER[1..].contains(&word));
         m.skip(ORDER);
         let space = self.space(m).unwrap_or(Space::Generic);
         let hinted = line.parts.contains(&"L2::cache_hint");
@@ -1493,6 +1499,7 @@ impl<'d> Decoder<'d> {
                 count,
                 s: rows,
                 wide,
+                strong,
                 at,
             },
             false => Op::Ld {
@@ -1501,6 +1508,7 @@ impl<'d> Decoder<'d> {
                 count,
                 d: rows,
                 wide,
+                strong,
                 at,
             },
         })

@@ -705,12 +705,14 @@ pub enum Op {
         a: R,
         b: R,
     },
+    /// `strong`: volatile, relaxed, acquire: may meet other threads' accesses.
     Ld {
         space: Space,
         ty: Ty,
         count: u8,
         d: [R; 8],
         wide: bool,
+        strong: bool,
         at: Addr,
     },
     St {
@@ -719,6 +721,7 @@ pub enum Op {
         count: u8,
         s: [R; 8],
         wide: bool,
+        strong: bool,
         at: Addr,
     },
     Atom(Box<Atom>),

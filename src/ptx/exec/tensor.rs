@@ -1,0 +1,244 @@
+//! `ldmatrix`, `stmatrix`, `mma.sync`.
+
+use super::access::{shared_address, shared_wrong, whole};
+use super::float::from_half;
+use super::warp::{ALL, Row, Warp};
+use super::{Common, Stop, access};
+use crate::ptx::program::op::{Addr, Element, Mma, R};
+
+/// Matrices of 8 × 8 halves from rows of 16 bytes; lane 8 m + r has the address of row r of matrix m.
+pub fn ldmatrix(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    count: u8,
+    transposed: bool,
+    d: &[R; 4],
+    at: Addr,
+) -> Result<(), Stop> {
+    whole(w, active, "ldmatrix")?;
+    let addresses = access::addresses(w, common, at);
+    let count = usize::from(count);
+    if common.counting {
+        let lanes = if count == 4 {
+            ALL
+        } else {
+            (1 << (8 * count)) - 1
+        };
+        access::count_banks(common, lanes, &addresses, 16);
+    }
+    for (m, d) in d.iter().enumerate().take(count) {
+        let mut rows = [[0u32; 4]; 8];
+        for (r, row) in rows.iter_mut().enumerate() {
+            let lane = (8 * m + r) as u32;
+            let start =
+                shared_address(common, lane, "ldmatrix from", addresses[lane as usize], 16)?;
+            for (word, value) in row.iter_mut().enumerate() {
+                let address = start + 4 * word as u32;
+                // Each lane reads its own fragment: the word of row r goes to lane 4 r + word, or,
+                // transposed, its halves to two lanes of which this is the first.
+                let reader = if transposed {
+                    8 * word + r / 2
+                } else {
+                    4 * r + word
+                } as u32;
+                let who = common.who(w, reader);
+                common
+                    .shared
+                    .read(address, 4, who, &common.clocks)
+                    .map_err(|wrong| {
+                        Stop::lane(lane, shared_wrong(common, "ldmatrix from", address, wrong))
+                    })?;
+                *value = common.shared.word(address as usize / 4);
+            }
+        }
+        let mut out: Row = [0; 32];
+        if transposed {
+            let half = |r: usize, c: usize| rows[r][c / 2] >> (16 * (c % 2)) & 0xFFFF;
+            for (lane, out) in out.iter_mut().enumerate() {
+                let (r, c) = (lane / 4, 2 * (lane % 4));
+                *out = half(c, r) | half(c + 1, r) << 16;
+            }
+        } else {
+            out.copy_from_slice(rows.as_flattened());
+        }
+        w.put(*d, &out, ALL);
+    }
+    Ok(())
+}
+
+/// The inverse of [`ldmatrix`].
+pub fn stmatrix(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    count: u8,
+    transposed: bool,
+    s: &[R; 4],
+    at: Addr,
+) -> Result<(), Stop> {
+    whole(w, active, "stmatrix")?;
+    let addresses = access::addresses(w, common, at);
+    let count = usize::from(count);
+    if common.counting {
+        let lanes = if count == 4 {
+            ALL
+        } else {
+            (1 << (8 * count)) - 1
+        };
+        access::count_banks(common, lanes, &addresses, 16);
+    }
+    for (m, s) in s.iter().enumerate().take(count) {
+        let values = *w.r(common.entry, *s);
+        for r in 0..8 {
+            let lane = (8 * m + r) as u32;
+            let start = shared_address(common, lane, "stmatrix to", addresses[lane as usize], 16)?;
+            for word in 0..4 {
+                let value = if transposed {
+                    let half = |c: usize| values[4 * c + r / 2] >> (16 * (r % 2)) & 0xFFFF;
+                    half(2 * word) | half(2 * word + 1) << 16
+                } else {
+                    values[4 * r + word]
+                };
+                let address = start + 4 * word as u32;
+                let who = common.who(w, (4 * r + word) as u32);
+                common
+                    .shared
+                    .write(address, 4, who, &common.clocks)
+                    .map_err(|wrong| {
+                        Stop::lane(lane, shared_wrong(common, "stmatrix to", address, wrong))
+                    })?;
+                *common.shared.word_mut(address as usize / 4) = value;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An operand's values as f32, `[row or column][k]`; k up to 16.
+type Operand<const N: usize> = [[f32; 16]; N];
+
+/// D = A B + C of one warp; fragments as the PTX manual lays them out.
+pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Result<(), Stop> {
+    whole(w, active, "mma.sync")?;
+    if matches!(op.a_type, Element::S8 | Element::U8) {
+        return integer_mma(w, common, op);
+    }
+    let e = common.entry;
+    let per = if op.a_type == Element::Tf32 { 1 } else { 2 };
+    let value = |word: u32, part: usize| match op.a_type {
+        // The lower 13 bits do not count.
+        Element::Tf32 => f32::from_bits(word & !0x1FFF),
+        Element::F16 => from_half(false, (word >> (16 * part)) as u16),
+        _ => f32::from_bits(word >> (16 * part) << 16),
+    };
+    let mut a: Operand<16> = [[0.0; 16]; 16];
+    for (i, row) in op.a.iter().enumerate() {
+        let words = w.r(e, *row);
+        // Registers go down the rows first (8 apart), then along k.
+        for lane in 0..32 {
+            for part in 0..per {
+                let k = 4 * per * (i / 2) + per * (lane % 4) + part;
+                a[lane / 4 + 8 * (i % 2)][k] = value(words[lane], part);
+            }
+        }
+    }
+    // [k][column]: the innermost loop runs along columns.
+    let mut b = [[0.0f32; 8]; 16];
+    for (i, row) in op.b.iter().enumerate() {
+        let words = w.r(e, *row);
+        for lane in 0..32 {
+            for part in 0..per {
+                b[4 * per * i + per * (lane % 4) + part][lane / 4] = value(words[lane], part);
+            }
+        }
+    }
+    let mut sums = [[0.0f32; 8]; 16];
+    for (i, row) in op.c.iter().enumerate() {
+        let words = w.r(e, *row);
+        for lane in 0..32 {
+            let (r, c) = (lane / 4, 2 * (lane % 4));
+            if op.half_sums {
+                sums[r + 8 * i][c] = from_half(false, words[lane] as u16);
+                sums[r + 8 * i][c + 1] = from_half(false, (words[lane] >> 16) as u16);
+            } else {
+                sums[r + 8 * (i / 2)][c + i % 2] = f32::from_bits(words[lane]);
+            }
+        }
+    }
+    multiply(op.k as usize, &a, &b, &mut sums);
+    for (i, row) in op.d.iter().enumerate() {
+        let mut out: Row = [0; 32];
+        for (lane, out) in out.iter_mut().enumerate() {
+            let (r, c) = (lane / 4, 2 * (lane % 4));
+            let half = |x: f32| {
+                u32::from(super::float::to_half(
+                    false,
+                    x,
+                    crate::ptx::program::op::Round::Near,
+                ))
+            };
+            *out = match op.half_sums {
+                true => half(sums[r + 8 * i][c]) | half(sums[r + 8 * i][c + 1]) << 16,
+                false => super::float::bits(sums[r + 8 * (i / 2)][c + i % 2]),
+            };
+        }
+        w.put(*row, &out, ALL);
+    }
+    Ok(())
+}
+
+/// Each product added to the sum in f32, in order of k: [`crate::ptx::MmaModel::Ieee`].
+fn multiply(k: usize, a: &Operand<16>, b: &[[f32; 8]; 16], sums: &mut [[f32; 8]; 16]) {
+    for (a, sums) in a.iter().zip(sums.iter_mut()) {
+        for (a, b) in a.iter().zip(b).take(k) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum += a * b;
+            }
+        }
+    }
+}
+
+fn integer_mma(w: &mut Warp, common: &Common<'_>, op: &Mma) -> Result<(), Stop> {
+    let e = common.entry;
+    let value = |signed: bool, word: u32, part: usize| {
+        let byte = (word >> (8 * part)) as u8;
+        if signed {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        }
+    };
+    let (sa, sb) = (op.a_type == Element::S8, op.b_type == Element::S8);
+    let mut a = [[0i32; 32]; 16];
+    for (i, row) in op.a.iter().enumerate() {
+        let words = w.r(e, *row);
+        for lane in 0..32 {
+            for part in 0..4 {
+                a[lane / 4 + 8 * (i % 2)][16 * (i / 2) + 4 * (lane % 4) + part] =
+                    value(sa, words[lane], part);
+            }
+        }
+    }
+    let mut b = [[0i32; 8]; 32];
+    for (i, row) in op.b.iter().enumerate() {
+        let words = w.r(e, *row);
+        for lane in 0..32 {
+            for part in 0..4 {
+                b[16 * i + 4 * (lane % 4) + part][lane / 4] = value(sb, words[lane], part);
+            }
+        }
+    }
+    let c: Vec<Row> = op.c.iter().map(|row| *w.r(e, *row)).collect();
+    for (i, row) in op.d.iter().enumerate() {
+        let mut out: Row = [0; 32];
+        for (lane, out) in out.iter_mut().enumerate() {
+            let (r, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
+            *out = (0..op.k as usize).fold(c[i][lane], |sum, k| {
+                sum.wrapping_add((a[r][k] * b[k][column]) as u32)
+            });
+        }
+        w.put(*row, &out, ALL);
+    }
+    Ok(())
+}
