@@ -131,6 +131,8 @@ impl From<Fault> for Failure {
 pub struct Outcome {
     /// One per `expect`.
     pub verdicts: Vec<Verdict>,
+    /// The bytes that each verdict is of.
+    pub results: Vec<Vec<u8>>,
     /// What the launch cost.
     pub counters: Counters,
 }
@@ -209,7 +211,7 @@ impl Job {
         let (grid, block) = (self.grid, self.block);
         let shared = self.dynamic_shared_bytes;
         let counters = machine.launch(&self.module, &self.entry, grid, block, shared, &params)?;
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut results) = (Vec::new(), Vec::new());
         for (buffer, &address) in self.buffers.iter().zip(&addresses) {
             if let Some(expect) = &buffer.expect {
                 let mut got = vec![0; buffer.bytes.len()];
@@ -221,9 +223,14 @@ impl Job {
                     rtol,
                 } = expect;
                 verdicts.push(Verdict::of(&buffer.name, *dtype, &got, bytes, *atol, *rtol));
+                results.push(got);
             }
         }
-        Ok(Outcome { verdicts, counters })
+        Ok(Outcome {
+            verdicts,
+            results,
+            counters,
+        })
     }
 
     fn no_entry(&self) -> Problem {

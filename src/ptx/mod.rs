@@ -26,6 +26,7 @@ pub mod tensor;
 
 pub use counters::{CLASSES, Class, Counters};
 pub use machine::Machine;
-pub use options::{Arch, Checks, Counting, MmaModel, Options, Schedule};
+pub use options::{Arch, Checks, Counting, Options, Schedule};
 pub use problem::{Fault, Problem};
 pub use program::{Entry, Module, Param};
+pub use tensor::Accumulation as MmaModel;

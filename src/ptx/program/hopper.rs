@@ -21,34 +21,86 @@ pub enum HopperOp {
     /// At most so many groups stay in flight.
     WgmmaWait(u32),
     Wgmma(Wgmma),
-    Mbarrier { at: Addr, what: Mbarrier },
+    Mbarrier {
+        at: Addr,
+        what: Mbarrier,
+    },
     /// `mbarrier.pending_count` of a token.
-    PendingCount { d: R, token: R },
+    PendingCount {
+        d: R,
+        token: R,
+    },
     /// `cp.async.mbarrier.arrive`: when this thread's copies so far have come. `noinc`: the arrival
     /// is one of those that the barrier waits for.
-    CpArrive { at: Addr, noinc: bool },
+    CpArrive {
+        at: Addr,
+        noinc: bool,
+    },
     /// Plain bulk copy to shared memory.
-    BulkLoad { to: Addr, from: Addr, bytes: R, barrier: Addr },
+    BulkLoad {
+        to: Addr,
+        from: Addr,
+        bytes: R,
+        barrier: Addr,
+    },
     /// Plain bulk copy, or reduction, to global memory.
-    BulkStore { to: Addr, from: Addr, bytes: R, reduce: Option<Reduction> },
-    TensorLoad { to: Addr, map: Addr, coordinates: Vec<R>, im2col: bool, offsets: Vec<R>, barrier: Addr },
+    BulkStore {
+        to: Addr,
+        from: Addr,
+        bytes: R,
+        reduce: Option<Reduction>,
+    },
+    TensorLoad {
+        to: Addr,
+        map: Addr,
+        coordinates: Vec<R>,
+        im2col: bool,
+        offsets: Vec<R>,
+        barrier: Addr,
+    },
     /// The reduction's type is the map's.
-    TensorStore { map: Addr, coordinates: Vec<R>, from: Addr, reduce: Option<ReduceOp> },
+    TensorStore {
+        map: Addr,
+        coordinates: Vec<R>,
+        from: Addr,
+        reduce: Option<ReduceOp>,
+    },
     BulkCommit,
     /// At most so many groups stay in flight; `read`: only their reads of shared memory are waited for.
-    BulkWait { left: u32, read: bool },
-    Elect { d: R, p: u32, mask: R },
-    SetMaxNreg { registers: u32, increase: bool },
+    BulkWait {
+        left: u32,
+        read: bool,
+    },
+    Elect {
+        d: R,
+        p: u32,
+        mask: R,
+    },
+    SetMaxNreg {
+        registers: u32,
+        increase: bool,
+    },
     /// `fence.proxy.async`, of shared memory, of global memory.
-    ProxyFence { shared: bool, global: bool },
+    ProxyFence {
+        shared: bool,
+        global: bool,
+    },
     /// `fence.mbarrier_init`, griddepcontrol, hints for caches: nothing to do with one block to a
     /// cluster and one kernel at a time.
     Nothing,
     /// A cache policy: an opaque word.
-    Policy { d: R },
+    Policy {
+        d: R,
+    },
     /// `mapa` in a cluster of one: the same address.
-    Mapa32 { d: R, a: R },
-    Mapa64 { d: R, a: R },
+    Mapa32 {
+        d: R,
+        a: R,
+    },
+    Mapa64 {
+        d: R,
+        a: R,
+    },
 }
 
 /// `wgmma.mma_async`.
@@ -76,14 +128,30 @@ pub enum Left {
 /// Operations on an mbarrier.
 #[derive(Clone, Debug)]
 pub enum Mbarrier {
-    Init { count: R },
+    Init {
+        count: R,
+    },
     Inval,
     /// `d` takes the token ([`super::op::SINK`]: nobody). `tx`: bytes expected first.
-    Arrive { d: R, count: Option<R>, tx: Option<R>, no_complete: bool, drop: bool },
-    ExpectTx { bytes: R },
-    CompleteTx { bytes: R },
+    Arrive {
+        d: R,
+        count: Option<R>,
+        tx: Option<R>,
+        no_complete: bool,
+        drop: bool,
+    },
+    ExpectTx {
+        bytes: R,
+    },
+    CompleteTx {
+        bytes: R,
+    },
     /// `d` is a predicate. `wait`: may sleep until the phase is complete.
-    Test { d: u32, phase: Phase, wait: bool },
+    Test {
+        d: u32,
+        phase: Phase,
+        wait: bool,
+    },
 }
 
 /// The phase that is waited for.
@@ -134,7 +202,10 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
             if !m.takes("b64") {
                 return Err(decoder.unknown(line));
             }
-            HopperOp::CpArrive { at: decoder.address(line, 0)?, noinc }
+            HopperOp::CpArrive {
+                at: decoder.address(line, 0)?,
+                noinc,
+            }
         }
         ("cp", "async") if third == "bulk" => {
             m.skip(&["async", "bulk"]);
@@ -150,18 +221,29 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
                 Arg::Pair(d, p) => (decoder.dst_arg(line, d)?, decoder.dst_pred(line, p)?),
                 _ => return Err(decoder.problem(line, "`d|p` is needed")),
             };
-            HopperOp::Elect { d, p, mask: decoder.src(line, 1)? }
+            HopperOp::Elect {
+                d,
+                p,
+                mask: decoder.src(line, 1)?,
+            }
         }
         ("setmaxnreg", _) => {
             let increase = m.takes("inc");
-            if !(increase || m.takes("dec")) || !m.takes("sync") || !m.takes("aligned") || !m.takes("u32") {
+            if !(increase || m.takes("dec"))
+                || !m.takes("sync")
+                || !m.takes("aligned")
+                || !m.takes("u32")
+            {
                 return Err(decoder.unknown(line));
             }
             let registers = decoder.int(line, 0)?;
             if !(24..=256).contains(&registers) || registers % 8 != 0 {
                 return Err(decoder.problem(line, "a multiple of 8 within 24 to 256 is needed"));
             }
-            HopperOp::SetMaxNreg { registers: registers as u32, increase }
+            HopperOp::SetMaxNreg {
+                registers: registers as u32,
+                increase,
+            }
         }
         ("fence", "proxy") => {
             m.takes("proxy");
@@ -171,7 +253,10 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
             let shared = m.takes("shared::cta") || m.takes("shared::cluster");
             let global = !shared && m.takes("global");
             let all = !shared && !global;
-            HopperOp::ProxyFence { shared: shared || all, global: global || all }
+            HopperOp::ProxyFence {
+                shared: shared || all,
+                global: global || all,
+            }
         }
         ("fence", "mbarrier_init") => {
             m.skip(&["mbarrier_init", "release", "cluster"]);
@@ -190,14 +275,22 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
             if line.parts.last() != Some(&"b64") {
                 return Err(decoder.unknown(line));
             }
-            return Ok(Some(HopperOp::Policy { d: decoder.dst64(line, 0)? }));
+            return Ok(Some(HopperOp::Policy {
+                d: decoder.dst64(line, 0)?,
+            }));
         }
         ("mapa", _) => {
             m.takes("shared::cluster");
             if m.takes("u32") {
-                HopperOp::Mapa32 { d: decoder.dst(line, 0)?, a: decoder.src(line, 1)? }
+                HopperOp::Mapa32 {
+                    d: decoder.dst(line, 0)?,
+                    a: decoder.src(line, 1)?,
+                }
             } else if m.takes("u64") {
-                HopperOp::Mapa64 { d: decoder.dst64(line, 0)?, a: decoder.src64(line, 1)? }
+                HopperOp::Mapa64 {
+                    d: decoder.dst64(line, 0)?,
+                    a: decoder.src64(line, 1)?,
+                }
             } else {
                 return Err(decoder.unknown(line));
             }
@@ -211,7 +304,8 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
 }
 
 fn small(line: &Line<'_>, decoder: &Decoder<'_>, i: usize) -> Decoded<u32> {
-    u32::try_from(decoder.int(line, i)?).map_err(|_| decoder.problem(line, "a constant is too large"))
+    u32::try_from(decoder.int(line, i)?)
+        .map_err(|_| decoder.problem(line, "a constant is too large"))
 }
 
 fn count(line: &Line<'_>, decoder: &Decoder<'_>, least: usize, most: usize) -> Decoded<()> {
@@ -222,7 +316,11 @@ fn count(line: &Line<'_>, decoder: &Decoder<'_>, least: usize, most: usize) -> D
 }
 
 fn wgmma_(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> Decoded<HopperOp> {
-    let what = m.of(|word| ["fence", "commit_group", "wait_group", "mma_async"].into_iter().find(|k| *k == word));
+    let what = m.of(|word| {
+        ["fence", "commit_group", "wait_group", "mma_async"]
+            .into_iter()
+            .find(|k| *k == word)
+    });
     if !m.takes("sync") || !m.takes("aligned") {
         return Err(decoder.unknown(line));
     }
@@ -240,18 +338,27 @@ fn wgmma_(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> 
         _ => None,
     });
     let (left, right) = (m.of(Element::named), m.of(Element::named));
-    let (Some(shape_name), Some(sum), Some(element), Some(right)) = (shape_name, sum, left, right) else {
+    let (Some(shape_name), Some(sum), Some(element), Some(right)) = (shape_name, sum, left, right)
+    else {
         return Err(decoder.unknown(line));
     };
-    let Some(mut shape) = wgmma::Wgmma::new(&shape_name, element, sum).filter(|_| element == right) else {
+    let Some(mut shape) = wgmma::Wgmma::new(&shape_name, element, sum).filter(|_| element == right)
+    else {
         return Err(decoder.unknown(line));
     };
     let parts = decoder.vector(line, 0)?;
     if parts.len() != shape.d_registers() {
-        let words = format!("{} accumulator registers where the shape has {}", parts.len(), shape.d_registers());
+        let words = format!(
+            "{} accumulator registers where the shape has {}",
+            parts.len(),
+            shape.d_registers()
+        );
         return Err(decoder.problem(line, &words));
     }
-    let d = parts.iter().map(|part| decoder.dst_arg(line, part)).collect::<Decoded<Vec<R>>>()?;
+    let d = parts
+        .iter()
+        .map(|part| decoder.dst_arg(line, part))
+        .collect::<Decoded<Vec<R>>>()?;
     let mut seen = d.clone();
     seen.sort_unstable();
     seen.dedup();
@@ -272,7 +379,11 @@ fn wgmma_(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> 
     let b = decoder.src64(line, 2)?;
     // scale-d, imm-scale-a, imm-scale-b; of 16-bit types imm-trans-a (A in shared memory) and imm-trans-b.
     let sixteen = element != Element::Tf32;
-    let transposes = if sixteen { 1 + usize::from(matches!(a, Left::Shared(_))) } else { 0 };
+    let transposes = if sixteen {
+        1 + usize::from(matches!(a, Left::Shared(_)))
+    } else {
+        0
+    };
     count(line, decoder, 6 + transposes, 6 + transposes)?;
     let scale_d = decoder.pred(line, 3)?;
     for (i, negate) in [(4, &mut shape.negate_a), (5, &mut shape.negate_b)] {
@@ -296,11 +407,25 @@ fn wgmma_(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> 
     let mut registers = [Vec::new(), Vec::new()];
     for (i, list) in registers.iter_mut().enumerate() {
         if let Arg::Vector(parts) = decoder.arg(line, i)? {
-            list.extend(parts.iter().filter_map(|part| if let Arg::Reg(v) = part { Some(*v) } else { None }));
+            list.extend(parts.iter().filter_map(|part| {
+                if let Arg::Reg(v) = part {
+                    Some(*v)
+                } else {
+                    None
+                }
+            }));
         }
     }
     let [d_registers, a_registers] = registers;
-    Ok(HopperOp::Wgmma(Wgmma { shape, d, d_registers, a_registers, a, b, scale_d }))
+    Ok(HopperOp::Wgmma(Wgmma {
+        shape,
+        d,
+        d_registers,
+        a_registers,
+        a,
+        b,
+        scale_d,
+    }))
 }
 
 /// A register of wgmma that another instruction reads or writes.
@@ -335,7 +460,11 @@ pub fn touches(lines: &[Line<'_>], registers: usize) -> Vec<Box<[Touch]>> {
                 line.each(&mut |v, written| {
                     let kind = kinds[v as usize];
                     if kind != 0 {
-                        found.push(Touch { register: v, written, sum: kind & 1 != 0 });
+                        found.push(Touch {
+                            register: v,
+                            written,
+                            sum: kind & 1 != 0,
+                        });
                     }
                 });
             }
@@ -344,9 +473,21 @@ pub fn touches(lines: &[Line<'_>], registers: usize) -> Vec<Box<[Touch]>> {
         .collect()
 }
 
-fn mbarrier(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> Decoded<HopperOp> {
+fn mbarrier(
+    line: &Line<'_>,
+    decoder: &mut Decoder<'_>,
+    m: &mut Modifiers<'_>,
+) -> Decoded<HopperOp> {
     const WHAT: [&str; 9] = [
-        "init", "inval", "expect_tx", "complete_tx", "arrive", "arrive_drop", "test_wait", "try_wait", "pending_count",
+        "init",
+        "inval",
+        "expect_tx",
+        "complete_tx",
+        "arrive",
+        "arrive_drop",
+        "test_wait",
+        "try_wait",
+        "pending_count",
     ];
     let what = m.of(|word| WHAT.into_iter().find(|k| *k == word));
     let (tx, no_complete) = (m.takes("expect_tx"), m.takes("noComplete"));
@@ -366,11 +507,16 @@ fn mbarrier(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -
     let what = match what {
         Some("pending_count") => {
             count(line, decoder, 2, 2)?;
-            return Ok(HopperOp::PendingCount { d: decoder.dst(line, 0)?, token: decoder.src64(line, 1)? });
+            return Ok(HopperOp::PendingCount {
+                d: decoder.dst(line, 0)?,
+                token: decoder.src64(line, 1)?,
+            });
         }
         Some("init") => {
             count(line, decoder, 2, 2)?;
-            Mbarrier::Init { count: decoder.src(line, 1)? }
+            Mbarrier::Init {
+                count: decoder.src(line, 1)?,
+            }
         }
         Some("inval") => {
             count(line, decoder, 1, 1)?;
@@ -378,31 +524,52 @@ fn mbarrier(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -
         }
         Some("expect_tx") => {
             count(line, decoder, 2, 2)?;
-            Mbarrier::ExpectTx { bytes: decoder.src(line, 1)? }
+            Mbarrier::ExpectTx {
+                bytes: decoder.src(line, 1)?,
+            }
         }
         Some("complete_tx") => {
             count(line, decoder, 2, 2)?;
-            Mbarrier::CompleteTx { bytes: decoder.src(line, 1)? }
+            Mbarrier::CompleteTx {
+                bytes: decoder.src(line, 1)?,
+            }
         }
         Some(kind @ ("arrive" | "arrive_drop")) => {
             count(line, decoder, 2 + usize::from(tx || no_complete), 3)?;
             let d = decoder.dst64(line, 0)?;
-            let value = if line.args.len() > 2 { Some(decoder.src(line, 2)?) } else { None };
+            let value = if line.args.len() > 2 {
+                Some(decoder.src(line, 2)?)
+            } else {
+                None
+            };
             let (count, tx) = if tx { (None, value) } else { (value, None) };
-            Mbarrier::Arrive { d, count, tx, no_complete, drop: kind == "arrive_drop" }
+            Mbarrier::Arrive {
+                d,
+                count,
+                tx,
+                no_complete,
+                drop: kind == "arrive_drop",
+            }
         }
         Some(kind @ ("test_wait" | "try_wait")) => {
             let wait = kind == "try_wait";
             // The hint of a time to sleep changes nothing.
             count(line, decoder, 3, 3 + usize::from(wait))?;
             let d = decoder.dst_pred(line, decoder.arg(line, 0)?)?;
-            let phase = if parity { Phase::Parity(decoder.src(line, 2)?) } else { Phase::Token(decoder.src64(line, 2)?) };
+            let phase = if parity {
+                Phase::Parity(decoder.src(line, 2)?)
+            } else {
+                Phase::Token(decoder.src64(line, 2)?)
+            };
             Mbarrier::Test { d, phase, wait }
         }
         _ => return Err(decoder.unknown(line)),
     };
     let at = usize::from(arrives || tests);
-    Ok(HopperOp::Mbarrier { at: decoder.address(line, at)?, what })
+    Ok(HopperOp::Mbarrier {
+        at: decoder.address(line, at)?,
+        what,
+    })
 }
 
 /// Behind `cp.async.bulk`.
@@ -412,10 +579,25 @@ fn bulk(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> De
     }
     if m.takes("wait_group") {
         let read = m.takes("read");
-        return Ok(HopperOp::BulkWait { left: small(line, decoder, 0)?, read });
+        return Ok(HopperOp::BulkWait {
+            left: small(line, decoder, 0)?,
+            read,
+        });
     }
     if m.takes("prefetch") {
-        m.skip(&["tensor", "1d", "2d", "3d", "4d", "5d", "L2", "global", "tile", "im2col", "L2::cache_hint"]);
+        m.skip(&[
+            "tensor",
+            "1d",
+            "2d",
+            "3d",
+            "4d",
+            "5d",
+            "L2",
+            "global",
+            "tile",
+            "im2col",
+            "L2::cache_hint",
+        ]);
         return Ok(HopperOp::Nothing);
     }
     if m.takes("tensor") {
@@ -432,8 +614,17 @@ fn bulk(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> De
         }
         let hint = m.takes("L2::cache_hint");
         count(line, decoder, 3 + usize::from(hint), 3 + usize::from(hint))?;
-        let (to, from, bytes) = (decoder.address(line, 0)?, decoder.address(line, 1)?, decoder.src(line, 2)?);
-        return Ok(HopperOp::BulkStore { to, from, bytes, reduce: None });
+        let (to, from, bytes) = (
+            decoder.address(line, 0)?,
+            decoder.address(line, 1)?,
+            decoder.src(line, 2)?,
+        );
+        return Ok(HopperOp::BulkStore {
+            to,
+            from,
+            bytes,
+            reduce: None,
+        });
     }
     if !(m.takes("shared::cluster") || m.takes("shared::cta"))
         || !m.takes("global")
@@ -452,12 +643,22 @@ fn bulk(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> De
 }
 
 fn dimensions(line: &Line<'_>, decoder: &Decoder<'_>, m: &mut Modifiers<'_>) -> Decoded<usize> {
-    let rank = m.of(|word| ["1d", "2d", "3d", "4d", "5d"].iter().position(|k| *k == word));
-    rank.map(|rank| rank + 1).ok_or_else(|| decoder.unknown(line))
+    let rank = m.of(|word| {
+        ["1d", "2d", "3d", "4d", "5d"]
+            .iter()
+            .position(|k| *k == word)
+    });
+    rank.map(|rank| rank + 1)
+        .ok_or_else(|| decoder.unknown(line))
 }
 
 /// `[map, {coordinates}]`.
-fn map_and_coordinates(line: &Line<'_>, decoder: &mut Decoder<'_>, i: usize, rank: usize) -> Decoded<(Addr, Vec<R>)> {
+fn map_and_coordinates(
+    line: &Line<'_>,
+    decoder: &mut Decoder<'_>,
+    i: usize,
+    rank: usize,
+) -> Decoded<(Addr, Vec<R>)> {
     let Arg::Address(base, offset, coordinates) = decoder.arg(line, i)?.clone() else {
         return Err(decoder.problem(line, "`[map, {coordinates}]` is needed"));
     };
@@ -466,14 +667,25 @@ fn map_and_coordinates(line: &Line<'_>, decoder: &mut Decoder<'_>, i: usize, ran
         other => other.to_vec(),
     };
     if coordinates.len() != rank {
-        return Err(decoder.problem(line, &format!("{} coordinates for {rank} dimensions", coordinates.len())));
+        return Err(decoder.problem(
+            line,
+            &format!("{} coordinates for {rank} dimensions", coordinates.len()),
+        ));
     }
     let map = decoder.address_of(line, &base, offset)?;
-    let rows = coordinates.iter().map(|part| decoder.src_arg(line, part)).collect::<Decoded<_>>()?;
+    let rows = coordinates
+        .iter()
+        .map(|part| decoder.src_arg(line, part))
+        .collect::<Decoded<_>>()?;
     Ok((map, rows))
 }
 
-fn tensor_load(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>, rank: usize) -> Decoded<HopperOp> {
+fn tensor_load(
+    line: &Line<'_>,
+    decoder: &mut Decoder<'_>,
+    m: &mut Modifiers<'_>,
+    rank: usize,
+) -> Decoded<HopperOp> {
     if !(m.takes("shared::cluster") || m.takes("shared::cta")) || !m.takes("global") {
         return Err(decoder.unknown(line));
     }
@@ -492,11 +704,21 @@ fn tensor_load(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>
             offsets.push(decoder.src_arg(line, &part)?);
         }
         if offsets.len() + 2 != rank {
-            return Err(decoder.problem(line, &format!("{} im2col offsets for {rank} dimensions", offsets.len())));
+            return Err(decoder.problem(
+                line,
+                &format!("{} im2col offsets for {rank} dimensions", offsets.len()),
+            ));
         }
     }
     let (to, barrier) = (decoder.address(line, 0)?, decoder.address(line, 2)?);
-    Ok(HopperOp::TensorLoad { to, map, coordinates, im2col, offsets, barrier })
+    Ok(HopperOp::TensorLoad {
+        to,
+        map,
+        coordinates,
+        im2col,
+        offsets,
+        barrier,
+    })
 }
 
 fn tensor_store(
@@ -521,7 +743,12 @@ fn tensor_store(
         count(line, decoder, 2 + usize::from(hint), 2 + usize::from(hint))?;
         let (map, coordinates) = map_and_coordinates(line, decoder, 0, rank)?;
         let from = decoder.address(line, 1)?;
-        return Ok(HopperOp::TensorStore { map, coordinates, from, reduce: found.or(reduce) });
+        return Ok(HopperOp::TensorStore {
+            map,
+            coordinates,
+            from,
+            reduce: found.or(reduce),
+        });
     }
     Err(decoder.unknown(line))
 }
@@ -550,7 +777,9 @@ fn reduce(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> 
         }
         let op = tensor_store(line, decoder, m, rank, None)?;
         return match op {
-            HopperOp::TensorStore { reduce: Some(_), .. } => Ok(op),
+            HopperOp::TensorStore {
+                reduce: Some(_), ..
+            } => Ok(op),
             _ => Err(decoder.unknown(line)),
         };
     }
@@ -575,8 +804,17 @@ fn reduce(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> 
         return Err(decoder.unknown(line));
     };
     count(line, decoder, 3 + usize::from(hint), 3 + usize::from(hint))?;
-    let (to, from, bytes) = (decoder.address(line, 0)?, decoder.address(line, 1)?, decoder.src(line, 2)?);
-    Ok(HopperOp::BulkStore { to, from, bytes, reduce: Some(Reduction { op, data_type }) })
+    let (to, from, bytes) = (
+        decoder.address(line, 0)?,
+        decoder.address(line, 1)?,
+        decoder.src(line, 2)?,
+    );
+    Ok(HopperOp::BulkStore {
+        to,
+        from,
+        bytes,
+        reduce: Some(Reduction { op, data_type }),
+    })
 }
 
 /// The class that it is counted in.
@@ -598,4 +836,3 @@ pub fn class(op: &HopperOp) -> Class {
         _ => Class::Control,
     }
 }
-

@@ -254,7 +254,13 @@ pub fn resolve<'a>(
         targets.push(match (line.parts[0], line.args.first()) {
             ("bra", Some(Arg::Word(label))) => match labels.find(open, label) {
                 Some(target) if target < lines.len() => Some(target),
-                Some(_) => return Err(Problem::at(file, line.line, "a branch to behind the last instruction")),
+                Some(_) => {
+                    return Err(Problem::at(
+                        file,
+                        line.line,
+                        "a branch to behind the last instruction",
+                    ));
+                }
                 None => return Err(Problem::at(file, line.line, format!("no label `{label}`"))),
             },
             _ => None,
@@ -293,7 +299,9 @@ impl<'a> Labels<'a> {
 
     fn find(&self, open: &[u32], name: &str) -> Option<usize> {
         let inner = open.iter().rev().chain(&[0]);
-        inner.copied().find_map(|scope| self.places.get(&(scope, name)).copied())
+        inner
+            .copied()
+            .find_map(|scope| self.places.get(&(scope, name)).copied())
     }
 }
 
@@ -408,7 +416,13 @@ impl<'a> Resolver<'a, '_> {
             return Err(Problem::at(self.file, line.line, words));
         };
         let index = line.args[0].clone();
-        let new = |guard, parts, args| Line { guard, parts, args, line: line.line, location: line.location };
+        let new = |guard, parts, args| Line {
+            guard,
+            parts,
+            args,
+            line: line.line,
+            location: line.location,
+        };
         for (i, target) in targets.iter().enumerate() {
             let mut guard = None;
             if i + 1 < targets.len() {

@@ -66,14 +66,28 @@ fn global<'m>(common: &Common<'m>, address: u64, bytes: u32) -> Option<(&'m Allo
 }
 
 /// Checks a read or write of global memory by a copy, and records it.
-fn check_global(w: &mut Warp, common: &mut Common<'_>, lane: u32, address: u64, bytes: u32, write: Option<bool>) -> Result<(), Stop> {
-    let what = if write.is_some() { "bulk write to" } else { "bulk read of" };
+fn check_global(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    lane: u32,
+    address: u64,
+    bytes: u32,
+    write: Option<bool>,
+) -> Result<(), Stop> {
+    let what = if write.is_some() {
+        "bulk write to"
+    } else {
+        "bulk read of"
+    };
     let (found, offset) = allocation(w, common, lane, what, address, bytes)?;
     let checks = common.launch.options.checks;
     if write != Some(false) && checks.global_uninitialised && !found.is_full() {
         let written = (0..bytes as usize).all(|byte| found.is_written(offset + byte, 1));
         if !written {
-            let words = format!("{what} address {address:#x}, which nobody wrote: byte {offset} of an allocation of {}", found.bytes);
+            let words = format!(
+                "{what} address {address:#x}, which nobody wrote: byte {offset} of an allocation of {}",
+                found.bytes
+            );
             return Err(Stop::lane(lane, words));
         }
     }
@@ -88,7 +102,10 @@ fn check_global(w: &mut Warp, common: &mut Common<'_>, lane: u32, address: u64, 
             let shadow = found.shadow(index);
             let result = match write {
                 None => common.launch.times.read(shadow, own, &common.clock),
-                Some(atomic) => common.launch.times.write(shadow, own, &common.clock, atomic),
+                Some(atomic) => common
+                    .launch
+                    .times
+                    .write(shadow, own, &common.clock, atomic),
             };
             result.map_err(|other| unordered(common, lane, what, address, &other))?;
         }
@@ -98,7 +115,9 @@ fn check_global(w: &mut Warp, common: &mut Common<'_>, lane: u32, address: u64, 
         for sector in 0..sectors {
             let at = (offset / 32) + sector as usize;
             if 32 * at < found.bytes as usize {
-                common.touched.mark(w.allocation, found, at, write.is_some());
+                common
+                    .touched
+                    .mark(w.allocation, found, at, write.is_some());
             }
         }
     }
@@ -129,18 +148,27 @@ fn tensor_map(w: &Warp, common: &Common<'_>, lane: u32, at: Addr) -> Result<Tens
     let offset = address.wrapping_sub(PARAM_WINDOW);
     // `mov` of a parameter's address without cvta gives its offset.
     let params = common.launch.params;
-    let inside = [offset, address].into_iter().find(|offset| offset.saturating_add(BYTES as u64) <= params.len() as u64);
+    let inside = [offset, address]
+        .into_iter()
+        .find(|offset| offset.saturating_add(BYTES as u64) <= params.len() as u64);
     if let Some(offset) = inside {
         if offset % 64 != 0 {
-            return Err(said(format!("tensor map at parameter byte {offset}, misaligned: not a multiple of 64")));
+            return Err(said(format!(
+                "tensor map at parameter byte {offset}, misaligned: not a multiple of 64"
+            )));
         }
         bytes.copy_from_slice(&params[offset as usize..][..BYTES]);
     } else {
         let Some((found, at)) = global(common, address, BYTES as u32) else {
-            return Err(said(format!("tensor map at {address:#x}, {}", common.launch.memory.describe(address))));
+            return Err(said(format!(
+                "tensor map at {address:#x}, {}",
+                common.launch.memory.describe(address)
+            )));
         };
         if address % 64 != 0 {
-            return Err(said(format!("tensor map at {address:#x}, misaligned: not a multiple of 64")));
+            return Err(said(format!(
+                "tensor map at {address:#x}, misaligned: not a multiple of 64"
+            )));
         }
         for (i, byte) in bytes.iter_mut().enumerate() {
             *byte = found.word((at + i) / 4).load(Relaxed).to_le_bytes()[(at + i) % 4];
@@ -151,7 +179,15 @@ fn tensor_map(w: &Warp, common: &Common<'_>, lane: u32, at: Addr) -> Result<Tens
 
 /// A plain load.
 #[allow(clippy::too_many_arguments)]
-pub fn load(w: &mut Warp, common: &mut Common<'_>, active: u32, to: Addr, from: Addr, bytes: R, barrier: Addr) -> Result<(), Stop> {
+pub fn load(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    to: Addr,
+    from: Addr,
+    bytes: R,
+    barrier: Addr,
+) -> Result<(), Stop> {
     for lane in lanes(active) {
         let bytes = w.r(common.entry, bytes)[lane as usize];
         let place = shared_at(w, common, lane, "bulk write to", to, bytes, 16)?;
@@ -164,10 +200,16 @@ pub fn load(w: &mut Warp, common: &mut Common<'_>, active: u32, to: Addr, from: 
 
 fn plain_runs(lane: u32, shared: u32, global: u64, bytes: u32) -> Result<Vec<Run>, Stop> {
     if bytes % 16 != 0 || global % 16 != 0 {
-        let words = format!("a bulk copy of {bytes} bytes at address {global:#x}: both must be multiples of 16");
+        let words = format!(
+            "a bulk copy of {bytes} bytes at address {global:#x}: both must be multiples of 16"
+        );
         return Err(Stop::lane(lane, words));
     }
-    let run = |at: u32| Run { shared: shared + at, bytes: 16, global: Some(global.wrapping_add(u64::from(at))) };
+    let run = |at: u32| Run {
+        shared: shared + at,
+        bytes: 16,
+        global: Some(global.wrapping_add(u64::from(at))),
+    };
     Ok((0..bytes).step_by(16).map(run).collect())
 }
 
@@ -187,7 +229,10 @@ pub fn tensor_load(
     for lane in lanes(active) {
         let map = tensor_map(w, common, lane, map)?;
         if matches!(map.mode, Mode::Im2col { .. }) != im2col {
-            return Err(Stop::lane(lane, "a tiled copy needs a tiled tensor map, an im2col copy one of im2col"));
+            return Err(Stop::lane(
+                lane,
+                "a tiled copy needs a tiled tensor map, an im2col copy one of im2col",
+            ));
         }
         let bytes = map.box_bytes();
         let place = shared_at(w, common, lane, "bulk write to", to, bytes, 128)?;
@@ -196,7 +241,8 @@ pub fn tensor_load(
         // Offsets are registers of 16 bits.
         let by: Vec<u32> = offsets.iter().map(|row| value(row) & 0xFFFF).collect();
         let mut runs = Vec::new();
-        map.runs(&at, &by, place, |run| runs.push(run)).map_err(|e| Stop::lane(lane, e.to_string()))?;
+        map.runs(&at, &by, place, |run| runs.push(run))
+            .map_err(|e| Stop::lane(lane, e.to_string()))?;
         issue(w, common, lane, place, bytes, runs, map.fill(), barrier)?;
     }
     Ok(())
@@ -229,12 +275,30 @@ fn issue(
         .depart_as(to, bytes, who, &common.clocks, mark)
         .map_err(|wrong| Stop::lane(lane, shared_wrong(common, "bulk write to", to, wrong)))?;
     let (thread, pc) = (32 * w.index + lane, w.pc);
-    common.hopper.loads.push(Load { to, bytes, runs, fill, barrier, mark, time, thread, pc });
+    common.hopper.loads.push(Load {
+        to,
+        bytes,
+        runs,
+        fill,
+        barrier,
+        mark,
+        time,
+        thread,
+        pc,
+    });
     Ok(())
 }
 
 /// A plain store or reduction.
-pub fn store(w: &mut Warp, common: &mut Common<'_>, active: u32, to: Addr, from: Addr, bytes: R, reduce: Option<Reduction>) -> Result<(), Stop> {
+pub fn store(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    to: Addr,
+    from: Addr,
+    bytes: R,
+    reduce: Option<Reduction>,
+) -> Result<(), Stop> {
     for lane in lanes(active) {
         let bytes = w.r(common.entry, bytes)[lane as usize];
         let place = shared_at(w, common, lane, "bulk read of", from, bytes, 16)?;
@@ -261,21 +325,37 @@ pub fn tensor_store(
             return Err(Stop::lane(lane, "a tiled copy needs a tiled tensor map"));
         }
         let place = shared_at(w, common, lane, "bulk read of", from, map.box_bytes(), 128)?;
-        let at: Vec<i32> = coordinates.iter().map(|row| w.r(common.entry, *row)[lane as usize] as i32).collect();
+        let at: Vec<i32> = coordinates
+            .iter()
+            .map(|row| w.r(common.entry, *row)[lane as usize] as i32)
+            .collect();
         let mut runs = Vec::new();
-        map.runs(&at, &[], place, |run| runs.push(run)).map_err(|e| Stop::lane(lane, e.to_string()))?;
+        map.runs(&at, &[], place, |run| runs.push(run))
+            .map_err(|e| Stop::lane(lane, e.to_string()))?;
         runs.retain(|run| run.global.is_some());
-        let reduce = reduce.map(|op| Reduction { op, data_type: map.data_type });
+        let reduce = reduce.map(|op| Reduction {
+            op,
+            data_type: map.data_type,
+        });
         issue_store(w, common, lane, runs, reduce)?;
     }
     Ok(())
 }
 
-fn issue_store(w: &mut Warp, common: &mut Common<'_>, lane: u32, runs: Vec<Run>, reduce: Option<Reduction>) -> Result<(), Stop> {
+fn issue_store(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    lane: u32,
+    runs: Vec<Run>,
+    reduce: Option<Reduction>,
+) -> Result<(), Stop> {
     if let Some(reduction) = reduce
         && atomic(reduction).is_none()
     {
-        let words = format!("a bulk reduction {:?} of {:?} is not known to this machine", reduction.op, reduction.data_type);
+        let words = format!(
+            "a bulk reduction {:?} of {:?} is not known to this machine",
+            reduction.op, reduction.data_type
+        );
         return Err(Stop::lane(lane, words));
     }
     let index = w.index as usize;
@@ -290,7 +370,9 @@ fn issue_store(w: &mut Warp, common: &mut Common<'_>, lane: u32, runs: Vec<Run>,
         for word in run.shared / 4..(run.shared + run.bytes).div_ceil(4) {
             let at = 4 * word;
             let done = common.shared.read_async(at, &knows, &fenced, mark);
-            done.map_err(|wrong| Stop::lane(lane, shared_wrong(common, "bulk read of", at, wrong)))?;
+            done.map_err(|wrong| {
+                Stop::lane(lane, shared_wrong(common, "bulk read of", at, wrong))
+            })?;
         }
         if let Some(address) = run.global {
             // A reduction reads what is there; a store does not.
@@ -298,15 +380,34 @@ fn issue_store(w: &mut Warp, common: &mut Common<'_>, lane: u32, runs: Vec<Run>,
         }
     }
     count_sectors(common, &runs);
-    let store = Store { runs, reduce, time, pc: w.pc, data: None, written: false };
-    common.hopper.stores.threads.entry(32 * w.index + lane).or_default().open.push(store);
+    let store = Store {
+        runs,
+        reduce,
+        time,
+        pc: w.pc,
+        data: None,
+        written: false,
+    };
+    common
+        .hopper
+        .stores
+        .threads
+        .entry(32 * w.index + lane)
+        .or_default()
+        .open
+        .push(store);
     Ok(())
 }
 
 /// `cp.async.bulk.commit_group`.
 pub fn commit(w: &Warp, common: &mut Common<'_>, active: u32) {
     for lane in lanes(active) {
-        let thread = common.hopper.stores.threads.entry(32 * w.index + lane).or_default();
+        let thread = common
+            .hopper
+            .stores
+            .threads
+            .entry(32 * w.index + lane)
+            .or_default();
         let group = std::mem::take(&mut thread.open);
         thread.groups.push_back(group);
         // Empty groups at the front have nothing left to wait for, but count.
@@ -314,7 +415,13 @@ pub fn commit(w: &Warp, common: &mut Common<'_>, active: u32) {
 }
 
 /// `cp.async.bulk.wait_group`.
-pub fn wait(w: &Warp, common: &mut Common<'_>, active: u32, left: u32, read: bool) -> Result<(), Stop> {
+pub fn wait(
+    w: &Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    left: u32,
+    read: bool,
+) -> Result<(), Stop> {
     for lane in lanes(active) {
         let id = 32 * w.index + lane;
         let Some(mut thread) = common.hopper.stores.threads.remove(&id) else {
@@ -363,7 +470,10 @@ fn put(common: &mut Common<'_>, store: &mut Store) {
     for run in &store.runs {
         let bytes = &data[from..][..run.bytes as usize];
         from += run.bytes as usize;
-        let Some((found, offset)) = run.global.and_then(|address| global(common, address, run.bytes)) else {
+        let Some((found, offset)) = run
+            .global
+            .and_then(|address| global(common, address, run.bytes))
+        else {
             continue;
         };
         match store.reduce {
@@ -423,14 +533,23 @@ fn atomic(reduction: Reduction) -> Option<(AtomOp, Ty)> {
     }
 }
 
-fn reduce(common: &Common<'_>, found: &Allocation, offset: usize, bytes: &[u8], reduction: Reduction) {
+fn reduce(
+    common: &Common<'_>,
+    found: &Allocation,
+    offset: usize,
+    bytes: &[u8],
+    reduction: Reduction,
+) {
     let Some((op, ty)) = atomic(reduction) else {
         return;
     };
     let size = reduction.data_type.bytes() as usize;
     for (i, element) in bytes.chunks_exact(size).enumerate() {
         let at = offset + i * size;
-        let value = element.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let value = element
+            .iter()
+            .rev()
+            .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
         if size <= 4 {
             let shift = 8 * (at % 4);
             // A half is added beside a zero.
@@ -464,7 +583,10 @@ pub fn progress(common: &mut Common<'_>) -> Result<bool, BlockFault> {
     let load = common.hopper.loads.remove(at);
     for run in &load.runs {
         let to = run.shared as usize;
-        match run.global.and_then(|address| global(common, address, run.bytes)) {
+        match run
+            .global
+            .and_then(|address| global(common, address, run.bytes))
+        {
             Some((found, offset)) => {
                 let shared = common.shared.bytes_mut();
                 for byte in 0..run.bytes as usize {
@@ -474,17 +596,25 @@ pub fn progress(common: &mut Common<'_>) -> Result<bool, BlockFault> {
             }
             None => {
                 let shared = common.shared.bytes_mut();
-                for (byte, fill) in shared[to..][..run.bytes as usize].iter_mut().zip(load.fill.iter().cycle()) {
+                for (byte, fill) in shared[to..][..run.bytes as usize]
+                    .iter_mut()
+                    .zip(load.fill.iter().cycle())
+                {
                     *byte = *fill;
                 }
             }
         }
     }
     common.shared.land(load.to, load.bytes, load.mark);
-    mbarrier::complete_tx(common, load.barrier, load.bytes, load.time).map_err(|error| BlockFault {
-        thread: Some(load.thread),
-        pc: Some(load.pc),
-        what: format!("mbarrier at shared address {:#x}, on which this bulk copy completes: {error}", load.barrier),
+    mbarrier::complete_tx(common, load.barrier, load.bytes, load.time).map_err(|error| {
+        BlockFault {
+            thread: Some(load.thread),
+            pc: Some(load.pc),
+            what: format!(
+                "mbarrier at shared address {:#x}, on which this bulk copy completes: {error}",
+                load.barrier
+            ),
+        }
     })?;
     Ok(true)
 }
@@ -492,15 +622,25 @@ pub fn progress(common: &mut Common<'_>) -> Result<bool, BlockFault> {
 /// The block ends: stores write what they have read.
 pub fn end(common: &mut Common<'_>) -> Result<(), String> {
     if let Some(load) = common.hopper.loads.first() {
-        let line = common.entry.code.get(load.pc as usize).map_or("?".into(), |inst| common.launch.module.at(inst));
-        return Err(format!("the block ends while a bulk copy into shared memory, issued at {line}, has not landed"));
+        let line = common
+            .entry
+            .code
+            .get(load.pc as usize)
+            .map_or("?".into(), |inst| common.launch.module.at(inst));
+        return Err(format!(
+            "the block ends while a bulk copy into shared memory, issued at {line}, has not landed"
+        ));
     }
     let threads = std::mem::take(&mut common.hopper.stores.threads);
     for (id, mut thread) in threads {
         let open = std::mem::take(&mut thread.open);
         for mut store in thread.groups.into_iter().flatten().chain(open) {
             if store.data.is_none() {
-                let line = common.entry.code.get(store.pc as usize).map_or("?".into(), |inst| common.launch.module.at(inst));
+                let line = common
+                    .entry
+                    .code
+                    .get(store.pc as usize)
+                    .map_or("?".into(), |inst| common.launch.module.at(inst));
                 return Err(format!(
                     "the block ends while a bulk store by thread {id}, issued at {line}, has not read shared memory: \
                      no cp.async.bulk.wait_group waits for it"

@@ -3,9 +3,10 @@
 use super::super::access::{lanes, shared_wrong};
 use super::super::warp::Warp;
 use super::super::{Common, Next, Stop};
-use super::{BARRIER_AGENT, BARRIER_AGENTS, Wait, shared_at};
+use super::{BARRIER_AGENT, BARRIER_AGENTS, Wait, draw, shared_at};
 use crate::ptx::memory::clocks::{AGENTS, Vector, join};
 use crate::ptx::memory::shared::stamp;
+use crate::ptx::options::Schedule;
 use crate::ptx::program::hopper::{Mbarrier as Op, Phase};
 use crate::ptx::program::op::{Addr, R};
 use crate::ptx::tensor::mbarrier::{Mbarrier, MbarrierError};
@@ -64,7 +65,12 @@ fn complete(common: &mut Common<'_>, at: u32) {
 }
 
 /// A copy of so many bytes, issued as `time` of the barrier's agent, has landed.
-pub fn complete_tx(common: &mut Common<'_>, at: u32, bytes: u32, time: u32) -> Result<(), MbarrierError> {
+pub fn complete_tx(
+    common: &mut Common<'_>,
+    at: u32,
+    bytes: u32,
+    time: u32,
+) -> Result<(), MbarrierError> {
     let mut barrier = state(common, at)?;
     if let Some(side) = common.hopper.barriers.get_mut(&at) {
         side.landed = side.landed.max(time);
@@ -94,10 +100,22 @@ fn said(lane: u32, at: u32, error: MbarrierError) -> Stop {
 pub fn reach(warp: &Warp, common: &mut Common<'_>, lane: u32, at: u32) -> Result<(), Stop> {
     let who = common.who(warp, lane);
     let done = common.shared.atomic(at, 8, who, &common.clocks);
-    done.map_err(|wrong| Stop::lane(lane, shared_wrong(common, "mbarrier operation on", at, wrong)))
+    done.map_err(|wrong| {
+        Stop::lane(
+            lane,
+            shared_wrong(common, "mbarrier operation on", at, wrong),
+        )
+    })
 }
 
-fn write(warp: &Warp, common: &mut Common<'_>, lane: u32, at: u32, what: &str, bits: u64) -> Result<(), Stop> {
+fn write(
+    warp: &Warp,
+    common: &mut Common<'_>,
+    lane: u32,
+    at: u32,
+    what: &str,
+    bits: u64,
+) -> Result<(), Stop> {
     let who = common.who(warp, lane);
     for word in [at, at + 4] {
         let done = common.shared.write(word, 4, who, &common.clocks);
@@ -108,7 +126,13 @@ fn write(warp: &Warp, common: &mut Common<'_>, lane: u32, at: u32, what: &str, b
 }
 
 /// An operation on an mbarrier.
-pub fn step(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, what: &Op) -> Result<Next, Stop> {
+pub fn step(
+    warp: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    at: Addr,
+    what: &Op,
+) -> Result<Next, Stop> {
     let entry = common.entry;
     if let Op::Test { d, phase, wait } = what {
         return test(warp, common, active, at, *d, *phase, *wait);
@@ -120,21 +144,43 @@ pub fn step(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, wha
         match what {
             Op::Init { count } => {
                 let barrier = Mbarrier::init(warp.r(entry, *count)[i]).map_err(fail)?;
-                write(warp, common, lane, place, "mbarrier.init of", barrier.to_bits())?;
+                write(
+                    warp,
+                    common,
+                    lane,
+                    place,
+                    "mbarrier.init of",
+                    barrier.to_bits(),
+                )?;
                 let agent = BARRIER_AGENT + common.hopper.barriers.len() % BARRIER_AGENTS;
                 // A barrier that comes again keeps its agent, whose time goes on.
                 let old = common.hopper.barriers.remove(&place);
-                let (agent, issued, landed) = old.map_or((agent, 0, 0), |old| (old.agent, old.issued, old.landed));
+                let (agent, issued, landed) =
+                    old.map_or((agent, 0, 0), |old| (old.agent, old.issued, old.landed));
                 let zero = [0; AGENTS];
                 let (board, fenced, done, done_fenced) = (zero, zero, zero, zero);
-                let side = Side { board, fenced, done, done_fenced, agent, issued, landed };
+                let side = Side {
+                    board,
+                    fenced,
+                    done,
+                    done_fenced,
+                    agent,
+                    issued,
+                    landed,
+                };
                 common.hopper.barriers.insert(place, side);
             }
             Op::Inval => {
                 state(common, place).map_err(fail)?;
                 write(warp, common, lane, place, "mbarrier.inval of", 0)?;
             }
-            Op::Arrive { d, count, tx, no_complete, drop } => {
+            Op::Arrive {
+                d,
+                count,
+                tx,
+                no_complete,
+                drop,
+            } => {
                 reach(warp, common, lane, place)?;
                 let mut barrier = state(common, place).map_err(fail)?;
                 let token = barrier.token();
@@ -146,9 +192,16 @@ pub fn step(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, wha
                 let completed = match (no_complete, drop) {
                     (true, true) => {
                         let completed = barrier.arrive_drop(count).map_err(fail)?;
-                        if completed { Err(fail(MbarrierError::Completes)) } else { Ok(false) }
+                        if completed {
+                            Err(fail(MbarrierError::Completes))
+                        } else {
+                            Ok(false)
+                        }
                     }
-                    (true, false) => barrier.arrive_no_complete(count).map_err(fail).map(|()| false),
+                    (true, false) => barrier
+                        .arrive_no_complete(count)
+                        .map_err(fail)
+                        .map(|()| false),
                     (false, true) => barrier.arrive_drop(count).map_err(fail),
                     (false, false) => barrier.arrive(count).map_err(fail),
                 }?;
@@ -177,11 +230,21 @@ pub fn step(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, wha
 
 fn release(warp: &Warp, common: &mut Common<'_>, at: u32) {
     if let Some(side) = common.hopper.barriers.get_mut(&at) {
-        common.clocks.release(warp.index as usize, &mut side.board, &mut side.fenced);
+        common
+            .clocks
+            .release(warp.index as usize, &mut side.board, &mut side.fenced);
     }
 }
 
-fn test(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, d: u32, phase: Phase, wait: bool) -> Result<Next, Stop> {
+fn test(
+    warp: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    at: Addr,
+    d: u32,
+    phase: Phase,
+    wait: bool,
+) -> Result<Next, Stop> {
     let entry = common.entry;
     let (mut bits, mut missing) = (0, None);
     for lane in lanes(active) {
@@ -204,16 +267,28 @@ fn test(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, d: u32,
         }
     }
     if let Some(missing) = missing {
-        if wait {
+        // `try_wait` may give up after a time: a program must ask again.
+        let patient =
+            common.launch.options.schedule == Schedule::Sequential || draw(common, 4) != 0;
+        if wait && patient {
             common.hopper.wait(warp, missing);
             return Ok(Next::Stay);
         }
-        common.hopper.wait(warp, Wait::Turn);
+        // In a fixed order the warp that asks would be the next to run: others go first.
+        if common.launch.options.schedule == Schedule::Sequential {
+            common.hopper.idle = false;
+            common.hopper.wait(warp, Wait::Turn);
+        }
     }
     for lane in lanes(bits) {
         let place = shared_at(warp, common, lane, "mbarrier operation on", at, 8, 8)?;
         if let Some(side) = common.hopper.barriers.get(&place) {
-            common.clocks.acquire(warp.index as usize, &side.done, &side.done_fenced, bits == u32::MAX);
+            common.clocks.acquire(
+                warp.index as usize,
+                &side.done,
+                &side.done_fenced,
+                bits == u32::MAX,
+            );
         }
     }
     warp.put_pred(d, bits, active);
@@ -221,12 +296,19 @@ fn test(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, d: u32,
 }
 
 /// `mbarrier.pending_count`.
-pub fn pending_count(warp: &mut Warp, common: &Common<'_>, active: u32, d: R, token: R) -> Result<(), Stop> {
+pub fn pending_count(
+    warp: &mut Warp,
+    common: &Common<'_>,
+    active: u32,
+    d: R,
+    token: R,
+) -> Result<(), Stop> {
     let tokens = *warp.w(common.entry, token);
     let mut out = [0; 32];
     for lane in lanes(active) {
         let i = lane as usize;
-        out[i] = Mbarrier::pending_count(tokens[i]).map_err(|_| Stop::lane(lane, "mbarrier.pending_count of what is no token"))?;
+        out[i] = Mbarrier::pending_count(tokens[i])
+            .map_err(|_| Stop::lane(lane, "mbarrier.pending_count of what is no token"))?;
     }
     warp.put(d, &out, active);
     Ok(())
@@ -234,7 +316,13 @@ pub fn pending_count(warp: &mut Warp, common: &Common<'_>, active: u32, d: R, to
 
 /// `cp.async.mbarrier.arrive`: this thread's copies so far land, as the barrier's agent, and the
 /// thread arrives when they have.
-pub fn copies_arrive(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: Addr, noinc: bool) -> Result<(), Stop> {
+pub fn copies_arrive(
+    warp: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    at: Addr,
+    noinc: bool,
+) -> Result<(), Stop> {
     for lane in lanes(active) {
         let place = shared_at(warp, common, lane, "mbarrier operation on", at, 8, 8)?;
         reach(warp, common, lane, place)?;
@@ -245,7 +333,9 @@ pub fn copies_arrive(warp: &mut Warp, common: &mut Common<'_>, active: u32, at: 
             if copy.mask >> lane & 1 != 0 {
                 copy.mask &= !(1 << lane);
                 let mark = stamp(agent as u32, 0, time, copy.pc);
-                common.shared.land_copied(copy.to[lane as usize], copy.bytes, mark);
+                common
+                    .shared
+                    .land_copied(copy.to[lane as usize], copy.bytes, mark);
             }
         }
         if let Some(side) = common.hopper.barriers.get_mut(&place) {

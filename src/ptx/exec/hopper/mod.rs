@@ -67,7 +67,9 @@ impl State {
 
     /// Whether the warp runs an instruction again that it waited in.
     pub fn takes_again(&mut self, warp: usize) -> bool {
-        self.waits.get_mut(warp).is_some_and(|wait| wait.take().is_some_and(|wait| !matches!(wait, Wait::Turn)))
+        self.waits
+            .get_mut(warp)
+            .is_some_and(|wait| wait.take().is_some_and(|wait| !matches!(wait, Wait::Turn)))
     }
 
     fn wait(&mut self, warp: &mut Warp, wait: Wait) {
@@ -84,14 +86,28 @@ impl State {
 fn draw(common: &mut Common<'_>, n: usize) -> usize {
     let state = &mut common.hopper.chance;
     if *state == 0 {
-        *state = common.launch.options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(common.block) << 1 | 1;
+        *state = common
+            .launch
+            .options
+            .seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            ^ u64::from(common.block) << 1
+            | 1;
     }
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
     ((*state >> 33) % n.max(1) as u64) as usize
 }
 
 /// Executes an instruction of a warp.
-pub fn step(op: &HopperOp, warps: &mut [Warp], w: usize, common: &mut Common<'_>, active: u32) -> Result<Next, Stop> {
+pub fn step(
+    op: &HopperOp,
+    warps: &mut [Warp],
+    w: usize,
+    common: &mut Common<'_>,
+    active: u32,
+) -> Result<Next, Stop> {
     if common.launch.options.schedule != Schedule::Sequential && draw(common, 4) == 0 {
         bulk::progress(common).map_err(|fault| Stop::warp(fault.what))?;
     }
@@ -114,18 +130,54 @@ pub fn step(op: &HopperOp, warps: &mut [Warp], w: usize, common: &mut Common<'_>
             wgmma::issue(warps, w, common, op)?;
         }
         HopperOp::Mbarrier { at, what } => return mbarrier::step(warp, common, active, *at, what),
-        HopperOp::PendingCount { d, token } => mbarrier::pending_count(warp, common, active, *d, *token)?,
-        HopperOp::CpArrive { at, noinc } => mbarrier::copies_arrive(warp, common, active, *at, *noinc)?,
-        HopperOp::BulkLoad { to, from, bytes, barrier } => {
+        HopperOp::PendingCount { d, token } => {
+            mbarrier::pending_count(warp, common, active, *d, *token)?
+        }
+        HopperOp::CpArrive { at, noinc } => {
+            mbarrier::copies_arrive(warp, common, active, *at, *noinc)?
+        }
+        HopperOp::BulkLoad {
+            to,
+            from,
+            bytes,
+            barrier,
+        } => {
             bulk::load(warp, common, active, *to, *from, *bytes, *barrier)?;
         }
-        HopperOp::TensorLoad { to, map, coordinates, im2col, offsets, barrier } => {
-            bulk::tensor_load(warp, common, active, *to, *map, coordinates, *im2col, offsets, *barrier)?;
+        HopperOp::TensorLoad {
+            to,
+            map,
+            coordinates,
+            im2col,
+            offsets,
+            barrier,
+        } => {
+            bulk::tensor_load(
+                warp,
+                common,
+                active,
+                *to,
+                *map,
+                coordinates,
+                *im2col,
+                offsets,
+                *barrier,
+            )?;
         }
-        HopperOp::BulkStore { to, from, bytes, reduce } => {
+        HopperOp::BulkStore {
+            to,
+            from,
+            bytes,
+            reduce,
+        } => {
             bulk::store(warp, common, active, *to, *from, *bytes, *reduce)?;
         }
-        HopperOp::TensorStore { map, coordinates, from, reduce } => {
+        HopperOp::TensorStore {
+            map,
+            coordinates,
+            from,
+            reduce,
+        } => {
             bulk::tensor_store(warp, common, active, *map, coordinates, *from, *reduce)?;
         }
         HopperOp::BulkCommit => bulk::commit(warp, common, active),
@@ -134,7 +186,10 @@ pub fn step(op: &HopperOp, warps: &mut [Warp], w: usize, common: &mut Common<'_>
             let mask = warp.r(common.entry, *mask)[active.trailing_zeros() as usize];
             if mask & !active != 0 || mask == 0 {
                 let lane = (mask & !active).trailing_zeros().min(31);
-                let words = format!("elect.sync names lane {lane}, which {}", absence(warp, lane));
+                let words = format!(
+                    "elect.sync names lane {lane}, which {}",
+                    absence(warp, lane)
+                );
                 return Err(Stop::warp(words));
             }
             let leader = mask.trailing_zeros();
@@ -172,30 +227,53 @@ pub fn may_go(common: &Common<'_>, warp: &Warp) -> bool {
     }
 }
 
-/// Nothing can run: lands one copy. False where none flies.
+/// Nothing can run: those that only asked get their turn, then one copy lands, and so on. False
+/// where there is neither.
 pub fn relieve(common: &mut Common<'_>) -> Result<bool, BlockFault> {
-    if bulk::progress(common)? {
+    let asking = common
+        .hopper
+        .waits
+        .iter()
+        .any(|wait| matches!(wait, Some(Wait::Turn)));
+    let had_turn = std::mem::replace(&mut common.hopper.idle, asking);
+    if asking && !had_turn {
         return Ok(true);
     }
-    // Those that only asked get their turn.
-    let idle = std::mem::replace(&mut common.hopper.idle, true);
-    Ok(!idle && common.hopper.waits.iter().any(|wait| matches!(wait, Some(Wait::Turn))))
-}
-
-/// Something ran: asking again is no use until nothing else can.
-pub fn ran(common: &mut Common<'_>) {
     common.hopper.idle = false;
+    let landed = bulk::progress(common)?;
+    common.hopper.idle = asking && !landed;
+    Ok(landed || asking)
 }
 
 /// What a waiting warp waits for, for a report.
 pub fn describe(common: &Common<'_>, warp: &Warp) -> String {
-    match common.hopper.waits.get(warp.index as usize).copied().flatten() {
+    match common
+        .hopper
+        .waits
+        .get(warp.index as usize)
+        .copied()
+        .flatten()
+    {
         Some(Wait::Phase { at, parity }) => {
             let now = mbarrier::state(common, at).map_or_else(|e| e.to_string(), |b| b.to_string());
-            format!("waits for the phase of parity {} of the mbarrier at {at:#x}, which {now}", u8::from(parity))
+            format!(
+                "waits for the phase of parity {} of the mbarrier at {at:#x}, which {now}",
+                u8::from(parity)
+            )
         }
-        Some(Wait::Wgmma { .. }) => "waits for a wgmma that other warps of its warpgroup have not issued".into(),
+        Some(Wait::Wgmma { .. }) => {
+            "waits for a wgmma that other warps of its warpgroup have not issued".into()
+        }
         _ => "waits for its turn".into(),
+    }
+}
+
+/// Words for an agent that is no warp.
+pub fn agent(agent: u32) -> String {
+    match agent as usize {
+        at if at < STORE_AGENT => format!("wgmma of warpgroup {}", at - WGMMA_AGENT.min(at)),
+        at if at < BARRIER_AGENT => "a bulk store".into(),
+        _ => "a copy that an mbarrier waits for".into(),
     }
 }
 
@@ -208,7 +286,15 @@ pub fn end(common: &mut Common<'_>) -> Result<(), String> {
 pub use wgmma::touch;
 
 /// One lane's address in shared memory, of a 32-bit or generic address.
-fn shared_at(warp: &Warp, common: &Common<'_>, lane: u32, what: &str, at: Addr, bytes: u32, align: u32) -> Result<u32, Stop> {
+fn shared_at(
+    warp: &Warp,
+    common: &Common<'_>,
+    lane: u32,
+    what: &str,
+    at: Addr,
+    bytes: u32,
+    align: u32,
+) -> Result<u32, Stop> {
     let mut address = addresses(warp, common, at)[lane as usize];
     if address.wrapping_sub(SHARED_WINDOW) < WINDOW_BYTES {
         address &= WINDOW_BYTES - 1;
@@ -216,11 +302,16 @@ fn shared_at(warp: &Warp, common: &Common<'_>, lane: u32, what: &str, at: Addr, 
     let at = super::access::shared_address(common, lane, what, address, 1)?;
     if !common.shared.holds(at, bytes) {
         let end = common.shared.end();
-        let words = format!("{what} {bytes} bytes at shared address {at:#x}, out of bounds: shared memory ends at {end:#x}");
+        let words = format!(
+            "{what} {bytes} bytes at shared address {at:#x}, out of bounds: shared memory ends at {end:#x}"
+        );
         return Err(Stop::lane(lane, words));
     }
     if at % align != 0 {
-        return Err(Stop::lane(lane, format!("{what} shared address {at:#x}, misaligned: not a multiple of {align}")));
+        return Err(Stop::lane(
+            lane,
+            format!("{what} shared address {at:#x}, misaligned: not a multiple of {align}"),
+        ));
     }
     Ok(at)
 }

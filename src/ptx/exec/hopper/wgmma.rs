@@ -63,7 +63,10 @@ struct Pending {
 }
 
 fn group<'c>(warp: &Warp, common: &'c mut Common<'_>) -> Result<&'c mut Group, Stop> {
-    let (index, warps) = (warp.index as usize / 4, common.launch.block.iter().product::<u32>() / 32);
+    let (index, warps) = (
+        warp.index as usize / 4,
+        common.launch.block.iter().product::<u32>() / 32,
+    );
     if (index as u32 + 1) * 4 > warps {
         return Err(Stop::warp("wgmma needs a warpgroup: 4 whole warps"));
     }
@@ -96,7 +99,11 @@ pub fn commit(warp: &Warp, common: &mut Common<'_>) -> Result<(), Stop> {
 
 /// How many wgmma of the warp's group have run.
 pub fn performed(common: &Common<'_>, warp: &Warp) -> u64 {
-    common.hopper.groups.get(warp.index as usize / 4).map_or(0, |group| group.performed)
+    common
+        .hopper
+        .groups
+        .get(warp.index as usize / 4)
+        .map_or(0, |group| group.performed)
 }
 
 /// `wgmma.wait_group`.
@@ -141,10 +148,14 @@ pub fn touch(warp: &Warp, common: &mut Common<'_>, pc: u32) -> Result<(), Stop> 
         let row = own.rows.entry(touch.register).or_default();
         if row.sum != 0 {
             let did = if touch.written { "written" } else { "read" };
-            return Err(Stop::warp(format!("an accumulator of wgmma is {did} before wgmma.wait_group has waited for it")));
+            return Err(Stop::warp(format!(
+                "an accumulator of wgmma is {did} before wgmma.wait_group has waited for it"
+            )));
         }
         if row.left != 0 && touch.written {
-            return Err(Stop::warp("a register of A is written before wgmma.wait_group has waited for the wgmma that reads it"));
+            return Err(Stop::warp(
+                "a register of A is written before wgmma.wait_group has waited for the wgmma that reads it",
+            ));
         }
         row.dirty |= touch.written || touch.sum;
     }
@@ -152,7 +163,12 @@ pub fn touch(warp: &Warp, common: &mut Common<'_>, pc: u32) -> Result<(), Stop> 
 }
 
 /// A warp issues `wgmma.mma_async`; the fourth of its group runs it.
-pub fn issue(warps: &mut [Warp], w: usize, common: &mut Common<'_>, op: &Wgmma) -> Result<(), Stop> {
+pub fn issue(
+    warps: &mut [Warp],
+    w: usize,
+    common: &mut Common<'_>,
+    op: &Wgmma,
+) -> Result<(), Stop> {
     let warp = &warps[w];
     let entry = common.entry;
     let uniform = |row: R, what: &str| {
@@ -182,24 +198,32 @@ pub fn issue(warps: &mut [Warp], w: usize, common: &mut Common<'_>, op: &Wgmma) 
     let group = group(warp, common)?;
     let own = &mut group.warps[w % 4];
     if !own.fenced {
-        return Err(Stop::warp("the first wgmma.mma_async has no wgmma.fence before it"));
+        return Err(Stop::warp(
+            "the first wgmma.mma_async has no wgmma.fence before it",
+        ));
     }
     let number = own.issued + 1;
     for (i, register) in op.d_registers.iter().enumerate() {
         let used = own.rows.entry(*register).or_default();
         let place = (op.shape.n as u32, i as u32);
         if used.dirty {
-            return Err(Stop::warp("an accumulator was touched since the last wgmma.fence"));
+            return Err(Stop::warp(
+                "an accumulator was touched since the last wgmma.fence",
+            ));
         }
         if (used.sum != 0 && used.place != place) || used.left != 0 {
-            return Err(Stop::warp("an accumulator is in flight in a wgmma of another shape, or as A"));
+            return Err(Stop::warp(
+                "an accumulator is in flight in a wgmma of another shape, or as A",
+            ));
         }
         (used.sum, used.place) = (number, place);
     }
     for register in &op.a_registers {
         let used = own.rows.entry(*register).or_default();
         if used.dirty {
-            return Err(Stop::warp("a register of A was written since the last wgmma.fence"));
+            return Err(Stop::warp(
+                "a register of A was written since the last wgmma.fence",
+            ));
         }
         if used.sum != 0 {
             return Err(Stop::warp("a register of A is an accumulator in flight"));
@@ -210,11 +234,26 @@ pub fn issue(warps: &mut [Warp], w: usize, common: &mut Common<'_>, op: &Wgmma) 
     let at = (number - 1 - group.performed) as usize;
     if at == group.queue.len() {
         let registers = [None, None, None, None];
-        group.queue.push_back(Pending { pc, left, right, scale_d, arrived: 0, registers, seen: [0; AGENTS], fenced: [0; AGENTS] });
+        group.queue.push_back(Pending {
+            pc,
+            left,
+            right,
+            scale_d,
+            arrived: 0,
+            registers,
+            seen: [0; AGENTS],
+            fenced: [0; AGENTS],
+        });
     }
     let pending = &mut group.queue[at];
-    if pending.pc != pc || pending.left != left || pending.right != right || pending.scale_d != scale_d {
-        return Err(Stop::warp("the warps of a warpgroup issue different wgmma (instruction, descriptors or scale-d)"));
+    if pending.pc != pc
+        || pending.left != left
+        || pending.right != right
+        || pending.scale_d != scale_d
+    {
+        return Err(Stop::warp(
+            "the warps of a warpgroup issue different wgmma (instruction, descriptors or scale-d)",
+        ));
     }
     pending.arrived |= 1 << (w % 4);
     pending.registers[w % 4] = registers;
@@ -232,12 +271,37 @@ pub fn issue(warps: &mut [Warp], w: usize, common: &mut Common<'_>, op: &Wgmma) 
     Ok(())
 }
 
-fn run(warps: &mut [Warp], group: usize, common: &mut Common<'_>, op: &Wgmma, pending: Pending, time: u32) -> Result<(), Stop> {
+fn run(
+    warps: &mut [Warp],
+    group: usize,
+    common: &mut Common<'_>,
+    op: &Wgmma,
+    pending: Pending,
+    time: u32,
+) -> Result<(), Stop> {
     let mark = stamp((WGMMA_AGENT + group) as u32, 0, time, pending.pc);
     let k = op.shape.k();
-    let b = fetch(common, op, &pending, mark, "B", pending.right, op.shape.b_major, op.shape.n)?;
+    let b = fetch(
+        common,
+        op,
+        &pending,
+        mark,
+        "B",
+        pending.right,
+        op.shape.b_major,
+        op.shape.n,
+    )?;
     let a = match pending.left {
-        Some(bits) => Some(fetch(common, op, &pending, mark, "A", bits, op.shape.a_major, 64)?),
+        Some(bits) => Some(fetch(
+            common,
+            op,
+            &pending,
+            mark,
+            "A",
+            bits,
+            op.shape.a_major,
+            64,
+        )?),
         None => None,
     };
     let model = common.launch.options.mma;
@@ -277,17 +341,34 @@ fn fetch(
         let index = address as usize / 4;
         for word in 0..4 {
             let at = address + 4 * word;
-            common.shared.read_async(at, &pending.seen, &pending.fenced, mark).map_err(|wrong| (at, wrong))?;
+            common
+                .shared
+                .read_async(at, &pending.seen, &pending.fenced, mark)
+                .map_err(|wrong| (at, wrong))?;
         }
         Ok(std::array::from_fn(|i| common.shared.word(index + i)))
     });
-    result.map_err(|(at, wrong)| Stop::warp(shared_wrong(common, &format!("wgmma's read of {name} at"), at, wrong)))
+    result.map_err(|(at, wrong)| {
+        Stop::warp(shared_wrong(
+            common,
+            &format!("wgmma's read of {name} at"),
+            at,
+            wrong,
+        ))
+    })
 }
 
 /// The block ends.
 pub fn end(common: &Common<'_>) -> Result<(), String> {
-    match common.hopper.groups.iter().position(|group| !group.queue.is_empty()) {
-        Some(at) => Err(format!("the block ends while a wgmma of warpgroup {at} has not been issued by all four warps")),
+    match common
+        .hopper
+        .groups
+        .iter()
+        .position(|group| !group.queue.is_empty())
+    {
+        Some(at) => Err(format!(
+            "the block ends while a wgmma of warpgroup {at} has not been issued by all four warps"
+        )),
         None => Ok(()),
     }
 }
