@@ -269,7 +269,7 @@ fn test(
     if let Some(missing) = missing {
         // `try_wait` may give up after a time: a program must ask again.
         let patient =
-            common.launch.options.schedule == Schedule::Sequential || draw(common, 4) != 0;
+            common.launch.options.schedule == Schedule::Sequential || draw(common, 2) != 0;
         if wait && patient {
             common.hopper.wait(warp, missing);
             return Ok(Next::Stay);
