@@ -116,7 +116,9 @@ impl Inputs {
                 let entry = entry.map_err(failed)?;
                 let path = entry.path();
                 let within = search.recursive && entry.file_type().map_err(failed)?.is_dir();
-                if is_image(&path) {
+                if crate::files::is_hidden(&path) {
+                    skipped.push(path);
+                } else if is_image(&path) {
                     images.push(path);
                 } else if !within {
                     skipped.push(path);

@@ -182,11 +182,11 @@ impl Flow {
         };
         for b in 0..blocks {
             let (start, end) = (self.starts[b], self.starts[b + 1]);
-            for word in 0..words {
+            for (word, live) in alive[b].iter().enumerate() {
                 let out = self.successors[b]
                     .iter()
                     .fold(0, |bits, s| bits | alive[*s][word]);
-                for (mut bits, at) in [(alive[b][word], start), (out, end)] {
+                for (mut bits, at) in [(*live, start), (out, end)] {
                     while bits != 0 {
                         extend(word * 64 + bits.trailing_zeros() as usize, at);
                         bits &= bits - 1;

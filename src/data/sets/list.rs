@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::Sample;
 use super::layout::{IMAGE_EXTENSIONS, Layout};
 use crate::config::schema::Data;
-use crate::files::text_of;
+use crate::files::{is_hidden, text_of};
 use crate::{Error, Result};
 
 /// Bytes of a line at most: two paths as long as systems take them.
@@ -137,12 +137,17 @@ pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
         extension.is_some_and(|e| IMAGE_EXTENSIONS.iter().any(|known| e == *known))
     };
     let mut found = Vec::new();
+    let mut hidden = 0_usize;
     let mut open = vec![folder.to_path_buf()];
     while let Some(at) = open.pop() {
         let failed = |e| Error::io(&at, "list the images", e);
         for entry in fs::read_dir(&at).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let path = entry.path();
+            if is_hidden(&path) {
+                hidden += 1;
+                continue;
+            }
             // Links to folders are not followed: they may lead in a circle.
             if entry.file_type().map_err(failed)?.is_dir() {
                 open.push(path);
@@ -150,6 +155,9 @@ pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
                 found.extend(path.strip_prefix(folder).map(Path::to_path_buf).ok());
             }
         }
+    }
+    if hidden > 0 {
+        tracing::info!("{}: {hidden} hidden entries left out", folder.display());
     }
     found.sort();
     Ok(found)

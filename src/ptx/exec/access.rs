@@ -8,7 +8,7 @@ use crate::ptx::memory::{PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::ptx::program::op::{Addr, Atom, AtomOp, Base, R, SINK, Space, Ty};
 
 /// The words of up to 32 bytes of each lane.
-pub type Words = [Row; 8];
+pub type Words = [Row];
 
 /// The lanes of a mask.
 #[inline(always)]
@@ -77,7 +77,22 @@ pub fn load(
     at: Addr,
 ) -> Result<(), Stop> {
     let total = ty.bytes() * u32::from(count);
-    let mut words: Words = [[0; 32]; 8];
+    // No more rows than the access has words: most have one.
+    let (mut one, mut four, mut eight);
+    let words: &mut Words = match total {
+        0..=4 => {
+            one = [[0; 32]];
+            &mut one
+        }
+        5..=16 => {
+            four = [[0; 32]; 4];
+            &mut four
+        }
+        _ => {
+            eight = [[0; 32]; 8];
+            &mut eight
+        }
+    };
     match space {
         Space::Param if at.base == Base::None => {
             let value = param(common, at.offset as u64, total).map_err(Stop::warp)?;
@@ -88,24 +103,22 @@ pub fn load(
         _ => {
             let mut addresses = addresses(w, common, at);
             match space {
-                Space::Param => load_param(common, active, &addresses, total, &mut words)?,
-                Space::Shared => load_shared(w, common, active, &addresses, total, &mut words)?,
-                Space::Global => {
-                    load_global(w, common, active, &addresses, total, strong, &mut words)?
-                }
+                Space::Param => load_param(common, active, &addresses, total, words)?,
+                Space::Shared => load_shared(w, common, active, &addresses, total, words)?,
+                Space::Global => load_global(w, common, active, &addresses, total, strong, words)?,
                 Space::Generic => {
                     let (shared, params, global) = windows(&addresses, active);
                     for lane in lanes(shared | params) {
                         addresses[lane as usize] &= WINDOW_BYTES - 1;
                     }
                     if shared != 0 {
-                        load_shared(w, common, shared, &addresses, total, &mut words)?;
+                        load_shared(w, common, shared, &addresses, total, words)?;
                     }
                     if params != 0 {
-                        load_param(common, params, &addresses, total, &mut words)?;
+                        load_param(common, params, &addresses, total, words)?;
                     }
                     if global != 0 {
-                        load_global(w, common, global, &addresses, total, strong, &mut words)?;
+                        load_global(w, common, global, &addresses, total, strong, words)?;
                     }
                 }
             }
@@ -238,7 +251,8 @@ fn near(common: &Common<'_>, address: u32) -> String {
         common.launch.dynamic_shared_bytes,
     );
     let all = layout.arrays.iter().chain(std::iter::once(&dynamic));
-    match all.filter(|(_, start, _)| *start <= address).last() {
+    let mut before = all.filter(|(_, start, _)| *start <= address);
+    match before.next_back() {
         Some((name, start, bytes)) => {
             format!("byte {} of {name}, which has {bytes}", address - start)
         }
@@ -348,8 +362,6 @@ pub fn load_global(
     strong: bool,
     words: &mut Words,
 ) -> Result<(), Stop> {
-    let checks = common.launch.options.checks;
-    let own = common.launch.times.stamp(&common.clock, w.pc);
     if common.counting {
         count_sectors(w, common, active, addresses, total, false);
     }
@@ -359,26 +371,54 @@ pub fn load_global(
             return Err(misaligned(lane, "read of address", address, total));
         }
         let (found, offset) = allocation(w, common, lane, "read of", address, total)?;
-        if checks.global_uninitialised && !found.is_full() && !found.is_written(offset, total) {
-            return Err(Stop::lane(
-                lane,
-                format!(
-                    "read of address {address:#x}, which nobody wrote: byte {offset} of an allocation of {}",
-                    found.bytes
-                ),
-            ));
-        }
-        for word in 0..total.div_ceil(4) as usize {
+        check_read(w, common, lane, "read of", found, offset, total, strong)?;
+        for (word, row) in words
+            .iter_mut()
+            .enumerate()
+            .take(total.div_ceil(4) as usize)
+        {
             let index = offset / 4 + word;
-            if checks.global_races && !strong {
-                let result = common
-                    .launch
-                    .times
-                    .read(found.shadow(index), own, &common.clock);
-                result.map_err(|other| unordered(common, lane, "read of", address, &other))?;
-            }
             let value = found.word(index).load(std::sync::atomic::Ordering::Relaxed);
-            words[word][lane as usize] = value >> (8 * (offset % 4));
+            row[lane as usize] = value >> (8 * (offset % 4));
+        }
+    }
+    Ok(())
+}
+
+/// Checks and records a read of global memory by a lane.
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+pub fn check_read(
+    w: &Warp,
+    common: &Common<'_>,
+    lane: u32,
+    what: &str,
+    found: &Allocation,
+    offset: usize,
+    bytes: u32,
+    strong: bool,
+) -> Result<(), Stop> {
+    let checks = common.launch.options.checks;
+    if checks.global_uninitialised && !found.is_full() && !found.is_written(offset, bytes) {
+        let address = found.start + offset as u64;
+        return Err(Stop::lane(
+            lane,
+            format!(
+                "{what} address {address:#x}, which nobody wrote: byte {offset} of an allocation of {}",
+                found.bytes
+            ),
+        ));
+    }
+    if checks.global_races && !strong {
+        let own = common.launch.times.stamp(&common.clock, w.pc);
+        for index in offset / 4..(offset + bytes as usize).div_ceil(4) {
+            let result = common
+                .launch
+                .times
+                .read(found.shadow(index), own, &common.clock);
+            result.map_err(|other| {
+                unordered(common, lane, what, found.start + 4 * index as u64, &other)
+            })?;
         }
     }
     Ok(())
@@ -423,7 +463,21 @@ pub fn store(
 ) -> Result<(), Stop> {
     let size = ty.bytes();
     let total = size * u32::from(count);
-    let mut words: Words = [[0; 32]; 8];
+    let (mut one, mut four, mut eight);
+    let words: &mut Words = match total {
+        0..=4 => {
+            one = [[0; 32]];
+            &mut one
+        }
+        5..=16 => {
+            four = [[0; 32]; 4];
+            &mut four
+        }
+        _ => {
+            eight = [[0; 32]; 8];
+            &mut eight
+        }
+    };
     for (k, s) in s.iter().enumerate().take(usize::from(count)) {
         if size == 8 {
             let row = w.w(common.entry, *s);
@@ -451,8 +505,8 @@ pub fn store(
     }
     let mut addresses = addresses(w, common, at);
     match space {
-        Space::Shared => store_shared(w, common, active, &addresses, total, &words),
-        Space::Global => store_global(w, common, active, &addresses, total, strong, &words),
+        Space::Shared => store_shared(w, common, active, &addresses, total, words),
+        Space::Global => store_global(w, common, active, &addresses, total, strong, words),
         Space::Param => Err(Stop::warp("a store to a parameter")),
         Space::Generic => {
             let (shared, params, global) = windows(&addresses, active);
@@ -463,11 +517,11 @@ pub fn store(
                 addresses[lane as usize] &= WINDOW_BYTES - 1;
             }
             if shared != 0 {
-                store_shared(w, common, shared, &addresses, total, &words)?;
+                store_shared(w, common, shared, &addresses, total, words)?;
             }
             match global {
                 0 => Ok(()),
-                _ => store_global(w, common, global, &addresses, total, strong, &words),
+                _ => store_global(w, common, global, &addresses, total, strong, words),
             }
         }
     }
@@ -542,9 +596,9 @@ fn store_global(
             return Err(misaligned(lane, "write to address", address, total));
         }
         let (found, offset) = allocation(w, common, lane, "write to", address, total)?;
-        for word in 0..total.div_ceil(4) as usize {
+        for (word, row) in words.iter().enumerate().take(total.div_ceil(4) as usize) {
             let index = offset / 4 + word;
-            let value = words[word][lane as usize];
+            let value = row[lane as usize];
             // Blocks that write to different bytes of a word do not disturb each other.
             if races && total >= 4 {
                 let result =

@@ -334,7 +334,7 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
                 float::fma_with(m, a, b, c)
             }),
         },
-        Op::Fma64 { d, a, b, c, .. } => {
+        Op::Fma64 { d, a, b, c } => {
             let (a, b, c) = (w.w(e, a), w.w(e, b), w.w(e, c));
             let mut out: Wide = [0; 32];
             for i in 0..32 {
@@ -345,7 +345,7 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
             w.put_wide(d, &out, active);
         }
         Op::One32 { f, m, d, a } => lanes1(w, e, active, d, a, |a| float::one(f, m, a)),
-        Op::One64 { f, d, a, .. } => wide1(w, e, active, d, a, |a| float::one_wide(f, a)),
+        Op::One64 { f, d, a } => wide1(w, e, active, d, a, |a| float::one_wide(f, a)),
         Op::Half2 { f, h, m, d, a, b } => map2(w, e, active, d, a, b, |a, b| {
             float::two_halves(f, h, m, a, b)
         }),

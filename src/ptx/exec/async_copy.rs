@@ -1,7 +1,7 @@
 //! `cp.async`: copies to shared memory that a thread starts, commits in groups and waits for.
 
 use super::access::{self, lanes, shared_address, shared_wrong};
-use super::warp::{Copy, Row, Warp, Wide};
+use super::warp::{Copy, Row, Warp};
 use super::{Common, Stop};
 use crate::ptx::program::op::{Addr, P, R};
 
@@ -76,7 +76,7 @@ pub fn copy(
     Ok(())
 }
 
-/// The first `take` bytes of a lane's source, zeros behind them.
+/// The first `take` bytes (at most 16) of a lane's source, zeros behind them.
 fn source(
     w: &mut Warp,
     common: &mut Common<'_>,
@@ -85,25 +85,19 @@ fn source(
     take: u32,
 ) -> Result<[u32; 4], Stop> {
     let mut out = [0; 4];
-    let counting = std::mem::replace(&mut common.counting, false);
-    let mut result = Ok(());
-    let mut at = 0;
-    while at < take && result.is_ok() {
-        // Whole words, then what is left.
-        let bytes = match take - at {
-            4.. => 4,
-            2..4 => 2,
-            _ => 1,
-        };
-        let addresses: Wide = [from + u64::from(at); 32];
-        let mut words = [[0; 32]; 8];
-        result = access::load_global(w, common, 1 << lane, &addresses, bytes, false, &mut words);
-        let value = words[0][lane as usize] & (u32::MAX >> (32 - 8 * bytes));
-        out[at as usize / 4] |= value << (8 * (at % 4));
-        at += bytes;
+    if take == 0 {
+        return Ok(out);
     }
-    common.counting = counting;
-    result.map(|()| out)
+    let (found, offset) = access::allocation(w, common, lane, "cp.async from", from, take)?;
+    access::check_read(w, common, lane, "cp.async from", found, offset, take, false)?;
+    for (word, out) in out.iter_mut().enumerate().take(take.div_ceil(4) as usize) {
+        let bytes = (take - 4 * word as u32).min(4);
+        let value = found
+            .word(offset / 4 + word)
+            .load(std::sync::atomic::Ordering::Relaxed);
+        *out = value & (u32::MAX >> (32 - 8 * bytes));
+    }
+    Ok(out)
 }
 
 /// What each lane has started since its last commit becomes a group.

@@ -42,10 +42,6 @@ pub fn narrow(f: N64, a: u64) -> u32 {
     }
 }
 
-fn halves(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
-    u32::from(f(a as u16, b as u16)) | u32::from(f((a >> 16) as u16, (b >> 16) as u16)) << 16
-}
-
 /// Two 32-bit values to one. Division by zero gives all bits, as the hardware does.
 pub fn two(f: I32, a: u32, b: u32) -> u32 {
     let (sa, sb) = (a as i32, b as i32);
@@ -55,8 +51,8 @@ pub fn two(f: I32, a: u32, b: u32) -> u32 {
         I32::Add => a.wrapping_add(b),
         I32::Sub => a.wrapping_sub(b),
         I32::Mul => a.wrapping_mul(b),
-        I32::MulHiU => (u64::from(a) * u64::from(b) >> 32) as u32,
-        I32::MulHiS => (i64::from(sa) * i64::from(sb) >> 32) as u32,
+        I32::MulHiU => ((u64::from(a) * u64::from(b)) >> 32) as u32,
+        I32::MulHiS => ((i64::from(sa) * i64::from(sb)) >> 32) as u32,
         I32::MulWideU16 => low(a) * low(b),
         I32::MulWideS16 => (i32::from(ha) * i32::from(hb)) as u32,
         I32::And => a & b,
@@ -131,11 +127,6 @@ pub fn two(f: I32, a: u32, b: u32) -> u32 {
         }),
         I32::AddSatS => sa.saturating_add(sb) as u32,
         I32::SubSatS => sa.saturating_sub(sb) as u32,
-        I32::Add16x2 => halves(a, b, u16::wrapping_add),
-        I32::MinU16x2 => halves(a, b, u16::min),
-        I32::MaxU16x2 => halves(a, b, u16::max),
-        I32::MinS16x2 => halves(a, b, |a, b| (a as i16).min(b as i16) as u16),
-        I32::MaxS16x2 => halves(a, b, |a, b| (a as i16).max(b as i16) as u16),
     }
 }
 
@@ -146,8 +137,8 @@ pub fn two_wide(f: I64, a: u64, b: u64) -> u64 {
         I64::Add => a.wrapping_add(b),
         I64::Sub => a.wrapping_sub(b),
         I64::Mul => a.wrapping_mul(b),
-        I64::MulHiU => (u128::from(a) * u128::from(b) >> 64) as u64,
-        I64::MulHiS => (i128::from(sa) * i128::from(sb) >> 64) as u64,
+        I64::MulHiU => ((u128::from(a) * u128::from(b)) >> 64) as u64,
+        I64::MulHiS => ((i128::from(sa) * i128::from(sb)) >> 64) as u64,
         I64::And => a & b,
         I64::Or => a | b,
         I64::Xor => a ^ b,

@@ -10,6 +10,8 @@ pub(super) mod float;
 mod hopper;
 mod reports;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod warp;
 
 use super::counters::{CLASSES, Counters};

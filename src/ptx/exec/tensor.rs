@@ -131,8 +131,9 @@ pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Resu
         sum,
         k: op.k as usize,
     };
-    let rows =
-        |list: &[R]| -> Vec<Row> { list.iter().map(|row| *w.r(common.entry, *row)).collect() };
+    let rows = |list: &[R]| -> [Row; 4] {
+        std::array::from_fn(|i| list.get(i).map_or([0; 32], |row| *w.r(common.entry, *row)))
+    };
     let (a, b, c) = (rows(&op.a), rows(&op.b), rows(&op.c));
     let mut d = [[0; 32]; 4];
     shape.execute(common.launch.options.mma, &a, &b, &c, &mut d);

@@ -190,6 +190,7 @@ impl Shared {
     }
 
     /// Bytes as they are, for copies that check for themselves.
+    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.words)
     }
@@ -246,16 +247,18 @@ impl Shared {
         if !self.checked {
             return Ok(());
         }
-        let shade = self.shades[address as usize / 4];
-        // The common case: written before the last barrier, read by this thread or nobody.
-        let own = who.stamp();
-        if bytes == 4
-            && shade.write & (IN_FLIGHT | LIST | ATOMIC) == 0
-            && shade.write != 0
-            && ordered(shade.write, who, clocks)
-            && (shade.read == 0 || shade.read == own)
-        {
-            self.shades[address as usize / 4].read = own;
+        // The common case: a whole word that was written before the last barrier.
+        let Shade { write, read } = self.shades[address as usize / 4];
+        let plain = write & (IN_FLIGHT | LIST | ATOMIC) == 0 && write != 0;
+        if bytes == 4 && plain && ordered(write, who, clocks) {
+            if read & LIST != 0 {
+                let place = &mut self.readers[(read & !LIST) as usize][who.warp as usize];
+                *place = merge(*place, who.stamp(), who);
+                return Ok(());
+            }
+            let mut read = read;
+            self.add_reader(&mut read, who, clocks);
+            self.shades[address as usize / 4].read = read;
             return Ok(());
         }
         self.touch(address, bytes, who, clocks, Kind::Read)
@@ -273,7 +276,30 @@ impl Shared {
         if !self.checked {
             return Ok(());
         }
+        if bytes == 4 && self.claim(address as usize / 4, who, clocks, who.stamp()) {
+            return Ok(());
+        }
         self.touch(address, bytes, who, clocks, Kind::Write)
+    }
+
+    /// The common case of a write: nobody else's access since the last barrier. False if it is not
+    /// that simple.
+    #[inline(always)]
+    fn claim(&mut self, at: usize, who: Who, clocks: &Clocks, mark: Stamp) -> bool {
+        let Shade { write, read } = self.shades[at];
+        let simple = write & (IN_FLIGHT | LIST | ATOMIC) == 0
+            && (write == 0 || ordered(write, who, clocks))
+            && self.check_readers(read, who, clocks, false).is_ok();
+        if simple {
+            if read & LIST != 0 {
+                self.free_readers.push((read & !LIST) as u32);
+            }
+            self.shades[at] = Shade {
+                write: mark,
+                read: 0,
+            };
+        }
+        simple
     }
 
     /// Checks and records an atomic operation.
@@ -383,6 +409,7 @@ impl Shared {
         Ok(())
     }
 
+    #[inline]
     fn check_readers(
         &self,
         read: Stamp,
@@ -397,12 +424,17 @@ impl Shared {
             };
         }
         let list = &self.readers[(read & !LIST) as usize];
-        match list.iter().find(|r| **r != 0 && !ordered(**r, who, clocks)) {
+        match list
+            .iter()
+            .take(clocks.seen.len())
+            .find(|r| **r != 0 && !ordered(**r, who, clocks))
+        {
             Some(read) => Err(race(*read, atomics)),
             None => Ok(()),
         }
     }
 
+    #[inline]
     fn add_reader(&mut self, read: &mut Stamp, who: Who, clocks: &Clocks) {
         let own = who.stamp();
         let old = *read;
@@ -446,6 +478,9 @@ impl Shared {
         }
         for word in 0..bytes / 4 {
             let address = address + 4 * word;
+            if self.claim(address as usize / 4, who, clocks, mark | IN_FLIGHT) {
+                continue;
+            }
             self.touch(address, 4, who, clocks, Kind::Write)?;
             self.shades[address as usize / 4] = Shade {
                 write: mark | IN_FLIGHT,
@@ -555,6 +590,7 @@ impl Shared {
     }
 
     /// The agent, time and instruction of the last write of a word, if there was one.
+    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn last_write(&self, address: u32) -> Option<(usize, u32, u32)> {
         let write = self.shades.get(address as usize / 4)?.write;
         (write != 0 && write != NOTHING && write & LIST == 0)

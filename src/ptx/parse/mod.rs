@@ -47,13 +47,6 @@ pub struct Statement<'a> {
     pub location: u32,
 }
 
-impl Statement<'_> {
-    /// The opcode as written.
-    pub fn opcode(&self) -> String {
-        self.parts.join(".")
-    }
-}
-
 /// What a body is made of.
 #[derive(Clone, Debug)]
 pub enum Item<'a> {
@@ -76,8 +69,6 @@ pub enum Item<'a> {
 /// A variable or parameter.
 #[derive(Clone, Debug)]
 pub struct Variable<'a> {
-    /// `shared`, `param`, …
-    pub space: &'a str,
     pub name: &'a str,
     pub align: u32,
     pub bytes: u32,
@@ -374,7 +365,6 @@ impl<'a> Parser<'_, 'a> {
             return Err(self.problem(format!("`{name}`: an alignment of {align} is none")));
         }
         Ok(Variable {
-            space,
             name,
             align,
             bytes: if open { 0 } else { bytes },

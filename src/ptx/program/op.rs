@@ -40,8 +40,6 @@ pub enum Ty {
     Tf32,
     F32,
     F64,
-    E4m3x2,
-    E5m2x2,
     Pred,
 }
 
@@ -75,7 +73,7 @@ impl Ty {
     pub fn bytes(self) -> u32 {
         match self {
             Ty::U8 | Ty::S8 | Ty::B8 | Ty::Pred => 1,
-            Ty::U16 | Ty::S16 | Ty::B16 | Ty::F16 | Ty::Bf16 | Ty::E4m3x2 | Ty::E5m2x2 => 2,
+            Ty::U16 | Ty::S16 | Ty::B16 | Ty::F16 | Ty::Bf16 => 2,
             Ty::U64 | Ty::S64 | Ty::B64 | Ty::F64 => 8,
             _ => 4,
         }
@@ -165,12 +163,6 @@ pub enum I32 {
     RemS16,
     AddSatS,
     SubSatS,
-    /// Halves as packed integers.
-    Add16x2,
-    MinU16x2,
-    MaxU16x2,
-    MinS16x2,
-    MaxS16x2,
 }
 
 /// Two 64-bit integers to one.
@@ -650,7 +642,6 @@ pub enum Op {
         c: R,
     },
     Fma64 {
-        m: Mods,
         d: R,
         a: R,
         b: R,
@@ -664,7 +655,6 @@ pub enum Op {
     },
     One64 {
         f: F1,
-        m: Mods,
         d: R,
         a: R,
     },

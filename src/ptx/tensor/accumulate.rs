@@ -102,12 +102,23 @@ pub fn multiply_add(
 ) {
     let Shape { m, n, k } = shape;
     assert!(a.len() >= m * k && b.len() >= k * n && d.len() >= m * n);
-    let a_values: Vec<f32> = a[..m * k].iter().map(|&bits| element.value(bits)).collect();
-    let b_values: Vec<f32> = b[..k * n].iter().map(|&bits| element.value(bits)).collect();
+    // mma.sync's B has at most 128 elements: no allocation for each.
+    let (mut small, mut large);
+    let b_values: &mut [f32] = if k * n <= 128 {
+        small = [0.0; 128];
+        &mut small[..k * n]
+    } else {
+        large = vec![0.0; k * n];
+        &mut large
+    };
+    for (value, &bits) in b_values.iter_mut().zip(b) {
+        *value = element.value(bits);
+    }
     match model.fused(element) {
         None => {
             for (row, d) in d.chunks_exact_mut(n).take(m).enumerate() {
-                for (term, &left) in a_values[row * k..][..k].iter().enumerate() {
+                for (term, &left) in a[row * k..][..k].iter().enumerate() {
+                    let left = element.value(left);
                     for (d, &right) in d.iter_mut().zip(&b_values[term * n..][..n]) {
                         *d += left * right;
                     }
@@ -119,6 +130,7 @@ pub fn multiply_add(
             }
         }
         Some((terms, fraction)) => {
+            let a_values: Vec<f32> = a[..m * k].iter().map(|&bits| element.value(bits)).collect();
             let left: Vec<(i32, i32)> =
                 a[..m * k].iter().map(|&bits| element.parts(bits)).collect();
             // Column by column, so that the terms of one sum lie together.
