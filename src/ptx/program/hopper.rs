@@ -76,15 +76,10 @@ pub enum HopperOp {
         p: u32,
         mask: R,
     },
-    SetMaxNreg {
-        registers: u32,
-        increase: bool,
-    },
-    /// `fence.proxy.async`, of shared memory, of global memory.
-    ProxyFence {
-        shared: bool,
-        global: bool,
-    },
+    /// Who owns how many registers is ptxas's business; that the whole warp asks is ours.
+    SetMaxNreg,
+    /// `fence.proxy.async` of shared memory. (Of global memory the machine keeps no proxies apart.)
+    ProxyFence,
     /// `fence.mbarrier_init`, griddepcontrol, hints for caches: nothing to do with one block to a
     /// cluster and one kernel at a time.
     Nothing,
@@ -240,22 +235,19 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
             if !(24..=256).contains(&registers) || registers % 8 != 0 {
                 return Err(decoder.problem(line, "a multiple of 8 within 24 to 256 is needed"));
             }
-            HopperOp::SetMaxNreg {
-                registers: registers as u32,
-                increase,
-            }
+            HopperOp::SetMaxNreg
         }
         ("fence", "proxy") => {
             m.takes("proxy");
             if !m.takes("async") {
                 return Err(decoder.unknown(line));
             }
-            let shared = m.takes("shared::cta") || m.takes("shared::cluster");
-            let global = !shared && m.takes("global");
-            let all = !shared && !global;
-            HopperOp::ProxyFence {
-                shared: shared || all,
-                global: global || all,
+            // Without a state space: of all.
+            if m.takes("global") {
+                HopperOp::Nothing
+            } else {
+                m.skip(&["shared::cta", "shared::cluster"]);
+                HopperOp::ProxyFence
             }
         }
         ("fence", "mbarrier_init") => {

@@ -196,12 +196,8 @@ pub fn step(
             warp.put(*d, &[leader; 32], active);
             warp.put_pred(*p, 1 << leader, active);
         }
-        HopperOp::SetMaxNreg { .. } => whole(warp, active, "setmaxnreg")?,
-        HopperOp::ProxyFence { shared, .. } => {
-            if *shared {
-                common.clocks.fence_proxy(w);
-            }
-        }
+        HopperOp::SetMaxNreg => whole(warp, active, "setmaxnreg")?,
+        HopperOp::ProxyFence => common.clocks.fence_proxy(w),
         HopperOp::Nothing => {}
         HopperOp::Policy { d } => warp.put_wide(*d, &[0; 32], active),
         HopperOp::Mapa32 { d, a } => {
