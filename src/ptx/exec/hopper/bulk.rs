@@ -606,27 +606,29 @@ pub fn progress(common: &mut Common<'_>) -> Result<bool, BlockFault> {
         }
     }
     common.shared.land(load.to, load.bytes, load.mark);
-    mbarrier::complete_tx(common, load.barrier, load.bytes, load.time).map_err(|error| {
-        BlockFault {
-            thread: Some(load.thread),
-            pc: Some(load.pc),
-            what: format!(
-                "mbarrier at shared address {:#x}, on which this bulk copy completes: {error}",
-                load.barrier
-            ),
-        }
+    let landed = mbarrier::complete_tx(common, load.barrier, load.bytes, load.time);
+    landed.map_err(|error| BlockFault {
+        thread: Some(load.thread),
+        pc: Some(load.pc),
+        what: format!(
+            "mbarrier at shared address {:#x}, on which the bulk copy of thread {} at {} completes: {error}",
+            load.barrier,
+            load.thread,
+            line(common, load.pc)
+        ),
     })?;
     Ok(true)
+}
+
+fn line(common: &Common<'_>, pc: u32) -> String {
+    let inst = common.entry.code.get(pc as usize);
+    inst.map_or("?".into(), |inst| common.launch.module.at(inst))
 }
 
 /// The block ends: stores write what they have read.
 pub fn end(common: &mut Common<'_>) -> Result<(), String> {
     if let Some(load) = common.hopper.loads.first() {
-        let line = common
-            .entry
-            .code
-            .get(load.pc as usize)
-            .map_or("?".into(), |inst| common.launch.module.at(inst));
+        let line = line(common, load.pc);
         return Err(format!(
             "the block ends while a bulk copy into shared memory, issued at {line}, has not landed"
         ));
@@ -636,11 +638,7 @@ pub fn end(common: &mut Common<'_>) -> Result<(), String> {
         let open = std::mem::take(&mut thread.open);
         for mut store in thread.groups.into_iter().flatten().chain(open) {
             if store.data.is_none() {
-                let line = common
-                    .entry
-                    .code
-                    .get(store.pc as usize)
-                    .map_or("?".into(), |inst| common.launch.module.at(inst));
+                let line = line(common, store.pc);
                 return Err(format!(
                     "the block ends while a bulk store by thread {id}, issued at {line}, has not read shared memory: \
                      no cp.async.bulk.wait_group waits for it"

@@ -3,7 +3,7 @@
 use super::super::access::{lanes, shared_wrong};
 use super::super::warp::Warp;
 use super::super::{Common, Next, Stop};
-use super::{BARRIER_AGENT, BARRIER_AGENTS, Wait, draw, shared_at};
+use super::{BARRIER_AGENT, BARRIER_AGENTS, PATIENCE, Wait, draw, shared_at};
 use crate::ptx::memory::clocks::{AGENTS, Vector, join};
 use crate::ptx::memory::shared::stamp;
 use crate::ptx::options::Schedule;
@@ -62,6 +62,7 @@ fn complete(common: &mut Common<'_>, at: u32) {
         side.fenced = [0; AGENTS];
     }
     common.hopper.changed = true;
+    common.hopper.asked = 0;
 }
 
 /// A copy of so many bytes, issued as `time` of the barrier's agent, has landed.
@@ -267,6 +268,14 @@ fn test(
         }
     }
     if let Some(missing) = missing {
+        common.hopper.asked += 1;
+        if common.hopper.asked > PATIENCE
+            && let Wait::Phase { at, .. } = missing
+        {
+            let state = state(common, at).map_or_else(|e| e.to_string(), |b| b.to_string());
+            let words = format!("asked {PATIENCE} times in vain: the mbarrier at {at:#x} {state}");
+            return Err(Stop::warp(words));
+        }
         // `try_wait` may give up after a time: a program must ask again.
         let patient =
             common.launch.options.schedule == Schedule::Sequential || draw(common, 2) != 0;

@@ -45,8 +45,13 @@ pub struct State {
     changed: bool,
     /// Nothing else can run.
     idle: bool,
+    /// Questions after incomplete phases since one completed.
+    asked: u32,
     chance: u64,
 }
+
+/// So many questions in vain, and the phase never completes.
+const PATIENCE: u32 = 1 << 20;
 
 /// What a warp waits for.
 #[derive(Clone, Copy, Debug)]
