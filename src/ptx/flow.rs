@@ -195,6 +195,15 @@ impl Flow {
             }
             for (i, line) in lines[start..end].iter().enumerate() {
                 line.each(&mut |v, _| extend(v as usize, start + i));
+                // wgmma writes its accumulators at a time of its own: nobody else gets their rows.
+                if let (["wgmma", "mma_async", ..], Some(sums)) =
+                    (line.parts.as_slice(), line.args.first())
+                {
+                    registers(sums, &mut |v| {
+                        extend(v as usize, 0);
+                        extend(v as usize, lines.len());
+                    });
+                }
             }
         }
         assign(&first, &last, widths)

@@ -13,6 +13,7 @@
 mod counters;
 mod exec;
 mod flow;
+pub mod job;
 mod launch;
 mod machine;
 mod memory;
@@ -21,9 +22,11 @@ mod parse;
 mod problem;
 mod program;
 mod schedule;
+pub mod tensor;
 
 pub use counters::{CLASSES, Class, Counters};
 pub use machine::Machine;
-pub use options::{Arch, Checks, Counting, MmaModel, Options, Schedule};
+pub use options::{Arch, Checks, Counting, Options, Schedule};
 pub use problem::{Fault, Problem};
 pub use program::{Entry, Module, Param};
+pub use tensor::Accumulation as MmaModel;

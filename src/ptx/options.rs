@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::tensor::Accumulation as MmaModel;
+
 /// The chip that the machine plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arch {
@@ -57,17 +59,6 @@ pub enum Schedule {
     Uniform,
     /// Random priorities per warp with rare changes (PCT, Burckhardt et al. 2010); blocks permuted.
     Pct,
-}
-
-/// How tensor cores add.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MmaModel {
-    /// Each product added to the sum in f32, in order of k: the model of the CPU oracle.
-    Ieee,
-    /// A100: aligned addition with truncation, in groups of eight.
-    Ampere,
-    /// H100: the same in groups of sixteen, with fewer bits lost.
-    Hopper,
 }
 
 /// Which of the costlier checks run. Bounds, alignment, barriers and masks are always checked.

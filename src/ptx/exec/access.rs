@@ -213,6 +213,15 @@ pub fn shared_wrong(common: &Common<'_>, what: &str, address: u32, wrong: Wrong)
             "{what} shared address {address:#x} while a copy to it, issued at {}, has not been waited for",
             line(pc)
         ),
+        Wrong::Unfenced { thread, pc } => {
+            let who =
+                thread.map_or_else(|| "a warp".to_string(), |thread| format!("thread {thread}"));
+            let words = "with no fence.proxy.async in between";
+            format!(
+                "{what} shared address {address:#x}, which {who} wrote at {}, {words}",
+                line(pc)
+            )
+        }
         Wrong::Race {
             wrote,
             thread,
@@ -223,7 +232,7 @@ pub fn shared_wrong(common: &Common<'_>, what: &str, address: u32, wrong: Wrong)
             let who = match thread {
                 Some(thread) => format!("thread {thread}"),
                 None if warp < 32 => format!("warp {warp}"),
-                None => "a copy".into(),
+                None => super::hopper::agent(warp),
             };
             format!(
                 "data race: {what} shared address {address:#x}, not ordered with the {did} by {who} at {}",
@@ -415,7 +424,7 @@ pub fn check_read(
     Ok(())
 }
 
-fn unordered(
+pub fn unordered(
     common: &Common<'_>,
     lane: u32,
     what: &str,
@@ -550,8 +559,8 @@ fn store_shared(
                 .shared
                 .write(address, total.min(4), who, &common.clocks)
             {
-                // Lanes of one store that write the same value to one place: no matter who wins.
-                let same = matches!(wrong, Wrong::Race { wrote: true, warp, pc, .. } if warp == w.index && pc == w.pc);
+                // Threads that write the same value by the same store: no matter who wins.
+                let same = matches!(wrong, Wrong::Race { wrote: true, pc, .. } if pc == w.pc);
                 if !same || old != new {
                     return Err(Stop::lane(
                         lane,
@@ -618,7 +627,7 @@ fn store_global(
 }
 
 /// The new value of an atomic operation.
-fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+pub fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     use crate::ptx::program::op::{F2, Half, Mods};
     let (so, sb) = match ty {
         Ty::S32 => (i64::from(old as i32), i64::from(b as i32)),

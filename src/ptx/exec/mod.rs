@@ -198,6 +198,9 @@ impl<'m> Block<'m> {
         loop {
             if ready == 0 {
                 ready = self.wake();
+                while ready == 0 && hopper::relieve(&mut self.common)? {
+                    ready = self.wake();
+                }
                 if ready == 0 {
                     break;
                 }
@@ -210,6 +213,9 @@ impl<'m> Block<'m> {
                     ready &= !(1 << w);
                     ready |= self.wake();
                 }
+            }
+            if self.common.hopper.take_changed() {
+                ready |= self.wake();
             }
         }
         match self.warps.iter().all(|warp| warp.status == Status::Done) {
@@ -246,11 +252,20 @@ impl<'m> Block<'m> {
                 break Err(reports::endless(&self.warps, &self.common));
             }
             *budget -= 1;
-            classes[inst.class as usize] += 1;
-            if self.common.counting {
-                self.common.counters.executed[warp.pc as usize] += 1;
+            // Asking again after a wait is the same instruction.
+            if !self.common.hopper.takes_again(w) {
+                classes[inst.class as usize] += 1;
+                if self.common.counting {
+                    self.common.counters.executed[warp.pc as usize] += 1;
+                }
             }
             let active = warp.active & warp.p(inst.guard);
+            if !entry.touches.is_empty()
+                && active != 0
+                && let Err(stop) = hopper::touch(warp, &mut self.common, warp.pc)
+            {
+                break Err(reports::fault(&self.warps[w], stop));
+            }
             let next = match &inst.op {
                 Op::Bra { to, meet } => {
                     warp.branch(active, *to, *meet);

@@ -37,7 +37,7 @@ fn places(warps: &[Warp], common: &Common<'_>) -> String {
                     let (arrived, expected) = common.barriers.progress(id);
                     format!("waits at barrier {id} ({arrived} of {expected} threads) at")
                 }
-                Status::Blocked => "waits at".into(),
+                Status::Blocked => format!("{} at", super::hopper::describe(common, warp)),
                 _ => "at".into(),
             };
             format!("warp {} {state} {line}", warp.index)

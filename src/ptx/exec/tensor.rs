@@ -1,10 +1,11 @@
 //! `ldmatrix`, `stmatrix`, `mma.sync`.
 
 use super::access::{shared_address, shared_wrong, whole};
-use super::float::from_half;
 use super::warp::{ALL, Row, Warp};
 use super::{Common, Stop, access};
 use crate::ptx::program::op::{Addr, Element, Mma, R};
+use crate::ptx::tensor::accumulate::Sum;
+use crate::ptx::tensor::{self, fragment};
 
 /// Matrices of 8 × 8 halves from rows of 16 bytes; lane 8 m + r has the address of row r of matrix m.
 pub fn ldmatrix(
@@ -115,87 +116,31 @@ pub fn stmatrix(
     Ok(())
 }
 
-/// An operand's values as f32, `[row or column][k]`; k up to 16.
-type Operand<const N: usize> = [[f32; 16]; N];
-
-/// D = A B + C of one warp; fragments as the PTX manual lays them out.
+/// D = A B + C of one warp, as [`fragment`](crate::ptx::tensor::fragment) lays it out.
 pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Result<(), Stop> {
     whole(w, active, "mma.sync")?;
-    if matches!(op.a_type, Element::S8 | Element::U8) {
-        return integer_mma(w, common, op);
-    }
-    let e = common.entry;
-    let per = if op.a_type == Element::Tf32 { 1 } else { 2 };
-    let value = |word: u32, part: usize| match op.a_type {
-        // The lower 13 bits do not count.
-        Element::Tf32 => f32::from_bits(word & !0x1FFF),
-        Element::F16 => from_half(false, (word >> (16 * part)) as u16),
-        _ => f32::from_bits(word >> (16 * part) << 16),
+    let element = match op.a_type {
+        Element::S8 | Element::U8 => return integer_mma(w, common, op),
+        Element::F16 => tensor::Element::F16,
+        Element::Bf16 => tensor::Element::Bf16,
+        Element::Tf32 => tensor::Element::Tf32,
     };
-    let mut a: Operand<16> = [[0.0; 16]; 16];
-    for (i, row) in op.a.iter().enumerate() {
-        let words = w.r(e, *row);
-        // Registers go down the rows first (8 apart), then along k.
-        for lane in 0..32 {
-            for part in 0..per {
-                let k = 4 * per * (i / 2) + per * (lane % 4) + part;
-                a[lane / 4 + 8 * (i % 2)][k] = value(words[lane], part);
-            }
-        }
-    }
-    // [k][column]: the innermost loop runs along columns.
-    let mut b = [[0.0f32; 8]; 16];
-    for (i, row) in op.b.iter().enumerate() {
-        let words = w.r(e, *row);
-        for lane in 0..32 {
-            for part in 0..per {
-                b[4 * per * i + per * (lane % 4) + part][lane / 4] = value(words[lane], part);
-            }
-        }
-    }
-    let mut sums = [[0.0f32; 8]; 16];
-    for (i, row) in op.c.iter().enumerate() {
-        for (lane, word) in w.r(e, *row).iter().enumerate() {
-            let (r, c) = (lane / 4, 2 * (lane % 4));
-            if op.half_sums {
-                sums[r + 8 * i][c] = from_half(false, *word as u16);
-                sums[r + 8 * i][c + 1] = from_half(false, (word >> 16) as u16);
-            } else {
-                sums[r + 8 * (i / 2)][c + i % 2] = f32::from_bits(*word);
-            }
-        }
-    }
-    multiply(op.k as usize, &a, &b, &mut sums);
-    for (i, row) in op.d.iter().enumerate() {
-        let mut out: Row = [0; 32];
-        for (lane, out) in out.iter_mut().enumerate() {
-            let (r, c) = (lane / 4, 2 * (lane % 4));
-            let half = |x: f32| {
-                u32::from(super::float::to_half(
-                    false,
-                    x,
-                    crate::ptx::program::op::Round::Near,
-                ))
-            };
-            *out = match op.half_sums {
-                true => half(sums[r + 8 * i][c]) | half(sums[r + 8 * i][c + 1]) << 16,
-                false => super::float::bits(sums[r + 8 * (i / 2)][c + i % 2]),
-            };
-        }
-        w.put(*row, &out, ALL);
+    let sum = if op.half_sums { Sum::F16 } else { Sum::F32 };
+    let shape = fragment::Mma {
+        element,
+        sum,
+        k: op.k as usize,
+    };
+    let rows = |list: &[R]| -> [Row; 4] {
+        std::array::from_fn(|i| list.get(i).map_or([0; 32], |row| *w.r(common.entry, *row)))
+    };
+    let (a, b, c) = (rows(&op.a), rows(&op.b), rows(&op.c));
+    let mut d = [[0; 32]; 4];
+    shape.execute(common.launch.options.mma, &a, &b, &c, &mut d);
+    for (row, value) in op.d.iter().zip(&d) {
+        w.put(*row, value, ALL);
     }
     Ok(())
-}
-
-/// Each product added to the sum in f32, in order of k: [`crate::ptx::MmaModel::Ieee`].
-fn multiply(k: usize, a: &Operand<16>, b: &[[f32; 8]; 16], sums: &mut [[f32; 8]; 16]) {
-    for (a, sums) in a.iter().zip(sums.iter_mut()) {
-        for (a, b) in a.iter().zip(b).take(k) {
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum += a * b;
-            }
-        }
-    }
 }
 
 fn integer_mma(w: &mut Warp, common: &Common<'_>, op: &Mma) -> Result<(), Stop> {

@@ -2,15 +2,15 @@
 //! to nothing, who wrote it last and who has read it since. Words that are accessed in parts are
 //! split into their bytes.
 
-use super::clocks::Clocks;
+use super::clocks::{AGENTS, Clocks, FIRST_COPIER, Vector};
 
-/// An access: `[flags 3][time 27][agent 6][lane 6][instruction 22]`; 0 is none.
+/// An access: `[flags 4][time 26][agent 6][lane 6][instruction 22]`; 0 is none.
 pub type Stamp = u64;
 
 const PC_BITS: u32 = 22;
 const LANE_BITS: u32 = 6;
 const AGENT_BITS: u32 = 6;
-const TIME_BITS: u32 = 27;
+const TIME_BITS: u32 = 26;
 /// In place of a lane: several lanes of the warp.
 const SEVERAL: u64 = 32;
 /// A copy that nobody has waited for yet.
@@ -19,6 +19,8 @@ const IN_FLIGHT: u64 = 1 << 63;
 const ATOMIC: u64 = 1 << 62;
 /// Of writes: the word is split; of reads: several warps have read. The rest is an index.
 const LIST: u64 = 1 << 61;
+/// Written by a `cp.async` that has been waited for: the asynchronous proxy sees it without a fence.
+const COPIED: u64 = 1 << 60;
 /// The word belongs to no array.
 const NOTHING: u64 = u64::MAX;
 
@@ -72,6 +74,8 @@ pub enum Wrong {
     Nothing,
     /// A copy, issued there, is on its way.
     InFlight { pc: u32 },
+    /// Written through the generic proxy, read by the asynchronous one without a fence between them.
+    Unfenced { thread: Option<u32>, pc: u32 },
     /// Not ordered with the access of that thread there.
     Race {
         wrote: bool,
@@ -93,7 +97,7 @@ pub struct Shared {
     shades: Vec<Shade>,
     split: Vec<[Shade; 4]>,
     free_split: Vec<u32>,
-    readers: Vec<[Stamp; 32]>,
+    readers: Vec<[Stamp; AGENTS]>,
     free_readers: Vec<u32>,
     /// First byte behind everything.
     end: u32,
@@ -221,11 +225,11 @@ impl Shared {
     fn take_readers(&mut self) -> usize {
         match self.free_readers.pop() {
             Some(slot) => {
-                self.readers[slot as usize] = [0; 32];
+                self.readers[slot as usize] = [0; AGENTS];
                 slot as usize
             }
             None => {
-                self.readers.push([0; 32]);
+                self.readers.push([0; AGENTS]);
                 self.readers.len() - 1
             }
         }
@@ -498,9 +502,91 @@ impl Shared {
         }
     }
 
-    /// As [`Shared::land`], as a write of a thread.
+    /// As [`Shared::land`], as a write of a thread by `cp.async`.
     pub fn land_for(&mut self, address: u32, bytes: u32, who: Who) {
-        self.land(address, bytes, who.stamp());
+        self.land_copied(address, bytes, who.stamp());
+    }
+
+    /// As [`Shared::land`], of a `cp.async`.
+    pub fn land_copied(&mut self, address: u32, bytes: u32, mark: Stamp) {
+        self.land(address, bytes, mark | COPIED);
+    }
+
+    /// Checks a read of a word through the asynchronous proxy, by an agent behind the warps, and
+    /// records it under `mark`. `seen` and `fenced` are what its issuers know together.
+    ///
+    /// What `cp.async` wrote needs no fence: Triton's wgmma kernels have none there, and run.
+    pub fn read_async(
+        &mut self,
+        address: u32,
+        seen: &Vector,
+        fenced: &Vector,
+        mark: Stamp,
+    ) -> Result<(), Wrong> {
+        if !self.checked {
+            return Ok(());
+        }
+        let at = address as usize / 4;
+        let write = self.shades[at].write;
+        if write == NOTHING {
+            return Err(Wrong::Nothing);
+        }
+        if write & LIST != 0 && write & IN_FLIGHT == 0 {
+            let slot = (write & !LIST) as usize;
+            for byte in 0..4 {
+                let mut shade = self.split[slot][byte];
+                self.one_async(&mut shade, seen, fenced, mark)?;
+                self.split[slot][byte] = shade;
+            }
+            return Ok(());
+        }
+        let mut shade = self.shades[at];
+        self.one_async(&mut shade, seen, fenced, mark)?;
+        self.shades[at] = shade;
+        Ok(())
+    }
+
+    fn one_async(
+        &mut self,
+        shade: &mut Shade,
+        seen: &Vector,
+        fenced: &Vector,
+        mark: Stamp,
+    ) -> Result<(), Wrong> {
+        let write = shade.write;
+        if write == NOTHING {
+            return Err(Wrong::Nothing);
+        }
+        if write & IN_FLIGHT != 0 {
+            return Err(Wrong::InFlight { pc: pc(write) });
+        }
+        if write == 0 {
+            return Err(Wrong::Unwritten);
+        }
+        if time(write) > seen[agent(write)] {
+            return Err(race(write, true));
+        }
+        if agent(write) < FIRST_COPIER && write & COPIED == 0 && time(write) > fenced[agent(write)]
+        {
+            let lane = lane(write);
+            let thread = (lane < SEVERAL).then(|| 32 * agent(write) as u32 + lane as u32);
+            return Err(Wrong::Unfenced {
+                thread,
+                pc: pc(write),
+            });
+        }
+        let old = shade.read;
+        if old & LIST != 0 {
+            self.readers[(old & !LIST) as usize][agent(mark)] = mark;
+        } else if old == 0 || agent(old) == agent(mark) || time(old) <= seen[agent(old)] {
+            shade.read = mark;
+        } else {
+            let slot = self.take_readers();
+            self.readers[slot][agent(old)] = old;
+            self.readers[slot][agent(mark)] = mark;
+            shade.read = LIST | slot as u64;
+        }
+        Ok(())
     }
 
     /// The agent, time and instruction of the last write of a word, if there was one.

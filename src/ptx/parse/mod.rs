@@ -62,6 +62,8 @@ pub enum Item<'a> {
     Registers(&'a str, Vec<(&'a str, Option<u32>)>, u32),
     /// A variable in a state space.
     Variable(Variable<'a>),
+    /// `name: .branchtargets a, b;`: where a `brx.idx` may go.
+    Targets(&'a str, Vec<&'a str>),
 }
 
 /// A variable or parameter.
@@ -237,6 +239,9 @@ impl<'a> Parser<'_, 'a> {
                     self.expect(b';')?;
                     self.text.variables.push(variable);
                 }
+                // Module variables are not modelled; code that names one is refused as using an
+                // undeclared name. Triton leaves strings that nothing uses.
+                ".global" | ".const" => while self.next()? != Kind::Sign(b';') {},
                 other => {
                     self.at -= 1;
                     return Err(self.problem(format!("`{other}` is not known to this machine")));
@@ -478,7 +483,12 @@ impl<'a> Parser<'_, 'a> {
                 }
                 Kind::Word(word) if self.peek() == Some(Kind::Sign(b':')) => {
                     self.at += 1;
-                    items.push(Item::Label(word));
+                    if self.peek() == Some(Kind::Word(".branchtargets")) {
+                        self.at += 1;
+                        items.push(Item::Targets(word, self.names()?));
+                    } else {
+                        items.push(Item::Label(word));
+                    }
                 }
                 Kind::Word(word) => items.push(self.statement(None, word, line)?),
                 _ => {
@@ -487,6 +497,16 @@ impl<'a> Parser<'_, 'a> {
                 }
             }
         }
+    }
+
+    /// Names up to the semicolon.
+    fn names(&mut self) -> Result<Vec<&'a str>, Problem> {
+        let mut names = vec![self.word()?];
+        while self.takes(b',') {
+            names.push(self.word()?);
+        }
+        self.expect(b';')?;
+        Ok(names)
     }
 
     fn statement(

@@ -11,7 +11,7 @@ use super::parse::{self, Kernel, Location, Text};
 use super::problem::Problem;
 use decode::Decoder;
 use op::Inst;
-use resolve::{Arg, Layout};
+use resolve::Layout;
 
 /// Most bytes of an entry's parameters (PTX ISA, sm_70 and later).
 const MAX_PARAM_BYTES: u32 = 32764;
@@ -51,6 +51,8 @@ pub struct Entry {
     /// Rows of predicates, of 32 and of 64 bits.
     pub(super) rows: [u32; 3],
     pub(super) shared: Layout,
+    /// See [`hopper::touches`].
+    pub(super) touches: Vec<Box<[hopper::Touch]>>,
 }
 
 impl Entry {
@@ -171,22 +173,7 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
     }
     let offsets: Vec<u32> = params.iter().map(|param| param.offset).collect();
     let body = resolve::resolve(text, kernel, &offsets, file)?;
-    let targets = body
-        .lines
-        .iter()
-        .map(|line| match (line.parts[0], line.args.first()) {
-            ("bra", Some(Arg::Word(label))) => match body.labels.get(label) {
-                Some(target) if *target < body.lines.len() => Ok(Some(*target)),
-                Some(_) => Err(Problem::at(
-                    file,
-                    line.line,
-                    "a branch to behind the last instruction",
-                )),
-                None => Err(Problem::at(file, line.line, format!("no label `{label}`"))),
-            },
-            _ => Ok(None),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let targets = &body.targets;
     if !body
         .lines
         .last()
@@ -197,8 +184,8 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
             kernel.name
         )));
     }
-    let flow = Flow::new(&body.lines, &targets);
-    let meetings = flow.meetings(&targets);
+    let flow = Flow::new(&body.lines, targets);
+    let meetings = flow.meetings(targets);
     let (rows, counts) = flow.rows(&body.lines, &body.widths);
     let mut decoder = Decoder::new(file, &rows, &body.widths);
     let mut code = Vec::with_capacity(body.lines.len());
@@ -223,5 +210,6 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
         wide: decoder.wide.iter().map(|value| [*value; 32]).collect(),
         rows: [counts[0] + 1, counts[1], counts[2]],
         shared: body.shared,
+        touches: hopper::touches(&body.lines, body.widths.len()),
     })
 }

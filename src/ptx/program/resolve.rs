@@ -123,7 +123,8 @@ impl Line<'_> {
 pub struct Body<'a> {
     pub lines: Vec<Line<'a>>,
     pub widths: Vec<Width>,
-    pub labels: HashMap<&'a str, usize>,
+    /// Where each line branches to.
+    pub targets: Vec<Option<usize>>,
     pub shared: Layout,
 }
 
@@ -203,37 +204,105 @@ pub fn resolve<'a>(
     layout.static_bytes = charged;
     let open: Vec<_> = variables.iter().filter(|v| v.open).collect();
     let align = open.iter().map(|v| v.align).max().unwrap_or(16).max(16);
-    layout.dynamic_start = next.saturating_add(GAP).next_multiple_of(align);
+    // Without static arrays dynamic memory starts the block's, at a multiple of 1024: kernels rely
+    // on it for swizzles whatever alignment they declare.
+    layout.dynamic_start = match layout.arrays.is_empty() {
+        true => SHARED_START,
+        false => next.saturating_add(GAP).next_multiple_of(align),
+    };
     for variable in open {
         resolver.scopes[0]
             .names
             .insert(variable.name, Symbol::Shared(layout.dynamic_start));
     }
     let mut lines = Vec::new();
-    let mut labels = HashMap::new();
+    let mut labels = Labels::default();
+    // The scopes that are open at each line, innermost last.
+    let mut open_at = Vec::new();
     for item in &kernel.body {
         match item {
-            Item::Open => resolver.scopes.push(Scope {
-                names: HashMap::new(),
-                ranges: HashMap::new(),
-            }),
+            Item::Open => {
+                resolver.scopes.push(Scope {
+                    names: HashMap::new(),
+                    ranges: HashMap::new(),
+                });
+                labels.open();
+            }
             Item::Close => {
                 resolver.scopes.pop();
+                labels.open.pop();
             }
-            Item::Label(name) => {
-                labels.insert(*name, lines.len());
+            Item::Label(name) => labels.put(name, lines.len()),
+            Item::Targets(name, targets) => {
+                labels.lists.insert(name, targets.clone());
             }
             Item::Variable(_) => {}
             Item::Registers(kind, names, line) => resolver.declare(kind, names, *line)?,
-            Item::Statement(statement) => lines.push(resolver.line(statement)?),
+            Item::Statement(statement) => {
+                let line = resolver.line(statement)?;
+                if line.parts[0] == "brx" {
+                    resolver.branch_by_index(line, &labels, &mut lines)?;
+                } else {
+                    lines.push(line);
+                }
+            }
         }
+        open_at.resize(lines.len(), labels.open.clone());
+    }
+    let mut targets = Vec::with_capacity(lines.len());
+    for (line, open) in lines.iter().zip(&open_at) {
+        targets.push(match (line.parts[0], line.args.first()) {
+            ("bra", Some(Arg::Word(label))) => match labels.find(open, label) {
+                Some(target) if target < lines.len() => Some(target),
+                Some(_) => {
+                    return Err(Problem::at(
+                        file,
+                        line.line,
+                        "a branch to behind the last instruction",
+                    ));
+                }
+                None => return Err(Problem::at(file, line.line, format!("no label `{label}`"))),
+            },
+            _ => None,
+        });
     }
     Ok(Body {
         lines,
         widths: resolver.widths,
-        labels,
+        targets,
         shared: layout,
     })
+}
+
+/// Labels by the scope that they stand in: inline assembly brings its own, under the same name each
+/// time.
+#[derive(Default)]
+struct Labels<'a> {
+    places: HashMap<(u32, &'a str), usize>,
+    /// Where a `brx.idx` may go.
+    lists: HashMap<&'a str, Vec<&'a str>>,
+    /// Numbers of the open scopes below the outermost, which is 0.
+    open: Vec<u32>,
+    scopes: u32,
+}
+
+impl<'a> Labels<'a> {
+    fn open(&mut self) {
+        self.scopes += 1;
+        self.open.push(self.scopes);
+    }
+
+    fn put(&mut self, name: &'a str, line: usize) {
+        let scope = self.open.last().copied().unwrap_or(0);
+        self.places.insert((scope, name), line);
+    }
+
+    fn find(&self, open: &[u32], name: &str) -> Option<usize> {
+        let inner = open.iter().rev().chain(&[0]);
+        inner
+            .copied()
+            .find_map(|scope| self.places.get(&(scope, name)).copied())
+    }
 }
 
 /// The next start behind a gap that has this alignment and, below 16, no more than this.
@@ -328,6 +397,44 @@ impl<'a> Resolver<'a, '_> {
             line: statement.line,
             location: statement.location,
         })
+    }
+
+    /// `brx.idx` as a comparison and a branch for each target but the last. (It is one instruction
+    /// on a GPU: counters see more.)
+    fn branch_by_index(
+        &mut self,
+        line: Line<'a>,
+        labels: &Labels<'a>,
+        lines: &mut Vec<Line<'a>>,
+    ) -> Result<(), Problem> {
+        let list = match (&line.parts[1..], line.args.as_slice(), line.guard) {
+            (["idx"] | ["idx", "uni"], [_, Arg::Word(list)], None) => labels.lists.get(list),
+            _ => None,
+        };
+        let Some(targets) = list else {
+            let words = "`brx` is known as an unguarded `brx.idx` behind its `.branchtargets`";
+            return Err(Problem::at(self.file, line.line, words));
+        };
+        let index = line.args[0].clone();
+        let new = |guard, parts, args| Line {
+            guard,
+            parts,
+            args,
+            line: line.line,
+            location: line.location,
+        };
+        for (i, target) in targets.iter().enumerate() {
+            let mut guard = None;
+            if i + 1 < targets.len() {
+                let p = self.widths.len() as u32;
+                self.widths.push(Width::Pred);
+                let args = vec![Arg::Reg(p), index.clone(), Arg::Int(i as u64)];
+                lines.push(new(None, vec!["setp", "eq", "u32"], args));
+                guard = Some((p, false));
+            }
+            lines.push(new(guard, vec!["bra"], vec![Arg::Word(target)]));
+        }
+        Ok(())
     }
 
     fn name(&self, name: &'a str, line: u32) -> Result<Arg<'a>, Problem> {

@@ -115,10 +115,13 @@ impl Decoder<'_> {
     }
 
     pub(super) fn atomic(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        let ordered = m.takes("acq_rel") || m.takes("acquire") || m.takes("release");
+        // Compilers write order, scope and space in more than one sequence.
+        let mut ordered = m.takes("acq_rel") || m.takes("acquire") || m.takes("release");
         m.skip(&["relaxed", "cta", "cluster", "gpu", "sys"]);
         let mut space = self.space(m);
         m.skip(&["cta", "cluster", "gpu", "sys"]);
+        ordered |= m.takes("acq_rel") || m.takes("acquire") || m.takes("release");
+        m.skip(&["relaxed"]);
         if space.is_none() {
             space = self.space(m);
         }
