@@ -97,6 +97,7 @@ fn device(options: &Options) -> Result<(GpuDevice, std::sync::Arc<Log>)> {
     let machine = ptx::Options {
         arch: options.arch,
         threads: 1,
+        products: false,
         checks: Checks::NONE,
         counting: Counting::Full,
         ..ptx::Options::default()
