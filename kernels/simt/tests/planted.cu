@@ -1,6 +1,6 @@
 // Tests of the tests: small correct kernels, and copies of them with one planted bug each.
-// tests/planted.rs asserts that every bug is reported and that the correct ones pass; the
-// ThreadSanitizer job runs some of them too. None of this is in a fatbin.
+// tests/planted.rs asserts that every bug is reported and that the correct ones pass. None of this
+// is in a fatbin.
 #include "simt/tests/args.cuh"
 
 enum class Bug {
