@@ -173,6 +173,7 @@ impl Args {
             min_confidence: self.min_confidence,
             batch: self.batch.into(),
             threads: cfg.data.workers,
+            exif: cfg.data.exif,
         }
     }
 
