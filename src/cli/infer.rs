@@ -133,6 +133,9 @@ impl Args {
             let n = inputs.skipped.len();
             tracing::info!("not images, skipped: {} ({n} in all)", first.display());
         }
+        for note in &inputs.notes {
+            tracing::info!("{note}");
+        }
         for gap in &inputs.gaps {
             tracing::warn!("{gap}");
         }

@@ -240,7 +240,11 @@ impl Observer for Display {
         let miou = metrics.miou();
         self.best = self.best.max(miou.unwrap_or(0.0));
         let text = match miou {
-            Some(miou) => format!("mIoU {:.2} % (best {:.2} %)", 100.0 * miou, 100.0 * self.best),
+            Some(miou) => format!(
+                "mIoU {:.2} % (best {:.2} %)",
+                100.0 * miou,
+                100.0 * self.best
+            ),
             None => "no mIoU, no pixel is labelled".into(),
         };
         self.line(&format!(
@@ -261,7 +265,8 @@ impl Observer for Display {
             true => format!(", best {:.2} %", 100.0 * summary.best_miou),
             false => String::new(),
         };
-        let percent = |miou: Option<f64>| miou.map_or("–".into(), |m| format!("{:.2} %", 100.0 * m));
+        let percent =
+            |miou: Option<f64>| miou.map_or("–".into(), |m| format!("{:.2} %", 100.0 * m));
         say(&format!(
             "{}: {} iterations in {:.0} s; mIoU student {}, teacher {}{best}; {}",
             self.title,

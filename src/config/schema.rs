@@ -98,8 +98,8 @@ pub struct Data {
     /// Whether images are turned by their EXIF orientation (`apply`) or taken as stored (`ignore`).
     /// Masks have none: they are drawn on what is seen.
     pub exif: Exif,
-    /// Share of the unlabelled images that may be unusable, rounded up to whole images: they are
-    /// skipped with a warning; one more ends the run.
+    /// Share of the unlabelled images that may be unusable (0 to 1): they are skipped with a warning,
+    /// others take their places; one more ends the run.
     pub max_bad_unlabeled: f32,
     /// Per-channel mean, RGB 0–255.
     pub mean: [f32; 3],

@@ -67,7 +67,10 @@ fn decode_bytes(path: &Path, bytes: &[u8], exif: Exif) -> Result<Decoded> {
         let pixels = width as u64 * height as u64;
         check_claim(path, (width, height), pixels, bytes.len() as u64)?;
         check_memory(path, (width, height), jpeg::BYTES * width * height)?;
-        (head.orientation, jpeg::decode(bytes).map_err(|p| unread(path, p))?)
+        (
+            head.orientation,
+            jpeg::decode(bytes).map_err(|p| unread(path, p))?,
+        )
     } else if bytes.starts_with(&PNG_MAGIC) {
         let orientation = png_orientation(&mut Cursor::new(bytes));
         (orientation, png_rgb(path, bytes)?)
@@ -108,12 +111,7 @@ pub fn image_header(path: &Path, exif: Exif) -> Result<Header> {
     })
 }
 
-fn header_of(
-    path: &Path,
-    mut reader: BufReader<File>,
-    bytes: u64,
-    exif: Exif,
-) -> Result<Header> {
+fn header_of(path: &Path, mut reader: BufReader<File>, bytes: u64, exif: Exif) -> Result<Header> {
     let rewind = |reader: &mut BufReader<File>| {
         let back = reader.seek(SeekFrom::Start(0));
         back.map_err(|e| Error::io(path, "read the image", e))

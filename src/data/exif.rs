@@ -103,9 +103,25 @@ mod tests {
 
     /// A TIFF block of one directory, the tag among two others.
     fn block(little: bool, kind: u16, value: u32) -> Vec<u8> {
-        let short = |v: u16| if little { v.to_le_bytes() } else { v.to_be_bytes() };
-        let long = |v: u32| if little { v.to_le_bytes() } else { v.to_be_bytes() };
-        let mut out = if little { b"II*\0".to_vec() } else { b"MM\0*".to_vec() };
+        let short = |v: u16| {
+            if little {
+                v.to_le_bytes()
+            } else {
+                v.to_be_bytes()
+            }
+        };
+        let long = |v: u32| {
+            if little {
+                v.to_le_bytes()
+            } else {
+                v.to_be_bytes()
+            }
+        };
+        let mut out = if little {
+            b"II*\0".to_vec()
+        } else {
+            b"MM\0*".to_vec()
+        };
         out.extend(long(8));
         out.extend(short(3));
         for (tag, kind, value) in [(0x010F, 3, 9), (TAG, kind, value), (0x0128, 3, 2)] {

@@ -87,7 +87,10 @@ mod tests {
         let path = Path::new("a/b.jpg");
         for (panic, says) in [
             (Box::new(|| panic!("index 7")) as Box<dyn Fn()>, "index 7"),
-            (Box::new(|| panic!("of {} lines\n two", 2)), "of 2 lines two"),
+            (
+                Box::new(|| panic!("of {} lines\n two", 2)),
+                "of 2 lines two",
+            ),
             (Box::new(|| std::panic::panic_any(7)), "no reason"),
         ] {
             let error = guarded(path, || {

@@ -242,7 +242,7 @@ impl Trainer {
             // for a checkpoint shows before there is anything to lose.
             checkpoint::save(&dir.checkpoint("last"), &session, &cfg, progress)?;
         }
-        if !options.resume {
+        if !options.resume && absent != json!({"labeled": [], "val": []}) {
             dir.log(&json!({"iter": 0, "absent": absent}))?;
         }
         Ok(Self {

@@ -8,7 +8,10 @@ use super::walk::{Colors, Walk};
 /// Decodes to (width, height, packed RGB).
 pub(super) fn decode(bytes: &[u8], walk: &Walk) -> Result<(usize, usize, Vec<u8>), String> {
     if walk.misses_blocks() {
-        return Err("the JPEG has a scan of its own for a component of unusual sampling, which is not read".into());
+        return Err(
+            "the JPEG has a scan of its own for a component of unusual sampling, which is not read"
+                .into(),
+        );
     }
     let mut decoder = Decoder::new(bytes);
     // What there is memory for has been looked at.

@@ -80,9 +80,7 @@ pub(super) fn head(reader: &mut (impl Read + Seek)) -> Result<Head, String> {
             .ok_or("the JPEG is damaged (a segment of no length)")?;
         let wanted = marker == APP1 && orientation.is_none();
         if !is_frame(marker) && !wanted {
-            reader
-                .seek(SeekFrom::Current(rest as i64))
-                .map_err(cut)?;
+            reader.seek(SeekFrom::Current(rest as i64)).map_err(cut)?;
             continue;
         }
         let mut segment = vec![0; rest];

@@ -193,7 +193,9 @@ impl Walk {
         let (across, down) = (frame.most(|c| c.across), frame.most(|c| c.down));
         let plain = |c: &Component| {
             // A third, or two thirds of the samples, it refuses.
-            c.across != 3 && c.down != 3 && [across, 1].contains(&c.across)
+            c.across != 3
+                && c.down != 3
+                && [across, 1].contains(&c.across)
                 && [down, 1].contains(&c.down)
         };
         let scans = match frame.is_progressive() {
@@ -203,7 +205,10 @@ impl Walk {
         scans
             && !self.stray
             && frame.components.iter().all(plain)
-            && frame.components.first().is_some_and(|c| (c.across, c.down) == (across, down))
+            && frame
+                .components
+                .first()
+                .is_some_and(|c| (c.across, c.down) == (across, down))
             && self.colors() == self.colors_of_fast()
     }
 

@@ -114,7 +114,10 @@ mod tests {
             (&[0, 1, 2, 255], None),
             (&[0, 1], Some("no val mask holds class 2 (car) of 3")),
             (&[1, 2], Some("no val mask holds class 0 (sky) of 3")),
-            (&[1, 255], Some("no val mask holds class 0 (sky), class 2 (car) of 3")),
+            (
+                &[1, 255],
+                Some("no val mask holds class 0 (sky), class 2 (car) of 3"),
+            ),
         ] {
             assert_eq!(held(labels).line("val", &three).as_deref(), absent);
         }

@@ -172,9 +172,9 @@ pub fn check(config: &Config) -> Result<Check> {
 
 /// How many of `all` unlabelled images may be unusable: at least one is left.
 pub fn most_unusable(config: &Config, all: usize) -> usize {
-    let share = f64::from(config.data.max_bad_unlabeled) * all as f64;
-    // A share of 0.05 in single precision is a little more than 5 of 100.
-    let most = (share - 1e-6 * all as f64).ceil().max(0.0) as usize;
+    // A share such as 0.7 is a little less in single precision.
+    let share = f64::from(config.data.max_bad_unlabeled) + 1e-6;
+    let most = (share * all as f64).floor() as usize;
     most.min(all.saturating_sub(1))
 }
 

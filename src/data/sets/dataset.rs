@@ -185,7 +185,9 @@ impl Dataset {
     /// Unlabelled images whose masks were found unusable while decoding: they go without.
     pub fn unusable_masks(&self) -> usize {
         let found = self.unusable_masks.as_ref();
-        found.map_or(0, |f| f.lock().unwrap_or_else(PoisonError::into_inner).len())
+        found.map_or(0, |f| {
+            f.lock().unwrap_or_else(PoisonError::into_inner).len()
+        })
     }
 
     /// The least side, in pixels after `image_scale`, that training can use.

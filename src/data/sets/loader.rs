@@ -217,7 +217,10 @@ impl Loader {
 
     /// The images found unusable since the last call.
     pub fn take_skipped(&mut self) -> Vec<Skipped> {
-        let news = self.skip.as_mut().map(|skip| std::mem::take(&mut skip.news));
+        let news = self
+            .skip
+            .as_mut()
+            .map(|skip| std::mem::take(&mut skip.news));
         news.unwrap_or_default()
     }
 
@@ -368,9 +371,13 @@ impl Loader {
             ));
         }
         match images {
-            ..=SHOWN => tracing::warn!("{fault}; the unlabelled image is skipped ({images} of {all})"),
+            ..=SHOWN => {
+                tracing::warn!("{fault}; the unlabelled image is skipped ({images} of {all})")
+            }
             n if n == SHOWN + 1 => {
-                tracing::warn!("further unlabelled images that are skipped are named in metrics.jsonl");
+                tracing::warn!(
+                    "further unlabelled images that are skipped are named in metrics.jsonl"
+                );
             }
             _ => {}
         }

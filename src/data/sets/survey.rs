@@ -146,8 +146,9 @@ fn look(sample: &Sample, with: Surveyor) -> Look {
     for value in values {
         counts[usize::from(value)] += 1;
     }
-    look.problems
-        .extend(strange(&counts, with.rules, with.ignore).map(|text| format!("{}: {text}", mask.display())));
+    look.problems.extend(
+        strange(&counts, with.rules, with.ignore).map(|text| format!("{}: {text}", mask.display())),
+    );
     look.counts = Some(counts);
     look
 }
