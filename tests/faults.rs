@@ -230,7 +230,8 @@ fn saved(result: Result<Summary, Error>, file: &Path) -> usize {
     let text = error.to_string();
     assert_eq!(error.exit_code(), 2, "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains(&file.display().to_string()), "{text}");
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(text.contains(&name), "{text}");
     match error {
         Error::Saved { iteration, .. } => {
             assert!(text.contains("--resume"), "{text}");
@@ -262,10 +263,10 @@ fn a_labelled_or_validation_file_that_turns_bad_leaves_the_steps_on_disk() {
         (place.mask("l2"), 4, Fault::Panic),
         (place.mask("l0"), 3, Fault::Bytes(small)),
         (place.mask("l0"), 3, Fault::Bytes(Vec::new())),
-        // The first validation and its picture read these twice each.
-        (place.image("v1"), 2, Fault::Short),
-        (place.image("v0"), 2, Fault::Panic),
-        (place.mask("v1"), 3, Fault::Bytes(bad_class)),
+        // A validation and its picture read these once each, the start the masks.
+        (place.image("v1"), 0, Fault::Short),
+        (place.image("v0"), 1, Fault::Panic),
+        (place.mask("v1"), 1, Fault::Bytes(bad_class)),
         (place.mask("v0"), 3, Fault::Error(ErrorKind::Other)),
     ];
     for (i, (file, good, fault)) in cases.into_iter().enumerate() {
@@ -281,7 +282,12 @@ fn a_labelled_or_validation_file_that_turns_bad_leaves_the_steps_on_disk() {
         let steps = |lines: &[Value]| lines.iter().filter(|l| l.get("loss").is_some()).count();
         assert!(steps(&place.metrics(&out)) + 1 >= done, "{what}");
         place.train(&out, &[], true, None, &mut Silent).unwrap();
-        assert!(place.last(&out) == place.last("whole"), "{what}");
+        // A validation that failed is not made up for: its score, in the header, may differ.
+        let whole = place.last("whole");
+        assert!(
+            place.last(&out).ends_with(&whole[whole.len() / 4..]),
+            "{what}"
+        );
     }
 }
 
@@ -311,7 +317,7 @@ fn a_file_that_vanishes_at_a_chosen_step() {
 fn when_the_checkpoint_cannot_be_written_both_reasons_are_told_and_the_old_one_stays() {
     let place = Place::new(6);
     let file = place.image("l0");
-    faults().insert(file.clone(), (4, Fault::Short));
+    faults().insert(file.clone(), (2, Fault::Short));
     let folder = place.path("run/checkpoints");
     let aside = place.path("run/aside");
     // As on a disk that is full or gone: nothing can be written there.
@@ -351,9 +357,9 @@ fn skipped(lines: &[Value]) -> Vec<&Value> {
 
 /// Steps enough to draw each of 40 unlabelled images.
 const LONG: [&str; 3] = [
-    "train.epoch_iters=12",
-    "train.epochs=4",
-    "train.val_every=4",
+    "train.epoch_iters=20",
+    "train.epochs=3",
+    "train.val_every=3",
 ];
 
 #[test]
@@ -393,7 +399,7 @@ fn unusable_unlabelled_images_give_their_places_to_others_the_same_every_time() 
         assert!(place.last(&out).ends_with(&whole[whole.len() / 4..]));
         assert_eq!(skipped(&place.metrics(&out)), found);
     }
-    for stops in [vec![13, 20], vec![30], vec![14, 15, 16, 47]] {
+    for stops in [vec![13, 20], vec![30], vec![24, 25, 26, 57]] {
         let out = format!("broken{}", stops.len());
         for (i, stop) in stops.iter().enumerate() {
             place
@@ -433,17 +439,19 @@ fn one_unusable_image_too_many_ends_the_run_and_its_steps_are_saved() {
         let Error::Saved { iteration, .. } = error else {
             panic!("{text}");
         };
-        assert!(iteration >= 12);
+        assert!(iteration >= 20);
         assert_eq!(place.iteration(out), iteration);
-        // What the message says: raised, the run goes on.
-        let raised = [&LONG[..], &["data.max_bad_unlabeled=0.05"]].concat();
-        place.train(out, &raised, true, None, &mut Silent).unwrap();
     }
-    // Restored, they count no more, and the run goes on, too.
+    // Restored, they count no more, and the runs go on.
     for file in bad {
         faults().remove(&file);
     }
-    place.train("one", &LONG, true, None, &mut Silent).unwrap();
+    for (out, share) in [("none", "0"), ("one", "0.03")] {
+        let share = format!("data.max_bad_unlabeled={share}");
+        let sets = [&LONG[..], &[share.as_str()]].concat();
+        place.train(out, &sets, true, None, &mut Silent).unwrap();
+        assert_eq!(place.iteration(out), 60);
+    }
 }
 
 #[test]
@@ -456,7 +464,7 @@ fn unlabelled_images_that_are_bad_from_the_start_are_skipped_alike() {
     place.train("run", &LONG, false, None, &mut Silent).unwrap();
     fs::write(place.image("u5"), b"no image").unwrap();
     let error = check(&place.config(&LONG)).unwrap_err().to_string();
-    for says in ["u3.png", "u20.png", "u5.png", "3 of 40", "2 are allowed"] {
+    for says in ["u3.png", "u20.", "u5.png", "3 of 40", "2 are allowed"] {
         assert!(error.contains(says), "{error}");
     }
 }
@@ -614,23 +622,24 @@ fn without_a_labelled_pixel_there_is_no_score_and_best_follows_last() {
 #[test]
 fn classes_without_a_mask_are_known_before_the_first_step() {
     let place = Place::new(6);
-    let absent = |sets: &[&str]| {
+    let absent = |sets: &[&str]| -> [Vec<u8>; 2] {
         let cfg = place.config(sets);
         let found = check(&cfg).unwrap();
         [found.labeled_held, found.val_held].map(|h| h.absent(&cfg.data))
     };
-    assert_eq!(absent(&[]), [vec![], vec![]]);
+    let none: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
+    assert_eq!(absent(&[]), none);
     // One class too many.
-    assert_eq!(absent(&["data.classes=5"]), [vec![4], vec![4]]);
+    assert_eq!(absent(&["data.classes=5"]), [vec![4u8], vec![4]]);
     // A class that is void everywhere, and one that another takes over.
-    assert_eq!(absent(&["data.remap={0: 255}"]), [vec![0], vec![0]]);
-    assert_eq!(absent(&["data.remap={3: 1}"]), [vec![3], vec![3]]);
+    assert_eq!(absent(&["data.remap={0: 255}"]), [vec![0u8], vec![0]]);
+    assert_eq!(absent(&["data.remap={3: 1}"]), [vec![3u8], vec![3]]);
     // A class in the labelled masks alone.
     for name in ["v0", "v1"] {
         let two: Vec<u8> = classes(0).iter().map(|c| c % 2).collect();
         place.put(&place.mask(name), &png(&two, false));
     }
-    assert_eq!(absent(&[]), [vec![], vec![2, 3]]);
+    assert_eq!(absent(&[]), [Vec::<u8>::new(), vec![2, 3]]);
     place
         .train("run", &[], false, Some(2), &mut Silent)
         .unwrap();

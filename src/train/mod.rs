@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::config::Config;
 use crate::config::schema::{Algorithm, Mode};
 use crate::data::check::most_unusable;
-use crate::data::{Batch, Dataset, Loader, LoaderSettings, check, pack};
+use crate::data::{Batch, Dataset, Loader, LoaderSettings, Skipped, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
 use crate::files::write_atomic;
@@ -164,6 +164,8 @@ struct Trainer {
     /// Positions of unlabelled images known to be unusable at the start, and how many are by now.
     unusable: Vec<usize>,
     unusable_now: usize,
+    /// Those found since.
+    news: Vec<Skipped>,
     epoch_iters: usize,
     cap_pixels: usize,
     progress: Progress,
@@ -255,6 +257,7 @@ impl Trainer {
             unlabeled,
             val,
             unusable_now: unusable.len(),
+            news: Vec::new(),
             unusable,
             epoch_iters,
             cap_pixels,
@@ -297,9 +300,15 @@ impl Trainer {
     fn fetch(&mut self, source: &mut Source) -> Result<VecDeque<Batch>> {
         let batches = (0..self.session.micro_batches()).map(|_| source.loader.next());
         let batches = batches.collect::<Result<VecDeque<Batch>>>();
-        for skipped in source.loader.take_skipped() {
+        self.news.extend(source.loader.take_skipped());
+        batches
+    }
+
+    /// Writes which images the step that was done last had to do without.
+    fn tell_skipped(&mut self) -> Result<()> {
+        for skipped in std::mem::take(&mut self.news) {
             self.dir.log(&json!({
-                "iter": self.progress.iteration + 1,
+                "iter": self.progress.iteration,
                 "skipped": {
                     "image": skipped.id,
                     "file": skipped.file,
@@ -309,7 +318,16 @@ impl Trainer {
             }))?;
             self.unusable_now = skipped.images;
         }
-        batches
+        Ok(())
+    }
+
+    /// What a run ends with that cannot write its metrics: the checkpoint may lie elsewhere, or be
+    /// written over an older one.
+    fn unless_saved(&self, cause: Error) -> Error {
+        match cause {
+            Error::Io { .. } => self.give_up(cause),
+            other => other,
+        }
     }
 
     /// Puts `batch` into the staging of `which`.
@@ -384,7 +402,9 @@ impl Trainer {
             }
             self.progress.iteration = iteration + 1;
             // The device has its next step: now there is time to wait for the last one's numbers.
-            self.log(queued.take(), &mut watch, observer)?;
+            let told = self.log(queued.take(), &mut watch, observer);
+            let told = told.and_then(|()| self.tell_skipped());
+            told.map_err(|e| self.unless_saved(e))?;
             if self.is_logged(iteration + 1) {
                 queued = Some((iteration, self.session.queue_report(iteration)?));
             } else {

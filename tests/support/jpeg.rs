@@ -1,7 +1,7 @@
 //! A small baseline JPEG writer for what cameras do not write: any sampling, a scan for each
 //! component or any grouping of them, restart intervals, hints about colours.
 //!
-//! One Huffman code serves all: every symbol has eight bits, so that no table needs thought.
+//! The Huffman codes are plain: four bits for a size of DC, eight for each other symbol.
 #![allow(dead_code)] // each test binary uses a part
 
 use std::f64::consts::PI;
@@ -100,10 +100,10 @@ impl Jpeg {
             frame.extend([*id, (across << 4 | down) as u8, 0]);
         }
         segment(&mut out, 0xC0, &frame);
-        for class in [0, 0x10] {
-            // Eight bits for each of 255 symbols: the code of all ones is not a code.
-            let mut table = vec![class, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0, 0, 0, 0, 0, 0, 0];
-            table.extend(0..255);
+        for (class, bits, symbols) in [(0, 4, 12), (0x10, 8, 255)] {
+            let mut table = vec![class];
+            table.extend((1..=16).map(|n| if n == bits { symbols } else { 0 }));
+            table.extend(0..symbols);
             segment(&mut out, 0xC4, &table);
         }
         if self.restart > 0 {
@@ -209,7 +209,7 @@ impl Jpeg {
             }
             for &(c, at) in unit {
                 let block = &blocks[c][at];
-                bits.value(0, block[0] - before[c]);
+                bits.value(0, 4, block[0] - before[c]);
                 before[c] = block[0];
                 let mut run = 0;
                 for &value in &block[1..] {
@@ -221,7 +221,7 @@ impl Jpeg {
                         bits.put(0xF0, 8);
                         run -= 16;
                     }
-                    bits.value(run, value);
+                    bits.value(run, 8, value);
                     run = 0;
                 }
                 if run > 0 {
@@ -266,10 +266,10 @@ impl Bits {
         }
     }
 
-    /// A run of zeros and a value behind it.
-    fn value(&mut self, run: u32, value: i32) {
+    /// A run of zeros and a value behind it, by a code of `length` bits.
+    fn value(&mut self, run: u32, length: u32, value: i32) {
         let size = 32 - value.unsigned_abs().leading_zeros();
-        self.put(run << 4 | size, 8);
+        self.put(run << 4 | size, length);
         let bits = match value < 0 {
             true => value + (1 << size) - 1,
             false => value,

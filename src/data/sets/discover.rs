@@ -10,6 +10,7 @@ use super::dataset::Sample;
 use super::layout::Layout;
 use super::list::{has_pairs, images_below};
 use crate::config::schema::{Data, DataKind, LabelEncoding};
+use crate::folders::is_hidden;
 use crate::{Error, Result};
 
 /// Folder names of images and masks in the plain layout, the layout's own first.
@@ -107,6 +108,7 @@ pub fn lists_of(root: &Path) -> Vec<PathBuf> {
         .flatten()
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "txt") && path.is_file())
+        .filter(|path| !is_hidden(path))
         .collect();
     lists.sort();
     lists

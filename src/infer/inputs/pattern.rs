@@ -11,6 +11,7 @@ use glob::Pattern;
 
 use super::WILDCARDS;
 use crate::Error;
+use crate::folders::is_hidden;
 
 /// Why a pattern has no paths.
 pub(super) enum Fault {
@@ -76,7 +77,7 @@ impl<'a> Part<'a> {
                 for entry in entries(&folder)? {
                     let own = entry.file_name();
                     let own = own.to_string_lossy();
-                    if (*hidden || !own.starts_with('.')) && name.matches(&own) {
+                    if (*hidden || !is_hidden(Path::new(&*own))) && name.matches(&own) {
                         found.push(folder.join(entry.file_name()));
                     }
                 }
@@ -86,7 +87,7 @@ impl<'a> Part<'a> {
                 while let Some(folder) = open.pop() {
                     for entry in entries(&folder)? {
                         let own = entry.file_name();
-                        let hidden = own.to_string_lossy().starts_with('.');
+                        let hidden = is_hidden(Path::new(&own));
                         if !hidden && entry.file_type().is_ok_and(|t| t.is_dir()) {
                             open.push(folder.join(own));
                         }
