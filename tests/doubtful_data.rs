@@ -172,7 +172,9 @@ fn eval_scores_the_others_and_fails_by_name() {
 #[test]
 fn absent_classes_are_named_by_train_the_check_and_the_report() {
     let all = ["l0", "l1", "l2", "v0", "v1"];
-    let cases: [(&str, &[&str], &[u8], &str, &[&str]); 5] = [
+    // What, which masks hold which values, a setting, and what is said.
+    type Case<'a> = (&'a str, &'a [&'a str], &'a [u8], &'a str, &'a [&'a str]);
+    let cases: [Case; 5] = [
         (
             "black and white",
             &all,

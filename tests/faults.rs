@@ -81,14 +81,12 @@ method: {bank_background: 64, bank_size: 64, anchors: 8, negatives: 4}
 /// A folder of images: four labelled, some unlabelled, two for validation.
 struct Place {
     dir: TempDir,
-    unlabeled: usize,
 }
 
 impl Place {
     fn new(unlabeled: usize) -> Self {
         let place = Self {
             dir: tempfile::tempdir().unwrap(),
-            unlabeled,
         };
         let names = |letter: &str, n: usize| -> Vec<String> {
             (0..n).map(|i| format!("{letter}{i}")).collect()
