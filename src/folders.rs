@@ -61,7 +61,9 @@ pub(crate) fn is_mask_beside(path: &Path) -> bool {
 pub(crate) struct Below {
     /// Files, and links to files.
     pub(crate) files: Vec<PathBuf>,
-    /// Folders that were not looked into.
+    /// Folders that were looked into, by the names that led there.
+    pub(crate) searched: Vec<PathBuf>,
+    /// Folders that were not.
     pub(crate) folders: Vec<PathBuf>,
     /// Entries of the system's.
     pub(crate) hidden: Vec<PathBuf>,
@@ -103,6 +105,7 @@ impl Below {
                 continue;
             }
             below.list(&at, deep, &mut open, &mut links)?;
+            below.searched.push(at);
         }
     }
 

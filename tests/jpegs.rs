@@ -103,6 +103,39 @@ fn every_sampling_in_every_order_of_scans() {
 }
 
 #[test]
+fn progressive_files_of_every_sampling() {
+    let files = Files::new();
+    for (width, height) in SIZES {
+        let rgb = picture(width, height);
+        let planes = ycc_planes(&rgb);
+        for sampling in [
+            [(1, 1), (1, 1), (1, 1)],
+            [(2, 1), (1, 1), (1, 1)],
+            [(1, 2), (1, 1), (1, 1)],
+            [(2, 2), (1, 1), (1, 1)],
+            [(4, 1), (1, 1), (1, 1)],
+            [(1, 1), (2, 2), (1, 1)],
+            [(3, 1), (1, 1), (1, 1)],
+        ] {
+            for scans in [&[&[0, 1, 2][..]][..], &[&[0], &[1], &[2]], &[&[1, 2], &[0]]] {
+                for restart in [0, 2] {
+                    let mut own = Jpeg::new(width, height, &sampling);
+                    own.scans = scans.iter().map(|s| s.to_vec()).collect();
+                    own.restart = restart;
+                    own.progressive = true;
+                    let what = format!("{sampling:?} {scans:?}, {restart}, {width} × {height}");
+                    files.near(&own.encode(&planes), &rgb, &what);
+                }
+            }
+        }
+        let mut grey = Jpeg::new(width, height, &[(1, 1)]);
+        grey.progressive = true;
+        let expected: Vec<u8> = planes[0].iter().flat_map(|&v| [v; 3]).collect();
+        files.near(&grey.encode(&planes[..1]), &expected, "grey");
+    }
+}
+
+#[test]
 fn bytes_between_segments_are_passed_over() {
     let files = Files::new();
     let rgb = picture(61, 45);

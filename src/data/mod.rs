@@ -17,6 +17,8 @@ pub mod resize;
 mod sets;
 
 pub use decode::{Decoded, decode_image};
+#[cfg(feature = "cli")]
+pub(crate) use guard::guarded;
 #[doc(hidden)]
 pub use guard::inject;
 #[cfg(feature = "cli")]

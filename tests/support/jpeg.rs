@@ -1,5 +1,6 @@
-//! A small baseline JPEG writer for what cameras do not write: any sampling, a scan for each
-//! component or any grouping of them, restart intervals, hints about colours.
+//! A small JPEG writer for what cameras do not write: any sampling, a scan for each component or any
+//! grouping of them, restart intervals, hints about colours; baseline, or progressive by bands of
+//! frequencies.
 //!
 //! The Huffman codes are plain: four bits for a size of DC, eight for each other symbol.
 #![allow(dead_code)] // each test binary uses a part
@@ -22,6 +23,8 @@ pub struct Jpeg {
     pub restart: usize,
     /// Bytes before each segment.
     pub stray: Vec<u8>,
+    /// Means first, then two bands of frequencies of each component, each in scans of its own.
+    pub progressive: bool,
 }
 
 pub const JFIF: &[u8] = b"\xFF\xE0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0";
@@ -67,6 +70,7 @@ impl Jpeg {
             markers: JFIF.to_vec(),
             restart: 0,
             stray: Vec::new(),
+            progressive: false,
         }
     }
 
@@ -99,7 +103,7 @@ impl Jpeg {
         for (id, (across, down)) in self.ids.iter().zip(&self.sampling) {
             frame.extend([*id, (across << 4 | down) as u8, 0]);
         }
-        segment(&mut out, 0xC0, &frame);
+        segment(&mut out, if self.progressive { 0xC2 } else { 0xC0 }, &frame);
         for (class, bits, symbols) in [(0, 4, 12), (0x10, 8, 255)] {
             let mut table = vec![class];
             table.extend((1..=16).map(|n| if n == bits { symbols } else { 0 }));
@@ -109,12 +113,20 @@ impl Jpeg {
         if self.restart > 0 {
             segment(&mut out, 0xDD, &(self.restart as u16).to_be_bytes());
         }
-        for scan in &self.scans {
+        let mut scans: Vec<(Vec<usize>, (usize, usize))> = Vec::new();
+        let end = if self.progressive { 0 } else { 63 };
+        scans.extend(self.scans.iter().map(|scan| (scan.clone(), (0, end))));
+        if self.progressive {
+            for band in [(1, 5), (6, 63)] {
+                scans.extend(self.scans.concat().into_iter().map(|c| (vec![c], band)));
+            }
+        }
+        for (scan, band) in scans {
             let mut head = vec![scan.len() as u8];
             head.extend(scan.iter().flat_map(|&c| [self.ids[c], 0]));
-            head.extend([0, 63, 0]);
+            head.extend([band.0 as u8, band.1 as u8, 0]);
             segment(&mut out, 0xDA, &head);
-            out.extend(self.scan(scan, &blocks, most, units));
+            out.extend(self.scan(&scan, band, &blocks, most, units));
         }
         out.extend([0xFF, 0xD9]);
         out
@@ -171,6 +183,7 @@ impl Jpeg {
     fn scan(
         &self,
         scan: &[usize],
+        band: (usize, usize),
         blocks: &[Vec<[i32; 64]>],
         most: (usize, usize),
         units: (usize, usize),
@@ -209,10 +222,12 @@ impl Jpeg {
             }
             for &(c, at) in unit {
                 let block = &blocks[c][at];
-                bits.value(0, 4, block[0] - before[c]);
-                before[c] = block[0];
+                if band.0 == 0 {
+                    bits.value(0, 4, block[0] - before[c]);
+                    before[c] = block[0];
+                }
                 let mut run = 0;
-                for &value in &block[1..] {
+                for &value in &block[band.0.max(1)..=band.1] {
                     if value == 0 {
                         run += 1;
                         continue;
