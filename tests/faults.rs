@@ -504,11 +504,23 @@ fn masks_of_unlabelled_images_never_matter() {
 }
 
 #[test]
-fn a_panic_costs_eval_infer_and_the_check_one_file() {
+fn a_bad_file_costs_eval_infer_and_the_check_that_file() {
+    for (fault, says) in [
+        (Fault::Panic, "decoder failed"),
+        (Fault::Short, "truncated or damaged"),
+        (Fault::Bytes(b"BM".to_vec()), "neither a JPEG nor a PNG"),
+        (Fault::Error(ErrorKind::NotFound), "cannot read the image"),
+        (Fault::Error(ErrorKind::Other), "cannot read the image"),
+    ] {
+        one_bad_file(fault, says);
+    }
+}
+
+fn one_bad_file(fault: Fault, says: &str) {
     let place = Place::new(2);
     let cfg = place.config(&["data.val=l.txt"]);
     let bad = place.image("l2");
-    faults().insert(bad.clone(), (0, Fault::Panic));
+    faults().insert(bad.clone(), (0, fault));
 
     // eval
     let device: Arc<dyn u2pl_engine::device::Device> = Arc::new(CpuDevice::new(1).unwrap());
@@ -564,10 +576,7 @@ fn a_panic_costs_eval_infer_and_the_check_one_file() {
         .unwrap();
         assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 3);
         let error = results[2].as_ref().unwrap_err();
-        assert!(
-            error.contains("l2.png") && error.contains("decoder failed"),
-            "{error}"
-        );
+        assert!(error.contains("l2.png") && error.contains(says), "{error}");
         for name in ["l0", "l1", "l3"] {
             assert!(options.out.join(format!("masks/{name}.png")).is_file());
         }
