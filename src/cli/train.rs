@@ -245,7 +245,7 @@ impl Observer for Display {
                 100.0 * miou,
                 100.0 * self.best
             ),
-            None => "no mIoU, no pixel is labelled".into(),
+            None => "no mIoU".into(),
         };
         self.line(&format!(
             "{} epoch {} validation of the {who}: {text}",

@@ -161,6 +161,8 @@ struct Trainer {
     labeled: Arc<Dataset>,
     unlabeled: Option<Arc<Dataset>>,
     val: Arc<Dataset>,
+    /// No pixel of the validation masks counts.
+    val_is_void: bool,
     /// Positions of unlabelled images known to be unusable at the start, and how many are by now.
     unusable: Vec<usize>,
     unusable_now: usize,
@@ -188,6 +190,7 @@ impl Trainer {
         let labeled = Arc::new(found.labeled);
         let unlabeled = found.unlabeled.map(Arc::new);
         let mut unusable = found.unusable;
+        let val_is_void = found.val_held.is_void(&cfg.data);
         let val = Arc::new(found.val);
         let epoch_iters = schedule::epoch_iters(
             &cfg,
@@ -256,6 +259,7 @@ impl Trainer {
             labeled,
             unlabeled,
             val,
+            val_is_void,
             unusable_now: unusable.len(),
             news: Vec::new(),
             unusable,
@@ -354,6 +358,7 @@ impl Trainer {
                 out: self.dir.path().to_path_buf(),
                 iteration,
             },
+            Err(e) if e.to_string() == cause.to_string() => cause,
             // Both are to be known; the first is why.
             Err(e) => Error::Inputs(vec![cause, e]),
         }
@@ -502,7 +507,7 @@ impl Trainer {
         let who = self.judged(warmup);
         let metrics = self.evaluate(who)?;
         let miou = metrics.miou();
-        if miou.is_none() && self.last_val.is_none() {
+        if self.val_is_void && self.last_val.is_none() {
             tracing::warn!(
                 "no pixel of the validation images is labelled: there is no mIoU, and best.safetensors \
                  follows last.safetensors"
@@ -525,7 +530,7 @@ impl Trainer {
             self.board.weights(done, self.session.params(), &weights)?;
         }
         self.last_val = Some((self.progress.iteration, who, miou));
-        if miou.is_none_or(|miou| miou > self.progress.best_miou) {
+        if self.val_is_void || miou.is_some_and(|miou| miou > self.progress.best_miou) {
             self.progress.best_miou = miou.unwrap_or(self.progress.best_miou);
             let best = self.dir.checkpoint("best");
             checkpoint::save_networks(&best, &self.session, &self.cfg, self.progress)?;

@@ -46,6 +46,12 @@ impl Held {
         classes.map(|c| c as u8).filter(missing).collect()
     }
 
+    /// Whether there are masks and no pixel of them counts. False without masks: nothing is known.
+    pub fn is_void(&self, data: &Data) -> bool {
+        let mut classes = (0..data.classes.min(256)).map(|c| c as u8);
+        self.masks > 0 && classes.all(|c| c == data.ignore_index || !self.has(c))
+    }
+
     /// A line on the classes that do not occur in the `what` masks ("labelled"); `None` when all do.
     pub fn line(&self, what: &str, data: &Data) -> Option<String> {
         let absent = self.absent(data);
@@ -53,7 +59,7 @@ impl Held {
             return None;
         }
         let ignore = data.ignore_index;
-        if absent.len() == data.classes {
+        if self.is_void(data) {
             return Some(format!(
                 "no {what} mask holds any class: every pixel is void (label {ignore})"
             ));
@@ -125,7 +131,11 @@ mod tests {
         assert!(many.contains("class 8, 12 more of 21"), "{many}");
         let void = held(&[255]).line("labelled", &data(2)).unwrap();
         assert!(void.contains("every pixel is void"), "{void}");
+        let mut zero = data(2);
+        zero.ignore_index = 0;
+        assert!(held(&[0]).is_void(&zero) && !held(&[0, 1]).is_void(&zero));
         // Nothing is known without masks.
+        assert!(!Held::default().is_void(&data(2)));
         assert_eq!(Held::default().line("labelled", &data(2)), None);
         let mut both = held(&[0]);
         both.join(&held(&[1]));
