@@ -71,6 +71,19 @@ pub enum Error {
         /// Iterations done.
         iteration: usize,
     },
+    /// A run that could not go on, and left a checkpoint of what it had done.
+    #[error(
+        "{cause}; {iteration} iterations are saved, and --resume goes on from there ({})",
+        out.display()
+    )]
+    Saved {
+        /// Why.
+        cause: Box<Error>,
+        /// The run folder.
+        out: PathBuf,
+        /// Iterations done.
+        iteration: usize,
+    },
     /// A process that a benchmark measures failed.
     #[error("{side}: {problem}")]
     Side {
@@ -135,6 +148,7 @@ impl Error {
             | Error::Busy { .. }
             | Error::Memory { .. } => 2,
             Error::Device { .. } | Error::Side { .. } | Error::Internal(_) => 1,
+            Error::Saved { cause, .. } => cause.exit_code(),
             // As shells have it for a program that an interrupt ended.
             Error::Stopped { .. } => 130,
         }

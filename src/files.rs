@@ -29,15 +29,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Whether systems, editors and galleries keep an entry of this name beside people's files: a name
-/// that begins with a dot (`._x.png`, `.ipynb_checkpoints`, `.Trash-1000`) or one of a few others.
-#[cfg(feature = "cli")]
-pub(crate) fn is_hidden(path: &Path) -> bool {
-    const SYSTEM: [&str; 3] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN"];
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with('.') || SYSTEM.contains(&&*name)
-}
-
 /// What a path to write to means.
 pub(crate) enum Target {
     /// A file, there or not: behind a link what it leads to.
@@ -96,22 +87,6 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[cfg(feature = "cli")]
-    #[test]
-    fn names_that_systems_leave_are_hidden() {
-        for name in [
-            "._x.png",
-            "a/.ipynb_checkpoints",
-            ".Trash-1000",
-            "b/__MACOSX",
-        ] {
-            assert!(is_hidden(Path::new(name)), "{name}");
-        }
-        for name in ["x.png", "a.b/x._y.jpg", ".cache/x.png"] {
-            assert!(!is_hidden(Path::new(name)), "{name}");
-        }
-    }
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_else_stays() {

@@ -32,6 +32,8 @@ pub mod eval;
 pub mod export;
 pub mod ffi;
 pub mod files;
+#[cfg(feature = "cli")]
+mod folders;
 pub mod graph;
 mod host;
 pub mod infer;

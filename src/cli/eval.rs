@@ -139,6 +139,8 @@ struct Outcome {
     preset: Option<String>,
     cfg: Config,
     images: usize,
+    /// Images that could not be scored.
+    failed: usize,
     metrics: Metrics,
     boundary: Option<Boundary>,
 }
@@ -173,14 +175,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             true => json!({ "results": all.collect::<Result<Vec<_>>>()? }),
         };
         emit_json(path, &value)?;
-        if path.as_os_str() == "-" {
-            return Ok(());
+    }
+    if args.json.as_deref() != Some(Path::new("-")) {
+        match &outcomes[..] {
+            [one] => emit(&one.table())?,
+            all => emit(&beside(all))?,
         }
     }
-    match &outcomes[..] {
-        [one] => emit(&one.table()),
-        all => emit(&beside(all)),
-    }
+    outcomes.iter().find(|o| o.failed > 0).map_or(Ok(()), |o| {
+        Err(Error::input(
+            o.weights.display().to_string(),
+            format!("{} of {} images could not be scored", o.failed, o.images),
+            "fix or leave out those named above: the numbers are of the others alone",
+        )
+        .into())
+    })
 }
 
 /// Scores one network under one protocol and writes the files that were asked for.
@@ -212,6 +221,7 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
         weights: weights.to_path_buf(),
         preset: preset.map(String::from),
         images: dataset.len(),
+        failed: 0,
         metrics: Metrics::new(cfg.data.classes),
         boundary: args.boundary.then(|| Boundary::new(cfg.data.classes)),
         cfg,
@@ -223,12 +233,20 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     let progress = Progress::new("eval", dataset.len());
     let ignore = outcome.cfg.data.ignore_index;
     evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {
+        progress.at(i + 1);
+        let scored = match scored {
+            Ok(scored) => scored,
+            Err(fault) => {
+                progress.note(&format!("error: {fault}"));
+                outcome.failed += 1;
+                return Ok(());
+            }
+        };
         outcome.metrics.add(&scored.confusion)?;
         if let (Some(sum), Some(map)) = (&mut outcome.boundary, &scored.prediction) {
             sum.add(&scored.labels, map, scored.width, ignore);
         }
         lines += &files.image(&dataset.id(i), scored)?;
-        progress.at(i + 1);
         Ok(())
     })?;
     drop(progress);
@@ -323,6 +341,7 @@ impl Outcome {
         let mut value = self.metrics.to_json();
         if let Some(map) = value.as_object_mut() {
             map.insert("images".into(), self.images.into());
+            map.insert("failed".into(), self.failed.into());
             map.insert("protocol".into(), protocol_name(self.cfg.eval.protocol)?);
             map.insert("weights".into(), self.weights.display().to_string().into());
             map.insert("preset".into(), self.preset.clone().into());

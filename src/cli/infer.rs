@@ -133,6 +133,9 @@ impl Args {
             let n = inputs.skipped.len();
             tracing::info!("not images, skipped: {} ({n} in all)", first.display());
         }
+        for note in &inputs.notes {
+            tracing::info!("{note}");
+        }
         for gap in &inputs.gaps {
             tracing::warn!("{gap}");
         }
@@ -173,6 +176,7 @@ impl Args {
             min_confidence: self.min_confidence,
             batch: self.batch.into(),
             threads: cfg.data.workers,
+            exif: cfg.data.exif,
         }
     }
 

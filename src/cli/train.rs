@@ -172,7 +172,8 @@ impl Display {
     }
 
     fn compared(&self, both: &demo::Comparison) {
-        let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl"));
+        // Shapes have labels.
+        let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl")).unwrap_or(0.0);
         let (sup, u2pl) = (percent(&both.supervised), percent(&both.u2pl));
         say("");
         say(&format!(
@@ -191,7 +192,7 @@ impl Display {
 }
 
 /// The mIoU of the network that the run is judged by.
-fn judged(summary: &Summary, teacher: bool) -> f64 {
+fn judged(summary: &Summary, teacher: bool) -> Option<f64> {
     if teacher {
         summary.teacher_miou
     } else {
@@ -236,14 +237,20 @@ impl Observer for Display {
     }
 
     fn validated(&mut self, epoch: usize, who: &str, metrics: &Metrics) {
-        let miou = metrics.miou().unwrap_or(0.0);
-        self.best = self.best.max(miou);
+        let miou = metrics.miou();
+        self.best = self.best.max(miou.unwrap_or(0.0));
+        let text = match miou {
+            Some(miou) => format!(
+                "mIoU {:.2} % (best {:.2} %)",
+                100.0 * miou,
+                100.0 * self.best
+            ),
+            None => "no mIoU".into(),
+        };
         self.line(&format!(
-            "{} epoch {} validation of the {who}: mIoU {:.2} % (best {:.2} %)",
+            "{} epoch {} validation of the {who}: {text}",
             self.title,
             epoch + 1,
-            100.0 * miou,
-            100.0 * self.best
         ));
     }
 
@@ -258,13 +265,15 @@ impl Observer for Display {
             true => format!(", best {:.2} %", 100.0 * summary.best_miou),
             false => String::new(),
         };
+        let percent =
+            |miou: Option<f64>| miou.map_or("–".into(), |m| format!("{:.2} %", 100.0 * m));
         say(&format!(
-            "{}: {} iterations in {:.0} s; mIoU student {:.2} %, teacher {:.2} %{best}; {}",
+            "{}: {} iterations in {:.0} s; mIoU student {}, teacher {}{best}; {}",
             self.title,
             summary.iterations,
             summary.seconds,
-            100.0 * summary.student_miou,
-            100.0 * summary.teacher_miou,
+            percent(summary.student_miou),
+            percent(summary.teacher_miou),
             summary.out.display()
         ));
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);

@@ -45,7 +45,7 @@ impl Evaluator {
         let (weights, total) = (Weights { arena, set }, dataset.len());
         let mut metrics = Metrics::new(self.classes);
         self.each(weights, dataset, Look::Counts, &mut |i, scored| {
-            metrics.add(&scored.confusion)?;
+            metrics.add(&scored?.confusion)?;
             progress(i + 1, total);
             Ok(())
         })?;
@@ -53,29 +53,30 @@ impl Evaluator {
     }
 
     /// Scores every image of `dataset` and hands what was found to `take`, in order, with the
-    /// image's index.
+    /// image's index; of an image or a mask that cannot be used what is wrong with it.
     ///
     /// # Errors
-    /// As [`Evaluator::evaluate`]; the first of `take`.
+    /// The device's; the first of `take`.
     pub fn each(
         &mut self,
         weights: Weights,
         dataset: &Dataset,
         look: Look,
-        take: &mut dyn FnMut(usize, Scored) -> Result<()>,
+        take: &mut dyn FnMut(usize, Result<Scored>) -> Result<()>,
     ) -> Result<()> {
         let total = dataset.len();
         let (predictor, classes) = (&mut self.predictor, self.classes);
         let decode = |i| dataset.decode(i);
         prefetch::ordered(total, self.workers, decode, |i, decoded| {
-            let decoded = decoded?;
-            let labels = decoded.label.ok_or_else(|| {
-                Error::input(
-                    dataset.id(i),
-                    "has no mask to score against",
-                    "list only images with masks, or use infer",
-                )
-            })?;
+            let decoded = match decoded {
+                Ok(decoded) => decoded,
+                Err(fault) => return take(i, Err(fault)),
+            };
+            let Some(labels) = decoded.label else {
+                let problem = "has no mask to score against";
+                let mend = "list only images with masks, or use infer";
+                return take(i, Err(Error::input(dataset.id(i), problem, mend)));
+            };
             let (width, height) = (decoded.width, decoded.height);
             let image = Rgb::new(width, height, decoded.rgb)?;
             let (confusion, prediction) = match look {
@@ -86,16 +87,14 @@ impl Evaluator {
                     (confusion, Some(prediction))
                 }
             };
-            take(
-                i,
-                Scored {
-                    width,
-                    height,
-                    confusion,
-                    labels,
-                    prediction,
-                },
-            )
+            let scored = Scored {
+                width,
+                height,
+                confusion,
+                labels,
+                prediction,
+            };
+            take(i, Ok(scored))
         })
     }
 

@@ -16,6 +16,7 @@ pub mod session;
 pub mod sheet;
 mod watch;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +25,8 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::config::schema::{Algorithm, Mode};
-use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
+use crate::data::check::most_unusable;
+use crate::data::{Batch, Dataset, Loader, LoaderSettings, Skipped, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
 use crate::files::write_atomic;
@@ -67,12 +69,12 @@ pub struct Summary {
     pub iterations: usize,
     /// Seconds of this call.
     pub seconds: f64,
-    /// Best validation mIoU, 0–1.
+    /// Best validation mIoU, 0–1; 0 when there was none.
     pub best_miou: f64,
-    /// Student's mIoU at the end, 0–1.
-    pub student_miou: f64,
-    /// EMA teacher's mIoU at the end, 0–1.
-    pub teacher_miou: f64,
+    /// Student's mIoU at the end, 0–1; `None` when no validation pixel is labelled.
+    pub student_miou: Option<f64>,
+    /// EMA teacher's mIoU at the end, likewise.
+    pub teacher_miou: Option<f64>,
     /// Bytes that the plan gave the step: state and activations.
     pub planned_bytes: usize,
     /// Bytes of them that the run touched, where the device can tell.
@@ -139,6 +141,9 @@ struct StepLine<'a> {
     lr: f32,
     #[serde(flatten)]
     report: &'a Report,
+    /// Unlabelled images that cannot be used, as far as they were met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unusable: Option<usize>,
 }
 
 /// Images of one list: where they come from, and the host's buffers of a batch, made once.
@@ -156,11 +161,18 @@ struct Trainer {
     labeled: Arc<Dataset>,
     unlabeled: Option<Arc<Dataset>>,
     val: Arc<Dataset>,
+    /// No pixel of the validation masks counts.
+    val_is_void: bool,
+    /// Positions of unlabelled images known to be unusable at the start, and how many are by now.
+    unusable: Vec<usize>,
+    unusable_now: usize,
+    /// Those found since.
+    news: Vec<Skipped>,
     epoch_iters: usize,
     cap_pixels: usize,
     progress: Progress,
     /// (iteration, network, mIoU) of the last validation.
-    last_val: Option<(usize, &'static str, f64)>,
+    last_val: Option<(usize, &'static str, Option<f64>)>,
 }
 
 impl Trainer {
@@ -171,8 +183,14 @@ impl Trainer {
         };
         let found = check(&cfg)?;
         let cap_pixels = found.train_sizes.pixels;
+        let absent = json!({
+            "labeled": found.labeled_held.absent(&cfg.data),
+            "val": found.val_held.absent(&cfg.data),
+        });
         let labeled = Arc::new(found.labeled);
         let unlabeled = found.unlabeled.map(Arc::new);
+        let mut unusable = found.unusable;
+        let val_is_void = found.val_held.is_void(&cfg.data);
         let val = Arc::new(found.val);
         let epoch_iters = schedule::epoch_iters(
             &cfg,
@@ -193,7 +211,7 @@ impl Trainer {
         }
         let mut session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
         let evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
-        let (dir, progress) = match resumed {
+        let (mut dir, progress) = match resumed {
             Some(file) => {
                 let released = cfg.method.mode == Mode::Released;
                 let progress = checkpoint::restore(&file, &session, !released)?;
@@ -213,11 +231,24 @@ impl Trainer {
                 (RunDir::create(&options.out, &cfg)?, Progress::default())
             }
         };
+        if let (true, Some(dataset)) = (options.resume, &unlabeled) {
+            // What an earlier call met counts, unless it has been restored.
+            let files = run_dir::skipped_files(dir.path());
+            let again = |&i: &usize| {
+                let named = files.contains(&dataset.samples()[i].image);
+                named && !unusable.contains(&i) && dataset.decode(i).is_err()
+            };
+            let more: Vec<usize> = (0..dataset.samples().len()).filter(again).collect();
+            unusable.extend(more);
+        }
         let board = Board::open(dir.path(), &cfg, progress.iteration)?;
         if !options.resume {
             // A run that ends before its first validation goes on from here; and a disk without room
             // for a checkpoint shows before there is anything to lose.
             checkpoint::save(&dir.checkpoint("last"), &session, &cfg, progress)?;
+        }
+        if !options.resume && absent != json!({"labeled": [], "val": []}) {
+            dir.log(&json!({"iter": 0, "absent": absent}))?;
         }
         Ok(Self {
             cfg,
@@ -228,6 +259,10 @@ impl Trainer {
             labeled,
             unlabeled,
             val,
+            val_is_void,
+            unusable_now: unusable.len(),
+            news: Vec::new(),
+            unusable,
             epoch_iters,
             cap_pixels,
             progress,
@@ -252,6 +287,11 @@ impl Trainer {
         };
         let at = self.session.schedule().position(from);
         let mut loader = Loader::new(dataset.clone(), settings)?;
+        loader.limit_pixels(self.cap_pixels);
+        if dataset.is_unlabeled() {
+            let most = most_unusable(&self.cfg, dataset.len());
+            loader.skip(most, &self.unusable);
+        }
         loader.seek(at.epoch, at.iter * self.session.micro_batches())?;
         Ok(Source {
             loader,
@@ -259,12 +299,47 @@ impl Trainer {
         })
     }
 
-    /// Puts the next batch of `source` into the staging of `which`.
-    fn stage(&self, which: &str, source: &mut Source) -> Result<()> {
-        let next = source.loader.next()?;
+    /// The batches of the next step's micro-batches: all of them before the first is used, so that
+    /// a file that fails leaves a whole number of steps behind.
+    fn fetch(&mut self, source: &mut Source) -> Result<VecDeque<Batch>> {
+        let batches = (0..self.session.micro_batches()).map(|_| source.loader.next());
+        let batches = batches.collect::<Result<VecDeque<Batch>>>();
+        self.news.extend(source.loader.take_skipped());
+        batches
+    }
+
+    /// Writes which images the step that was done last had to do without.
+    fn tell_skipped(&mut self) -> Result<()> {
+        for skipped in std::mem::take(&mut self.news) {
+            self.dir.log(&json!({
+                "iter": self.progress.iteration,
+                "skipped": {
+                    "image": skipped.id,
+                    "file": skipped.file,
+                    "problem": skipped.problem,
+                    "images": skipped.images,
+                },
+            }))?;
+            self.unusable_now = skipped.images;
+        }
+        Ok(())
+    }
+
+    /// What a run ends with that cannot write its metrics: the checkpoint may lie elsewhere, or be
+    /// written over an older one.
+    fn unless_saved(&self, cause: Error) -> Error {
+        match cause {
+            Error::Io { .. } => self.give_up(cause),
+            other => other,
+        }
+    }
+
+    /// Puts `batch` into the staging of `which`.
+    fn stage(&self, which: &str, source: &mut Source, batch: Option<Batch>) -> Result<()> {
+        let batch = batch.ok_or_else(|| Error::internal("a step without its batch"))?;
         let staged = &mut source.staged;
         pack(
-            &next,
+            &batch,
             self.cap_pixels,
             self.cfg.data.ignore_index,
             &mut staged.images,
@@ -272,6 +347,21 @@ impl Trainer {
             &mut staged.sizes,
         )?;
         self.session.stage(which, staged)
+    }
+
+    /// What a run that cannot go on ends with: its steps are saved first.
+    fn give_up(&self, cause: Error) -> Error {
+        let iteration = self.progress.iteration;
+        match self.save() {
+            Ok(()) => Error::Saved {
+                cause: Box::new(cause),
+                out: self.dir.path().to_path_buf(),
+                iteration,
+            },
+            Err(e) if e.to_string() == cause.to_string() => cause,
+            // Both are to be known; the first is why.
+            Err(e) => Error::Inputs(vec![cause, e]),
+        }
     }
 
     fn train(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
@@ -296,10 +386,17 @@ impl Trainer {
 
         for iteration in start..end {
             let micro_batches = self.session.micro_batches();
+            let fetched = self.fetch(&mut labeled);
+            let mut of_labeled = fetched.map_err(|e| self.give_up(e))?;
+            let mut of_unlabeled = VecDeque::new();
+            if let Some(source) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
+                let fetched = self.fetch(source);
+                of_unlabeled = fetched.map_err(|e| self.give_up(e))?;
+            }
             for micro in 0..micro_batches {
-                self.stage("labeled", &mut labeled)?;
+                self.stage("labeled", &mut labeled, of_labeled.pop_front())?;
                 if let Some(source) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
-                    self.stage("unlabeled", source)?;
+                    self.stage("unlabeled", source, of_unlabeled.pop_front())?;
                 }
                 if options.profile && iteration + 1 == end && micro + 1 == micro_batches {
                     let timings = self.session.micro_step_timed(iteration, micro)?;
@@ -310,7 +407,9 @@ impl Trainer {
             }
             self.progress.iteration = iteration + 1;
             // The device has its next step: now there is time to wait for the last one's numbers.
-            self.log(queued.take(), &mut watch, observer)?;
+            let told = self.log(queued.take(), &mut watch, observer);
+            let told = told.and_then(|()| self.tell_skipped());
+            told.map_err(|e| self.unless_saved(e))?;
             if self.is_logged(iteration + 1) {
                 queued = Some((iteration, self.session.queue_report(iteration)?));
             } else {
@@ -323,8 +422,10 @@ impl Trainer {
                 self.log(queued.take(), &mut watch, observer)?;
                 let validated = self.validate(epoch, iteration < warmup, observer);
                 // An epoch is not lost for a validation that finds no memory, say.
-                let saved = self.save();
-                validated.and(saved)?;
+                match validated {
+                    Ok(()) => self.save()?,
+                    Err(e) => return Err(self.give_up(e)),
+                }
             }
             if iteration + 1 < end && observer.stops() {
                 self.log(queued.take(), &mut watch, observer)?;
@@ -340,7 +441,8 @@ impl Trainer {
             // A pause leaves nothing but its checkpoint: going on equals never having stopped.
             self.save()?;
         }
-        let summary = self.finish(clock, observer)?;
+        let summary = self.finish(clock, observer);
+        let summary = summary.map_err(|e| self.give_up(e))?;
         observer.end(&summary);
         Ok(summary)
     }
@@ -377,6 +479,7 @@ impl Trainer {
             epoch: iteration / self.epoch_iters,
             lr,
             report: &report,
+            unusable: Some(self.unusable_now).filter(|n| *n > 0),
         })?;
         self.board.step(done, lr, &report)?;
         observer.step(done, lr, Some(&report));
@@ -403,14 +506,22 @@ impl Trainer {
     fn validate(&mut self, epoch: usize, warmup: bool, observer: &mut dyn Observer) -> Result<()> {
         let who = self.judged(warmup);
         let metrics = self.evaluate(who)?;
-        let miou = metrics.miou().unwrap_or(0.0);
+        let miou = metrics.miou();
+        if self.val_is_void && self.last_val.is_none() {
+            tracing::warn!(
+                "no pixel of the validation images is labelled: there is no mIoU, and best.safetensors \
+                 follows last.safetensors"
+            );
+        }
         self.dir.log(&json!({
             "iter": self.progress.iteration,
             "epoch": epoch,
             "val": {"model": who, "miou": miou, "iou": metrics.iou()},
         }))?;
         let done = self.progress.iteration;
-        self.board.validated(done, miou, &metrics.iou())?;
+        if let Some(miou) = miou {
+            self.board.validated(done, miou, &metrics.iou())?;
+        }
         observer.validated(epoch, who, &metrics);
         let sheet = self.picture(warmup, &format!("epoch-{:04}", epoch + 1))?;
         self.board.sheet(done, &sheet)?;
@@ -419,8 +530,8 @@ impl Trainer {
             self.board.weights(done, self.session.params(), &weights)?;
         }
         self.last_val = Some((self.progress.iteration, who, miou));
-        if miou > self.progress.best_miou {
-            self.progress.best_miou = miou;
+        if self.val_is_void || miou.is_some_and(|miou| miou > self.progress.best_miou) {
+            self.progress.best_miou = miou.unwrap_or(self.progress.best_miou);
             let best = self.dir.checkpoint("best");
             checkpoint::save_networks(&best, &self.session, &self.cfg, self.progress)?;
         }
@@ -456,19 +567,22 @@ impl Trainer {
     fn finish(&mut self, clock: Instant, observer: &mut dyn Observer) -> Result<Summary> {
         let iterations = self.progress.iteration;
         let epoch = iterations.saturating_sub(1) / self.epoch_iters;
-        let mut miou = [0.0; 2];
+        let mut miou = [None; 2];
         for (slot, who) in miou.iter_mut().zip(["student", "teacher"]) {
             *slot = match self.last_val {
                 Some((at, judged, miou)) if at == iterations && judged == who => miou,
                 _ => {
                     let metrics = self.evaluate(who)?;
                     observer.validated(epoch, who, &metrics);
-                    metrics.miou().unwrap_or(0.0)
+                    metrics.miou()
                 }
             };
         }
         let warmup = iterations == 0 || self.session.schedule().is_warmup(iterations - 1);
         self.picture(warmup, FINAL_PICTURE)?;
+        if let Some(n @ 1..) = self.unlabeled.as_ref().map(|d| d.unusable_masks()) {
+            tracing::warn!("{n} masks of unlabelled images were left out of the diagnostics");
+        }
         let (state, transient) = self.session.bytes();
         let summary = Summary {
             out: self.dir.path().to_path_buf(),

@@ -175,6 +175,16 @@ pub fn sample_path(dir: &Path, name: &str) -> PathBuf {
     dir.join("samples").join(format!("{name}.png"))
 }
 
+/// Files of the unlabelled images that the run in `dir` has skipped, as its metrics name them.
+pub fn skipped_files(dir: &Path) -> Vec<PathBuf> {
+    let bytes = fs::read(dir.join("metrics.jsonl")).unwrap_or_default();
+    let file = |line: &[u8]| {
+        let value: Value = serde_json::from_slice(line).ok()?;
+        Some(PathBuf::from(value.get("skipped")?.get("file")?.as_str()?))
+    };
+    bytes.split(|&b| b == b'\n').filter_map(file).collect()
+}
+
 /// Whether a metrics line was written with at most `iteration` steps done.
 fn is_before(line: &[u8], iteration: usize) -> bool {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(line) else {

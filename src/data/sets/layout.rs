@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Sample;
 use crate::config::schema::{Data, DataKind, LabelEncoding};
+use crate::folders::{IMAGE_EXTENSIONS, PAIR_TAILS};
 
-/// Extensions of images, the likeliest first.
-pub(super) const IMAGE_EXTENSIONS: [&str; 3] = ["jpg", "png", "jpeg"];
 const CITY_IMAGE_TAIL: &str = "_leftImg8bit";
 
 /// Where a layout keeps its files.
@@ -110,7 +109,8 @@ impl<'a> Layout<'a> {
         )
     }
 
-    /// A stem or file name under the image folder, the mask of the same stem under the other.
+    /// A stem or file name under the image folder, the mask of the same stem under the other; in one
+    /// folder for both, and where there is no such mask, that of the stem and a usual ending.
     fn by_stem(&self, line: &str) -> (PathBuf, PathBuf) {
         let name = line.trim_start_matches('/');
         let extension = Path::new(name).extension().and_then(|e| e.to_str());
@@ -130,6 +130,20 @@ impl<'a> Layout<'a> {
                 .find(|p| p.exists());
             found.unwrap_or_else(|| candidate("jpg"))
         };
-        (image, self.masks.join(format!("{stem}.png")))
+        (image, self.mask_of(stem))
+    }
+
+    fn mask_of(&self, stem: &str) -> PathBuf {
+        let own = |tail: &str| self.masks.join(format!("{stem}{tail}.png"));
+        let one_folder = self.images == self.masks;
+        let plain = (!one_folder).then(|| own(""));
+        if let Some(plain) = plain.as_ref().filter(|mask| mask.exists()) {
+            return plain.clone();
+        }
+        let beside = PAIR_TAILS
+            .iter()
+            .map(|tail| own(tail))
+            .find(|mask| mask.exists());
+        beside.or(plain).unwrap_or_else(|| own(PAIR_TAILS[0]))
     }
 }

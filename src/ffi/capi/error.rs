@@ -61,16 +61,7 @@ impl Failure {
     fn status(&self) -> u2pl_status {
         match self {
             Failure::Handle => u2pl_status::U2PL_ERROR_HANDLE,
-            Failure::Engine(error) => match error {
-                Error::Input { .. } | Error::Inputs(_) => u2pl_status::U2PL_ERROR_INPUT,
-                Error::Io { .. } => u2pl_status::U2PL_ERROR_IO,
-                Error::Busy { .. } => u2pl_status::U2PL_ERROR_BUSY,
-                Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
-                Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
-                Error::Side { .. } | Error::Stopped { .. } | Error::Internal(_) => {
-                    u2pl_status::U2PL_ERROR_INTERNAL
-                }
-            },
+            Failure::Engine(error) => of(error),
         }
     }
 
@@ -80,6 +71,21 @@ impl Failure {
             Failure::Handle => "handle: not a segmenter, or one that was closed; \
                                 pass what u2pl_open gave, before u2pl_close"
                 .into(),
+        }
+    }
+}
+
+/// The status that stands for an error of the engine.
+fn of(error: &Error) -> u2pl_status {
+    match error {
+        Error::Input { .. } | Error::Inputs(_) => u2pl_status::U2PL_ERROR_INPUT,
+        Error::Io { .. } => u2pl_status::U2PL_ERROR_IO,
+        Error::Busy { .. } => u2pl_status::U2PL_ERROR_BUSY,
+        Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
+        Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
+        Error::Saved { cause, .. } => of(cause),
+        Error::Side { .. } | Error::Stopped { .. } | Error::Internal(_) => {
+            u2pl_status::U2PL_ERROR_INTERNAL
         }
     }
 }

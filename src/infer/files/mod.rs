@@ -31,6 +31,7 @@ pub use self::outcome::{Outcome, Summary, Took, Written};
 use self::behind::Behind;
 use self::draw::{Draw, Job, Seen};
 use super::{Image, Input, Samples, Segmentation, Segmenter};
+use crate::config::schema::Exif;
 use crate::data::{Decoded, decode_image};
 use crate::eval::{Rgb, prefetch};
 use crate::{Error, Result};
@@ -54,6 +55,8 @@ pub struct Options {
     pub batch: usize,
     /// Threads that decode, and as many that write; 0 is one per core, at most 8.
     pub threads: usize,
+    /// Whether images are turned by their EXIF orientation.
+    pub exif: Exif,
 }
 
 /// Kinds of files.
@@ -152,7 +155,7 @@ pub fn run(
         };
         let decode = |i: usize| {
             let start = Instant::now();
-            (decode_image(&images[i].path), start.elapsed())
+            (decode_image(&images[i].path, options.exif), start.elapsed())
         };
         prefetch::ordered(images.len(), threads, decode, |i, (decoded, took)| {
             line.add(&images[i], decoded, took)
