@@ -52,6 +52,9 @@ typedef enum u2pl_status {
   U2PL_ERROR_DEVICE = 6,
   // A bug of the engine.
   U2PL_ERROR_INTERNAL = 7,
+  // The network gives the image scores that are no finite numbers: its weights diverged, or the
+  // image holds such numbers. Nothing was written.
+  U2PL_ERROR_NOT_FINITE = 8,
 } u2pl_status;
 
 // A loaded network. Any number of threads may use one at once.

@@ -12,7 +12,7 @@ use crate::config::schema::Mode;
 use crate::config::{Authors, AuthorsOptions, Config};
 use crate::device::Device;
 use crate::eval::LoadedWeights;
-use crate::files::write_atomic;
+use crate::files::{check_place, write_atomic};
 use crate::graph::params::Layout;
 use crate::weights::{Prefer, Reader, explained};
 use crate::{Error, Result, infer};
@@ -183,6 +183,11 @@ pub(super) fn emit_json(path: &Path, value: &serde_json::Value) -> anyhow::Resul
         return emit(&text);
     }
     Ok(write_atomic(path, text.as_bytes())?)
+}
+
+/// Refuses, before anything is measured, a file for [`emit_json`] that could not be written.
+pub(super) fn check_json(path: Option<&Path>) -> Result<()> {
+    path.map_or(Ok(()), |path| check_place(path, None))
 }
 
 /// Progress through a known number of items: a bar on a terminal, now and then a line elsewhere.

@@ -2,7 +2,7 @@
 //!
 //! Comes in: a configuration and a device. Goes out: a run folder with the resolved
 //! configuration, metrics, checkpoints and pictures, and a [`Summary`]. [`session`] holds the
-//! device side, [`run_dir`] the folder, [`checkpoint`] what a run needs to go on bit for bit,
+//! device side, [`run_dir`] the folder, [`origin`] what a run was started with, [`checkpoint`] what a run needs to go on bit for bit,
 //! [`samples`] the pictures, [`events`] the file that TensorBoard reads, [`demo`] the comparison
 //! that `train` without a configuration runs.
 
@@ -10,6 +10,7 @@ mod board;
 pub mod checkpoint;
 pub mod demo;
 pub mod events;
+pub mod origin;
 pub mod run_dir;
 pub mod samples;
 pub mod session;
@@ -23,8 +24,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::config::schema::{Algorithm, Mode};
-use crate::data::{Dataset, Loader, LoaderSettings, check, pack};
+use crate::config::schema::{Algorithm, Mode, OnDivergence};
+use crate::data::{Dataset, Loader, LoaderSettings, Part, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
 use crate::files::write_atomic;
@@ -33,7 +34,8 @@ use crate::method::diagnostics::{Queued, Report};
 use crate::method::schedule;
 use crate::{Error, Result};
 use board::Board;
-use checkpoint::Progress;
+use checkpoint::{Progress, Saved};
+use origin::{Changed, Origin};
 use run_dir::RunDir;
 use session::{Session, Staged};
 use sheet::Sheet;
@@ -49,6 +51,8 @@ pub struct Options {
     pub init: Option<PathBuf>,
     /// Go on from `checkpoints/last.safetensors` of the run folder.
     pub resume: bool,
+    /// Go on although lists name other images than before.
+    pub new_data: bool,
     /// Stop after this many iterations in all.
     pub max_iters: Option<usize>,
     /// Time every operation of the last step into `profile.json` of the run folder.
@@ -111,6 +115,9 @@ pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Resul
     trainer.train(options, observer)
 }
 
+/// Factor on the learning rate after going back from a state that diverged.
+const SLOWER: f32 = 0.1;
+
 /// Images of an epoch at most: their order is drawn at its start.
 const MOST_OF_AN_EPOCH: usize = 1 << 28;
 
@@ -131,6 +138,17 @@ fn check_epoch(cfg: &Config, iters: usize) -> Result<()> {
     ))
 }
 
+/// Scores that are no numbers say that the run diverged.
+fn diverged(error: Error, iteration: usize) -> Error {
+    match error {
+        Error::NotFinite { at, .. } => Error::Diverged {
+            what: format!("a score of {at}"),
+            iteration,
+        },
+        other => other,
+    }
+}
+
 /// A line of `metrics.jsonl` about a step.
 #[derive(serde::Serialize)]
 struct StepLine<'a> {
@@ -147,9 +165,49 @@ struct Source {
     staged: Staged,
 }
 
+/// What a run goes on from, and what has changed since.
+struct Resumed {
+    saved: Saved,
+    changed: Changed,
+}
+
+impl Resumed {
+    /// Compares the run with what it is to go on with, and says what differs.
+    fn new(saved: Saved, cfg: &Config, now: &Origin, new_data: bool) -> Result<Self> {
+        let path = saved.file.path();
+        let mut changed = Changed {
+            keys: origin::compare(&saved.cfg, cfg, path)?,
+            lists: Vec::new(),
+        };
+        match &saved.origin {
+            Some(was) => {
+                was.check_arithmetic(now, path)?;
+                changed.lists = was.other_lists(now);
+            }
+            None => tracing::warn!(
+                "{}: an older engine wrote it: whether the lists are still the same is not known",
+                path.display()
+            ),
+        }
+        if !changed.lists.is_empty() && !new_data {
+            return Err(Error::input(
+                path.display().to_string(),
+                format!(
+                    "the run was started on other data: {}",
+                    changed.lists.join(", ")
+                ),
+                "give the data back as they were, or accept these with --resume-with-new-data",
+            ));
+        }
+        changed.warn(&saved.cfg, cfg, now.epoch_iters);
+        Ok(Self { saved, changed })
+    }
+}
+
 struct Trainer {
     cfg: Config,
     session: Session,
+    origin: Origin,
     evaluator: Evaluator,
     dir: RunDir,
     board: Board,
@@ -174,19 +232,25 @@ impl Trainer {
         let labeled = Arc::new(found.labeled);
         let unlabeled = found.unlabeled.map(Arc::new);
         let val = Arc::new(found.val);
+        let saved = match options.resume {
+            true => Some(checkpoint::open(&options.out)?),
+            false => None,
+        };
         let epoch_iters = schedule::epoch_iters(
             &cfg,
             labeled.len(),
             unlabeled.as_ref().map_or(0, |d| d.len()),
         );
-
+        // Epochs keep their length, so the schedule goes on as planned where lists have grown.
+        let was = saved.as_ref().and_then(|s| s.origin.as_ref());
+        let epoch_iters = was.map_or(epoch_iters, |o| o.epoch_iters);
         check_epoch(&cfg, epoch_iters)?;
-
-        let resume_from = run_dir::checkpoint_path(&options.out, "last");
-        let resumed = if options.resume {
-            Some(checkpoint::open(&resume_from, &cfg)?)
-        } else {
-            None
+        let mut lists = vec![(Part::Labeled, &*labeled), (Part::Val, &*val)];
+        lists.extend(unlabeled.as_deref().map(|d| (Part::Unlabeled, d)));
+        let origin = Origin::new(&cfg, &lists, epoch_iters, &*options.device);
+        let resumed = match saved {
+            Some(saved) => Some(Resumed::new(saved, &cfg, &origin, options.new_data)?),
+            None => None,
         };
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
             tracing::warn!("the contrast term has nothing to learn from: {reason}");
@@ -194,9 +258,13 @@ impl Trainer {
         let mut session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
         let evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
         let (dir, progress) = match resumed {
-            Some(file) => {
+            Some(Resumed { saved, changed }) => {
                 let released = cfg.method.mode == Mode::Released;
-                let progress = checkpoint::restore(&file, &session, !released)?;
+                let progress = checkpoint::restore(&saved.file, &session, !released)?;
+                session.slow_down(SLOWER.powi(progress.rollbacks as i32));
+                if saved.fault.is_some() {
+                    checkpoint::promote(&options.out)?;
+                }
                 if released && progress.iteration > 0 {
                     tracing::warn!(
                         "mode released resumes as the authors' code does: the learning rate stays \
@@ -204,7 +272,14 @@ impl Trainer {
                     );
                     session.forget(progress.iteration);
                 }
-                (RunDir::reopen(&options.out, progress.iteration)?, progress)
+                let mut dir = RunDir::reopen(&options.out, progress.iteration)?;
+                if !changed.keys.is_empty() {
+                    dir.save_config(&cfg)?;
+                }
+                if let Some(line) = changed.to_json(saved.fault.as_deref()) {
+                    dir.log(&json!({ "iter": progress.iteration, "resumed": line }))?;
+                }
+                (dir, progress)
             }
             None => {
                 if let Some(init) = &init {
@@ -217,11 +292,12 @@ impl Trainer {
         if !options.resume {
             // A run that ends before its first validation goes on from here; and a disk without room
             // for a checkpoint shows before there is anything to lose.
-            checkpoint::save(&dir.checkpoint("last"), &session, &cfg, progress)?;
+            checkpoint::save(dir.path(), &session, &cfg, &origin, progress)?;
         }
         Ok(Self {
             cfg,
             session,
+            origin,
             evaluator,
             dir,
             board,
@@ -276,6 +352,55 @@ impl Trainer {
 
     fn train(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
         let clock = Instant::now();
+        while let Err(error) = self.steps(options, observer) {
+            self.roll_back(error)?;
+        }
+        let done = self.progress.iteration;
+        let summary = self
+            .finish(clock, observer)
+            .map_err(|e| diverged(e, done))?;
+        observer.end(&summary);
+        Ok(summary)
+    }
+
+    /// After a run diverged: back to the last good checkpoint, where that is wanted and was not done
+    /// before; otherwise, and for any other `error`, that.
+    fn roll_back(&mut self, error: Error) -> Result<()> {
+        let (what, iteration) = match &error {
+            Error::Diverged { what, iteration } => (what.clone(), *iteration),
+            _ => return Err(error),
+        };
+        self.dir
+            .log(&json!({"iter": iteration, "diverged": what}))?;
+        let again = self.progress.rollbacks > 0;
+        if self.cfg.train.on_divergence == OnDivergence::Stop || again {
+            return Err(error);
+        }
+        let saved = checkpoint::open(self.dir.path())?;
+        // In mode released, too: what the bank holds is of the run that diverged.
+        let mut progress = checkpoint::restore(&saved.file, &self.session, true)?;
+        progress.rollbacks += 1;
+        tracing::warn!(
+            "{what} is no longer a finite number at iteration {iteration}: back to iteration {}, from \
+             there with {SLOWER} of the learning rate",
+            progress.iteration
+        );
+        self.progress = progress;
+        self.session
+            .slow_down(SLOWER.powi(progress.rollbacks as i32));
+        self.dir = RunDir::reopen(self.dir.path(), progress.iteration)?;
+        self.dir.log(&json!({
+            "iter": progress.iteration,
+            "rolled_back": {"from": iteration, "what": what, "lr_factor": SLOWER},
+        }))?;
+        self.board = Board::open(self.dir.path(), &self.cfg, progress.iteration)?;
+        self.last_val = None;
+        // A process that is killed now goes on with the lower rate, too.
+        self.save()
+    }
+
+    /// Every step that is left, with validations and checkpoints.
+    fn steps(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<()> {
         let total = self.session.schedule().total();
         let end = options.max_iters.map_or(total, |n| n.min(total));
         let start = self.progress.iteration;
@@ -322,9 +447,15 @@ impl Trainer {
             if due || iteration + 1 == total {
                 self.log(queued.take(), &mut watch, observer)?;
                 let validated = self.validate(epoch, iteration < warmup, observer);
-                // An epoch is not lost for a validation that finds no memory, say.
-                let saved = self.save();
-                validated.and(saved)?;
+                let validated = validated.map_err(|e| diverged(e, iteration + 1));
+                // An epoch is not lost for a validation that finds no memory, say; but a good
+                // checkpoint is for a network without answers.
+                if matches!(validated, Err(Error::Diverged { .. })) {
+                    validated?;
+                } else {
+                    let saved = self.save();
+                    validated.and(saved)?;
+                }
             }
             if iteration + 1 < end && observer.stops() {
                 self.log(queued.take(), &mut watch, observer)?;
@@ -340,9 +471,7 @@ impl Trainer {
             // A pause leaves nothing but its checkpoint: going on equals never having stopped.
             self.save()?;
         }
-        let summary = self.finish(clock, observer)?;
-        observer.end(&summary);
-        Ok(summary)
+        Ok(())
     }
 
     /// Whether metrics are due after `done` iterations.
@@ -364,11 +493,10 @@ impl Trainer {
         let done = iteration + 1;
         let report = queued.report(&**self.session.device())?;
         if !report.is_finite() {
-            return Err(Error::input(
-                "train.lr",
-                format!("the loss is no longer a number at iteration {done}"),
-                "lower train.lr (or train.head_lr_mult)",
-            ));
+            return Err(Error::Diverged {
+                what: "the loss".into(),
+                iteration: done,
+            });
         }
         watch.see(&report);
         let lr = self.session.scalars(iteration).lr;
@@ -422,7 +550,8 @@ impl Trainer {
         if miou > self.progress.best_miou {
             self.progress.best_miou = miou;
             let best = self.dir.checkpoint("best");
-            checkpoint::save_networks(&best, &self.session, &self.cfg, self.progress)?;
+            let origin = &self.origin;
+            checkpoint::save_networks(&best, &self.session, &self.cfg, origin, self.progress)?;
         }
         Ok(())
     }
@@ -448,8 +577,8 @@ impl Trainer {
     }
 
     fn save(&self) -> Result<()> {
-        let path = self.dir.checkpoint("last");
-        checkpoint::save(&path, &self.session, &self.cfg, self.progress)
+        let dir = self.dir.path();
+        checkpoint::save(dir, &self.session, &self.cfg, &self.origin, self.progress)
     }
 
     /// mIoU of both networks; a validation of this very state is not repeated.

@@ -11,6 +11,7 @@
 //! ```
 
 mod convert;
+mod digest;
 mod disk;
 mod files;
 mod fit;

@@ -20,6 +20,9 @@ const DECODER: &str = "decoder.";
 /// PyTorch's counters of batches end so; nobody needs them.
 const COUNTER: &str = ".num_batches_tracked";
 
+/// Running variances of batch norms end so.
+const VARIANCE: &str = ".running_var";
+
 /// Last layers of the heads: as wide as there are classes.
 const CLASSIFIERS: [&str; 3] = ["decoder.classifier.8.", "decoder.head.4.", "auxor.aux.4."];
 
@@ -326,10 +329,17 @@ fn read_tensor(file: &Reader, spec: &Spec, name: &str, flat: &mut [f32]) -> Resu
 }
 
 /// Refuses what a run that diverged leaves: with one such value everything that comes of the network
-/// is one.
+/// is one. A variance below zero has no root.
 fn check_finite(file: &Reader, name: &str, values: &[f32]) -> Result<()> {
-    match values.iter().find(|v| !v.is_finite()) {
+    let variance = name.ends_with(VARIANCE);
+    let wrong = |v: &&f32| !v.is_finite() || (variance && **v < 0.0);
+    match values.iter().find(wrong) {
         None => Ok(()),
+        Some(value) if value.is_finite() => Err(Error::input(
+            file.path().display().to_string(),
+            format!("{} holds {value}, which is no variance", shown(name)),
+            "use a checkpoint from before the run diverged, or write or download it again",
+        )),
         Some(value) => Err(Error::input(
             file.path().display().to_string(),
             format!("{} holds {value}, which is no weight", shown(name)),

@@ -178,6 +178,16 @@ impl Reader {
         }
     }
 
+    /// Reads every tensor once and compares it with its digest, where the file has one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the first that is damaged, [`Error::Io`] when reading fails.
+    pub fn verify(&self) -> Result<()> {
+        let mut bytes = Vec::<u8>::new();
+        let mut names = self.names().into_iter();
+        names.try_for_each(|name| self.fill(&name, &mut bytes))
+    }
+
     fn lacks(&self, name: &str) -> Error {
         Error::input(
             self.path.display().to_string(),
