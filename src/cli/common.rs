@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::files::{check_place, write_atomic};
 use crate::graph::params::Layout;
-use crate::weights::{Prefer, Reader, explained};
+use crate::weights::{Prefer, Reader, explained, taken};
 use crate::{Error, Result, infer};
 
 /// Which configuration.
@@ -131,6 +131,9 @@ impl WeightsArgs {
         if let Some(authors) = authors {
             authors.log();
         }
+        if let Some(skipped) = file.skipped() {
+            tracing::warn!("{skipped}");
+        }
         Ok((file, config))
     }
 
@@ -141,6 +144,12 @@ impl WeightsArgs {
         layout: &Layout,
         device: &Arc<dyn Device>,
     ) -> Result<LoadedWeights> {
+        if file.meta("config").is_none()
+            && let Some(taken) = taken(file, layout, self.prefer())
+        {
+            // Somebody else's file: which of its networks this is, is a guess.
+            tracing::info!("{taken}");
+        }
         let read = LoadedWeights::read(device, layout, file, self.prefer());
         explained(read, file, layout, self.prefer())
     }

@@ -16,7 +16,7 @@ use crate::device::elements;
 use crate::graph::params::{Kind, Layout, Spec};
 use crate::train::session::Session;
 use crate::weights::{
-    Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table,
+    Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table, taken,
 };
 use crate::{Error, Result, model};
 
@@ -362,6 +362,12 @@ pub fn open_init(path: &Path, cfg: &Config) -> Result<Reader> {
     let file = Reader::open(path)?;
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let prefer = Prefer::Teacher;
+    if let Some(skipped) = file.skipped() {
+        tracing::warn!("{skipped}");
+    }
+    if let Some(taken) = taken(&file, &layout, prefer) {
+        tracing::info!("{taken}");
+    }
     let report = check_init(&file, &layout, prefer);
     let report = explained(report, &file, &layout, prefer)?;
     let (path, taken, total) = (path.display(), report.matched, report.total);

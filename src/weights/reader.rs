@@ -11,6 +11,9 @@ use super::safe::Safetensors;
 use super::writer::Element;
 use crate::error::{Error, Result};
 
+/// Values beside the tensors that are named before the rest is only counted.
+const SKIPPED: usize = 5;
+
 /// An open file of weights. Tensors are read one at a time, so a checkpoint never lies in memory
 /// as a whole.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Input`] when it is of neither format, a part
-    /// of it is missing, or a `.pth` file holds more than tensors, numbers and strings.
+    /// of it is missing, or a `.pth` file asks for functions that run something.
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, "read the weights", e);
         let disk = Disk::open(path).map_err(io)?;
@@ -110,6 +113,28 @@ impl Reader {
             Format::Safetensors(_) => None,
             Format::Pth(file) => Some(file.root()),
         }
+    }
+
+    /// What the file holds besides tensors, containers, numbers and strings, which is left out: one
+    /// sentence for a reader, where there is any.
+    pub fn skipped(&self) -> Option<String> {
+        let Format::Pth(file) = &self.format else {
+            return None;
+        };
+        let skipped = file.skipped();
+        let shown = skipped.iter().take(SKIPPED);
+        let shown: Vec<String> = shown.map(|s| format!("{} ({})", s.at, s.what)).collect();
+        if shown.is_empty() {
+            return None;
+        }
+        let mut list = shown.join(", ");
+        if skipped.len() > SKIPPED {
+            list += &format!(" and {} more", skipped.len() - SKIPPED);
+        }
+        Some(format!(
+            "{}: no tensors, left out: {list}",
+            self.path.display()
+        ))
     }
 
     /// Tensor `name` exactly as stored.
