@@ -16,7 +16,8 @@ use crate::device::elements;
 use crate::graph::params::{Kind, Layout, Spec};
 use crate::train::session::Session;
 use crate::weights::{
-    Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table, taken,
+    Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table,
+    taken,
 };
 use crate::{Error, Result, model};
 

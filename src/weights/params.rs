@@ -219,7 +219,9 @@ pub fn taken(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<String> {
         prefix => format!(", those under {}", shown(prefix)),
     };
     let path = file.path().display();
-    Some(format!("{path}: {n} of its {all} tensors are the network{under}"))
+    Some(format!(
+        "{path}: {n} of its {all} tensors are the network{under}"
+    ))
 }
 
 /// Compares both ways: what the network has and what the file has besides.

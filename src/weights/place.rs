@@ -114,14 +114,22 @@ pub(super) fn whole(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<Na
         let found = prefixes(&names, &spec.name);
         (!found.is_empty()).then_some(found)
     })?;
-    best(file, layout, prefer, prefixes.into_iter().map(Naming::Prefix))
+    best(
+        file,
+        layout,
+        prefer,
+        prefixes.into_iter().map(Naming::Prefix),
+    )
 }
 
 /// As [`whole`], or else an encoder alone.
 pub(super) fn any(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<Naming> {
     whole(file, layout, prefer).or_else(|| {
         let names = file.names();
-        let bare = layout.specs().iter().filter_map(|s| s.name.strip_prefix(ENCODER));
+        let bare = layout
+            .specs()
+            .iter()
+            .filter_map(|s| s.name.strip_prefix(ENCODER));
         let mut found: Vec<String> = Vec::new();
         for prefix in bare.take(PROBES).flat_map(|bare| prefixes(&names, bare)) {
             if !found.contains(&prefix) {
@@ -136,12 +144,21 @@ pub(super) fn any(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<Nami
 fn prefixes(names: &[String], bare: &str) -> Vec<String> {
     let fronts = names.iter().filter_map(|name| name.strip_suffix(bare));
     let fronts = fronts.filter(|front| front.is_empty() || front.ends_with('.'));
-    fronts.filter(|front| !is_state(front)).map(str::to_string).collect()
+    fronts
+        .filter(|front| !is_state(front))
+        .map(str::to_string)
+        .collect()
 }
 
 /// Whether what is under `prefix` is an optimiser's, not a network's.
 fn is_state(prefix: &str) -> bool {
-    let of_optimisers = ["velocity", "optimizer", "exp_avg", "exp_avg_sq", "momentum_buffer"];
+    let of_optimisers = [
+        "velocity",
+        "optimizer",
+        "exp_avg",
+        "exp_avg_sq",
+        "momentum_buffer",
+    ];
     prefix.split('.').any(|part| of_optimisers.contains(&part))
 }
 
@@ -186,7 +203,13 @@ mod tests {
 
     #[test]
     fn what_is_in_front_ends_with_a_dot_and_is_no_optimisers() {
-        let names = ["a.conv.w", "conv.w", "xconv.w", "velocity.conv.w", "o.exp_avg.conv.w"];
+        let names = [
+            "a.conv.w",
+            "conv.w",
+            "xconv.w",
+            "velocity.conv.w",
+            "o.exp_avg.conv.w",
+        ];
         let names = names.map(String::from);
         assert_eq!(prefixes(&names, "conv.w"), ["a.", ""]);
     }

@@ -61,6 +61,65 @@ fn every_flipped_bit_of_a_file_of_weights_is_noticed() {
     }
 }
 
+/// Headers and tensors of a real checkpoint, damaged in many places at once: read without a panic, and
+/// never as something else than was written.
+#[test]
+fn damaged_checkpoints_are_refused_or_unharmed() {
+    const RUNS: u64 = 6000;
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), "run", &["--max-iters", "0"]);
+    let whole = last(&dir.path().join("run"));
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let path = dir.path().join("w.safetensors");
+    let (mut refused, mut same) = (0, 0);
+    for run in 0..RUNS {
+        let draw = |k: u64| mixed(run * 100 + k) as usize;
+        let mut bytes = whole.clone();
+        for k in 0..1 + draw(0) as u64 % 4 {
+            let at = match draw(3 * k + 1) % 8 {
+                0 => draw(3 * k + 2) % bytes.len(),
+                1 => draw(3 * k + 2) % 9,
+                _ => draw(3 * k + 2) % header.min(bytes.len()),
+            };
+            match draw(3 * k + 3) % 6 {
+                0 => bytes[at] = b"{}[]\":,0 9\0\xFF"[draw(3 * k + 4) % 12],
+                1 => drop(bytes.drain(at..(at + draw(3 * k + 4) % 40).min(bytes.len()))),
+                2 => {
+                    let end = (at + draw(3 * k + 4) % 40).min(bytes.len());
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+                3 => bytes.truncate(at),
+                _ => bytes[at] ^= 1 << (draw(3 * k + 4) % 8),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        match read(&path) {
+            Err(line) => {
+                assert!(
+                    line.contains("w.safetensors") && !line.contains('\n'),
+                    "{line:?}"
+                );
+                refused += 1;
+            }
+            Ok(file) => {
+                let good =
+                    Reader::open(&dir.path().join("run/checkpoints/last.safetensors")).unwrap();
+                assert_eq!(file.names().len(), good.names().len(), "run {run}");
+                assert_eq!(file.meta("iteration"), good.meta("iteration"), "run {run}");
+                assert_eq!(file.meta("config"), good.meta("config"), "run {run}");
+                same += 1;
+            }
+        }
+    }
+    println!("{RUNS} runs: {refused} refused, {same} read as written");
+    assert_eq!(refused + same, RUNS);
+    assert!(refused > RUNS * 9 / 10, "{refused} of {RUNS} refused");
+}
+
 #[test]
 fn a_file_that_another_program_wrote_is_read_and_one_it_changed_is_named() {
     let dir = tempfile::tempdir().unwrap();

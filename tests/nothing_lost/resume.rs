@@ -136,7 +136,7 @@ fn what_no_number_depends_on_may_change() {
         "train.log_every=2",
         "train.val_every=3",
         "train.tensorboard=false",
-        "data.class_names=[x, y, z]",
+        "data.class_names=[p, q, r]",
     ];
     let sets: Vec<&str> = changed.iter().flat_map(|c| ["--set", *c]).collect();
     train(dir, "run", &files(&[&sets[..], &["--resume"]].concat()));
@@ -162,7 +162,7 @@ fn what_steers_a_run_is_said_and_the_rest_refused() {
     assert_eq!(iteration(&dir.join("run"), "last"), Some(12));
     for (set, says) in [
         ("train.seed=5", "train.seed = 0, not 5"),
-        ("train.batch_labeled=1", "train.batch_labeled = 2, not 1"),
+        ("train.batch_labeled=3", "train.batch_labeled = 2, not 3"),
         ("augment.flip=0.25", "augment.flip = 0.5, not 0.25"),
         ("train.epochs=3", "may grow but not fall to 3"),
     ] {

@@ -106,7 +106,10 @@ pub fn left_to_caller(cfg: &Config) -> Vec<String> {
         left.push(format!("sliding windows of {w} × {h} (eval.protocol)"));
     }
     if eval.scales != [1.0] {
-        left.push(format!("looks at the scales {:?} (eval.scales)", eval.scales));
+        left.push(format!(
+            "looks at the scales {:?} (eval.scales)",
+            eval.scales
+        ));
     }
     if eval.flip {
         left.push("a look at the mirrored picture (eval.flip)".into());
@@ -153,10 +156,20 @@ impl Walk<'_> {
         self.floats("one", &[1], &[1.0]);
         let cast = |to: i32| vec![integer("to", i64::from(to))];
         self.push("Cast", &[&own], "scaled.own", cast(FLOAT));
-        self.push("Mul", &["scaled.own", "image_scale"], "scaled.exact", Vec::new());
+        self.push(
+            "Mul",
+            &["scaled.own", "image_scale"],
+            "scaled.exact",
+            Vec::new(),
+        );
         self.push("Add", &["scaled.exact", "half"], "scaled.above", Vec::new());
         self.push("Floor", &["scaled.above"], "scaled.rounded", Vec::new());
-        self.push("Max", &["scaled.rounded", "one"], "scaled.least", Vec::new());
+        self.push(
+            "Max",
+            &["scaled.rounded", "one"],
+            "scaled.least",
+            Vec::new(),
+        );
         self.push("Cast", &["scaled.least"], "scaled.size", cast(INT64));
         let how = vec![
             string("mode", "linear"),
@@ -388,7 +401,11 @@ impl Walk<'_> {
         self.out.name = Some("segmentation".into());
         let input = format!("RGB, 0 to 1, as it is: {}", inside(self.cfg));
         self.out.input = vec![info("image", 3, input)];
-        self.out.output = vec![info("logits", classes, "before softmax, of the image's size".into())];
+        self.out.output = vec![info(
+            "logits",
+            classes,
+            "before softmax, of the image's size".into(),
+        )];
         let entry = |key: &str, value: String| Entry {
             key: Some(key.into()),
             value: Some(value),
