@@ -692,12 +692,15 @@ fn mutated_files_never_panic() {
         "protocol4",
         "protocol5",
         "unchecked",
+        "../pth_foreign/zip",
+        "../pth_foreign/protocol5",
     ];
     let others = [
         "kinds_stream",
         "strides_stream",
         "checkpoint_stream",
         "backbone_tar",
+        "../pth_foreign/stream",
     ];
     let seeds: Vec<Vec<u8>> = archives.iter().chain(&others).map(|n| golden(n)).collect();
     let scratch = Scratch::new();
