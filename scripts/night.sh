@@ -6,6 +6,7 @@
 #
 # Needs python3 (its standard library). As root the disk is a tmpfs that is filled up; otherwise files
 # larger than a limit stand for it. Everything lies in a temporary folder; NIGHT_KEEP=1 keeps it.
+# NIGHT_DAMAGED=N damages N of the 200 unlabelled images instead of 2.
 set -euo pipefail
 iterations=${1:-2000}
 binary=$(realpath "${2:-target/release/u2pl-engine}")
@@ -44,7 +45,7 @@ for kind, n in (('l', 16), ('u', 200), ('v', 6)):
         if kind != 'u': png(f'd/masks/{name}.png', side, side, [bytes(row) for row in mask], 0)
     open(f'{kind}.txt', 'w').write('\n'.join(names) + '\n')
 # One in a hundred of the unlabelled images is cut off in the middle.
-for i in (57, 141):
+for i in r.sample(range(200), int(os.environ.get('NIGHT_DAMAGED', '2'))):
     path = f'd/images/u{i:03d}.png'; data = open(path, 'rb').read(); open(path, 'wb').write(data[:len(data) // 2])
 PY
 cat > night.yaml <<YAML

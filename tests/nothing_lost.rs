@@ -6,6 +6,8 @@
 mod checkpoints;
 #[path = "nothing_lost/finite.rs"]
 mod finite;
+#[path = "nothing_lost/night.rs"]
+mod night;
 #[path = "support/place.rs"]
 mod place;
 #[path = "nothing_lost/resume.rs"]
