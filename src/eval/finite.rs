@@ -1,11 +1,14 @@
 //! Scores that are no finite numbers: of weights that diverged, or of an image that holds such values.
 //! Nothing can be said of those pixels, so nothing is: the image fails, and the pixels are counted.
 
-use super::predictor::Maps;
+use super::network::{Shape, Tail, Weights};
+use super::predictor::{Maps, Predictor};
+use super::windows::{Rgb, Sample, center, cut};
+use crate::config::schema::Protocol;
 use crate::{Error, Result};
 
 /// How to find where it begins.
-pub(super) const TRACE: &str = "use weights from before the run diverged (--trace-nan of eval and infer names the \
+const TRACE: &str = "use weights from before the run diverged (--trace-nan of eval and infer names the \
                      first layer with such values)";
 
 /// Refuses the maps of scores that are no finite numbers: of those the entropy or the confidence is
@@ -42,6 +45,68 @@ fn refuse(pixels: usize, of: usize) -> Result<()> {
             of,
             layer: TRACE.into(),
         }),
+    }
+}
+
+impl Predictor {
+    /// Looks for the first layer with values that are no finite numbers, operation by operation, when an
+    /// image's scores are none ([`Error::NotFinite`]).
+    pub fn trace_nan(&mut self, trace: bool) {
+        self.trace = trace;
+    }
+
+    /// `error`, with the layer where it begins if that is asked for: found on the whole image, or of a
+    /// larger one on the part in the middle that fits a window or a tile.
+    pub fn explained<T: Sample>(
+        &mut self,
+        error: Error,
+        weights: Weights,
+        image: &Rgb<T>,
+    ) -> Error {
+        let Error::NotFinite { at, pixels, of, .. } = error else {
+            return error;
+        };
+        let layer = match self.trace {
+            false => {
+                return Error::NotFinite {
+                    at,
+                    pixels,
+                    of,
+                    layer: TRACE.into(),
+                };
+            }
+            true => self.first_not_finite(weights, image),
+        };
+        let layer = match layer {
+            Ok(Some(layer)) => format!("the first layer with such values is {layer}"),
+            Ok(None) => "in one look at its middle every layer is finite".into(),
+            Err(e) => format!("the first layer could not be found: {e}"),
+        };
+        Error::NotFinite {
+            at,
+            pixels,
+            of,
+            layer,
+        }
+    }
+
+    fn first_not_finite<T: Sample>(
+        &mut self,
+        weights: Weights,
+        image: &Rgb<T>,
+    ) -> Result<Option<String>> {
+        let most = match (self.protocol, self.tiling) {
+            (Protocol::Whole, None) => [usize::MAX; 2],
+            (Protocol::Whole, Some(tiling)) => [tiling.size; 2],
+            _ => self.crop,
+        };
+        let rect = center(image.height, image.width, most);
+        let pixels = cut(&image.pixels, image.width, 3, rect);
+        let size = [rect.height, rect.width];
+        let net = self
+            .nets
+            .get::<T>(weights, Shape::one(size), Tail::Logits)?;
+        net.first_not_finite(&[&pixels[..]], size)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::finite::{TRACE, check_maps, check_scores};
+use super::finite::{check_maps, check_scores};
 use super::network::{MapPlaces, Networks, Shape, Tail, Weights};
 use super::scores::{ScoreMap, Uploaded};
 use super::tiles::{Tiling, on_grid};
@@ -50,8 +50,8 @@ struct Look {
 pub struct Predictor {
     pub(super) device: Arc<dyn Device>,
     pub(super) nets: Networks,
-    protocol: Protocol,
-    crop: [usize; 2],
+    pub(super) protocol: Protocol,
+    pub(super) crop: [usize; 2],
     average: Average,
     looks: Vec<Look>,
     pub(super) tiling: Option<Tiling>,
@@ -60,7 +60,7 @@ pub struct Predictor {
     pub(super) stride: usize,
     pub(super) classes: usize,
     ignore: u8,
-    trace: bool,
+    pub(super) trace: bool,
 }
 
 /// Scores of an image, wherever they are averaged.
@@ -263,66 +263,6 @@ impl Predictor {
         let values = scored.map.mean(scored.image)?;
         check_scores(&values, self.classes)?;
         Ok(values)
-    }
-
-    /// Looks for the first layer with values that are no finite numbers, operation by operation, when an
-    /// image's scores are none ([`Error::NotFinite`]).
-    pub fn trace_nan(&mut self, trace: bool) {
-        self.trace = trace;
-    }
-
-    /// `error`, with the layer where it begins if that is asked for: found on the whole image, or of a
-    /// larger one on the part in the middle that fits a window or a tile.
-    pub fn explained<T: Sample>(
-        &mut self,
-        error: Error,
-        weights: Weights,
-        image: &Rgb<T>,
-    ) -> Error {
-        let Error::NotFinite { at, pixels, of, .. } = error else {
-            return error;
-        };
-        let layer = match self.trace {
-            false => {
-                return Error::NotFinite {
-                    at,
-                    pixels,
-                    of,
-                    layer: TRACE.into(),
-                };
-            }
-            true => self.first_not_finite(weights, image),
-        };
-        let layer = match layer {
-            Ok(Some(layer)) => format!("the first layer with such values is {layer}"),
-            Ok(None) => "in one look at its middle every layer is finite".into(),
-            Err(e) => format!("the first layer could not be found: {e}"),
-        };
-        Error::NotFinite {
-            at,
-            pixels,
-            of,
-            layer,
-        }
-    }
-
-    fn first_not_finite<T: Sample>(
-        &mut self,
-        weights: Weights,
-        image: &Rgb<T>,
-    ) -> Result<Option<String>> {
-        let most = match (self.protocol, self.tiling) {
-            (Protocol::Whole, None) => [usize::MAX; 2],
-            (Protocol::Whole, Some(tiling)) => [tiling.size; 2],
-            _ => self.crop,
-        };
-        let rect = center(image.height, image.width, most);
-        let pixels = cut(&image.pixels, image.width, 3, rect);
-        let size = [rect.height, rect.width];
-        let net = self
-            .nets
-            .get::<T>(weights, Shape::one(size), Tail::Logits)?;
-        net.first_not_finite(&[&pixels[..]], size)
     }
 
     /// Bytes of device memory that [`Predictor::maps_of`] takes for `images` images of `size`

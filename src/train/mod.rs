@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod demo;
 pub mod events;
 pub mod origin;
+mod recover;
 pub mod run_dir;
 pub mod samples;
 pub mod session;
@@ -24,7 +25,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::config::schema::{Algorithm, Mode, OnDivergence};
+use crate::config::schema::{Algorithm, Mode};
 use crate::data::{Dataset, Loader, LoaderSettings, Part, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
@@ -34,8 +35,9 @@ use crate::method::diagnostics::{Queued, Report};
 use crate::method::schedule;
 use crate::{Error, Result};
 use board::Board;
-use checkpoint::{Progress, Saved};
-use origin::{Changed, Origin};
+use checkpoint::Progress;
+use origin::Origin;
+use recover::{Resumed, diverged, slower};
 use run_dir::RunDir;
 use session::{Session, Staged};
 use sheet::Sheet;
@@ -115,9 +117,6 @@ pub fn run(cfg: Config, options: &Options, observer: &mut dyn Observer) -> Resul
     trainer.train(options, observer)
 }
 
-/// Factor on the learning rate after going back from a state that diverged.
-const SLOWER: f32 = 0.1;
-
 /// Images of an epoch at most: their order is drawn at its start.
 const MOST_OF_AN_EPOCH: usize = 1 << 28;
 
@@ -138,17 +137,6 @@ fn check_epoch(cfg: &Config, iters: usize) -> Result<()> {
     ))
 }
 
-/// Scores that are no numbers say that the run diverged.
-fn diverged(error: Error, iteration: usize) -> Error {
-    match error {
-        Error::NotFinite { at, .. } => Error::Diverged {
-            what: format!("a score of {at}"),
-            iteration,
-        },
-        other => other,
-    }
-}
-
 /// A line of `metrics.jsonl` about a step.
 #[derive(serde::Serialize)]
 struct StepLine<'a> {
@@ -163,45 +151,6 @@ struct StepLine<'a> {
 struct Source {
     loader: Loader,
     staged: Staged,
-}
-
-/// What a run goes on from, and what has changed since.
-struct Resumed {
-    saved: Saved,
-    changed: Changed,
-}
-
-impl Resumed {
-    /// Compares the run with what it is to go on with, and says what differs.
-    fn new(saved: Saved, cfg: &Config, now: &Origin, new_data: bool) -> Result<Self> {
-        let path = saved.file.path();
-        let mut changed = Changed {
-            keys: origin::compare(&saved.cfg, cfg, path)?,
-            lists: Vec::new(),
-        };
-        match &saved.origin {
-            Some(was) => {
-                was.check_arithmetic(now, path)?;
-                changed.lists = was.other_lists(now);
-            }
-            None => tracing::warn!(
-                "{}: an older engine wrote it: whether the lists are still the same is not known",
-                path.display()
-            ),
-        }
-        if !changed.lists.is_empty() && !new_data {
-            return Err(Error::input(
-                path.display().to_string(),
-                format!(
-                    "the run was started on other data: {}",
-                    changed.lists.join(", ")
-                ),
-                "give the data back as they were, or accept these with --resume-with-new-data",
-            ));
-        }
-        changed.warn(&saved.cfg, cfg, now.epoch_iters);
-        Ok(Self { saved, changed })
-    }
 }
 
 struct Trainer {
@@ -261,7 +210,7 @@ impl Trainer {
             Some(Resumed { saved, changed }) => {
                 let released = cfg.method.mode == Mode::Released;
                 let progress = checkpoint::restore(&saved.file, &session, !released)?;
-                session.slow_down(SLOWER.powi(progress.rollbacks as i32));
+                session.slow_down(slower(progress));
                 if saved.fault.is_some() {
                     checkpoint::promote(&options.out)?;
                 }
@@ -361,42 +310,6 @@ impl Trainer {
             .map_err(|e| diverged(e, done))?;
         observer.end(&summary);
         Ok(summary)
-    }
-
-    /// After a run diverged: back to the last good checkpoint, where that is wanted and was not done
-    /// before; otherwise, and for any other `error`, that.
-    fn roll_back(&mut self, error: Error) -> Result<()> {
-        let (what, iteration) = match &error {
-            Error::Diverged { what, iteration } => (what.clone(), *iteration),
-            _ => return Err(error),
-        };
-        self.dir
-            .log(&json!({"iter": iteration, "diverged": what}))?;
-        let again = self.progress.rollbacks > 0;
-        if self.cfg.train.on_divergence == OnDivergence::Stop || again {
-            return Err(error);
-        }
-        let saved = checkpoint::open(self.dir.path())?;
-        // In mode released, too: what the bank holds is of the run that diverged.
-        let mut progress = checkpoint::restore(&saved.file, &self.session, true)?;
-        progress.rollbacks += 1;
-        tracing::warn!(
-            "{what} is no longer a finite number at iteration {iteration}: back to iteration {}, from \
-             there with {SLOWER} of the learning rate",
-            progress.iteration
-        );
-        self.progress = progress;
-        self.session
-            .slow_down(SLOWER.powi(progress.rollbacks as i32));
-        self.dir = RunDir::reopen(self.dir.path(), progress.iteration)?;
-        self.dir.log(&json!({
-            "iter": progress.iteration,
-            "rolled_back": {"from": iteration, "what": what, "lr_factor": SLOWER},
-        }))?;
-        self.board = Board::open(self.dir.path(), &self.cfg, progress.iteration)?;
-        self.last_val = None;
-        // A process that is killed now goes on with the lower rate, too.
-        self.save()
     }
 
     /// Every step that is left, with validations and checkpoints.
