@@ -292,6 +292,16 @@ impl Machine<'_> {
             self.charge(tensor.shape.len())?;
             return Ok(Node::Tensor(tensor.clone()));
         }
+        if let Node::Tuple(id) = &self.nodes[id]
+            && let [kind, class, ..] = id.as_slice()
+            && matches!(&self.nodes[*kind], Node::Text(kind) if kind == "module")
+        {
+            // A class of modules with its source, as streams have it.
+            return Ok(match &self.nodes[*class] {
+                Node::Opaque { class, .. } => Self::opaque(class),
+                _ => Self::opaque("a class"),
+            });
+        }
         let (class, key, elements, view) = match (self.form, &self.nodes[id]) {
             (Form::Zip, Node::Tuple(id)) if id.len() == 5 => (id[1], id[2], id[4], None),
             (Form::Stream, Node::Tuple(id)) if id.len() == 6 => (id[1], id[2], id[4], Some(id[5])),
