@@ -307,16 +307,15 @@ impl Machine<'_> {
             (Form::Stream, Node::Tuple(id)) if id.len() == 6 => (id[1], id[2], id[4], Some(id[5])),
             _ => return Err(self.damaged("a reference that is no storage")),
         };
-        if let Node::Opaque { class, .. } = &self.nodes[class] {
-            return Ok(Node::Opaque {
-                class: class.clone(),
-                items: Vec::new(),
-            });
-        }
-        let Node::Global(Global::Storage(dtype)) = self.nodes[class] else {
-            return Err(self.damaged("a storage of no type"));
+        // A storage of numbers that are not known is one all the same: streams list it.
+        let (dtype, element, foreign) = match &self.nodes[class] {
+            Node::Global(Global::Storage(dtype)) => (*dtype, dtype.map_or(1, dtype::bytes), None),
+            Node::Opaque { class, .. } => match element_of(class) {
+                Some(element) => (None, element, Some(class.clone())),
+                None => return Ok(Self::opaque(class)),
+            },
+            _ => return Err(self.damaged("a storage of no type")),
         };
-        let element = dtype.map_or(1, dtype::bytes);
         let elements = self.size(elements)?;
         let Some(bytes) = elements.checked_mul(element) else {
             return Err(self.damaged(format!("a storage of {elements} elements")));
@@ -335,6 +334,9 @@ impl Machine<'_> {
             bytes: bytes as u64,
             element,
         })?;
+        if let Some(class) = foreign {
+            return Ok(Self::opaque(&class));
+        }
         Ok(Node::Storage {
             storage,
             dtype,
@@ -372,6 +374,19 @@ impl Machine<'_> {
         self.storages.push(new);
         Ok(self.storages.len() - 1)
     }
+}
+
+/// Bytes of an element of PyTorch's storage `class` whose numbers no tensor here has.
+fn element_of(class: &str) -> Option<usize> {
+    let (module, name) = class.rsplit_once('.')?;
+    let bytes = match name {
+        "ComplexDoubleStorage" => 16,
+        "ComplexFloatStorage" => 8,
+        "ComplexHalfStorage" | "QInt32Storage" => 4,
+        "QInt8Storage" | "QUInt8Storage" => 1,
+        _ => return None,
+    };
+    matches!(module, "torch" | "torch.cuda").then_some(bytes)
 }
 
 fn is_key(key: &str) -> bool {
