@@ -25,7 +25,7 @@ pub(super) const MAX_PICKLE: u64 = 1 << 24;
 const BUDGET: usize = 1 << 22;
 
 /// Characters of a class's name that are kept.
-const MAX_CLASS: usize = 200;
+const MAX_CLASS: usize = 80;
 
 /// Number of a node.
 pub(super) type Id = usize;

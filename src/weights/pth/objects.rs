@@ -145,8 +145,10 @@ impl Machine<'_> {
     ) -> Outcome<Node> {
         if let Node::Opaque { class, .. } = &self.nodes[storage] {
             // Of numbers that are not known: what has them is not, either.
-            let class = format!("a tensor on {class}");
-            return Ok(Self::opaque(&class));
+            return Ok(Node::Opaque {
+                class: class.clone(),
+                items: Vec::new(),
+            });
         }
         let Node::Storage {
             storage,
