@@ -128,9 +128,9 @@ KERNEL(mix_apply, MixArgs, 256) {
   if (threadIdx.x == 0) {
     const Rng rng(a.rng, a.stream);
     mixing[0] = mixes(a, rng);
-    if (a.kind == kMixCutMix || a.kind == kMixCutOut) {
-      box[0] = draw_box(rng, image, a.height, a.width);
-    }
+    // Without a box all of it is written all the same: compiled code may read it ahead of the test.
+    const bool boxed = a.kind == kMixCutMix || a.kind == kMixCutOut;
+    box[0] = boxed ? draw_box(rng, image, a.height, a.width) : Box{};
   }
   __syncthreads();  // the draw is there before a pixel uses it
   const uint32_t begin = blockIdx.x % blocks * 1024, end = min(begin + 1024, 3 * area);
