@@ -26,8 +26,8 @@ pub(super) fn check_maps(maps: Maps) -> Result<Maps> {
 
 /// Refuses scores of which some are no finite numbers, `classes` of them a pixel.
 pub(super) fn check_scores(values: &[f32], classes: usize) -> Result<()> {
-    // The sum of x − x is 0 unless there is such a value: one pass without branches.
-    if values.iter().map(|v| v - v).sum::<f32>() == 0.0 {
+    // 0 · x is 0 of every number, and NaN of what is none: one pass without branches.
+    if values.iter().map(|v| 0.0 * v).sum::<f32>() == 0.0 {
         return Ok(());
     }
     let pixels = values.chunks(classes.max(1));
