@@ -126,6 +126,7 @@ fn run(arguments: &[String]) -> Result<u8, String> {
         Ok(Outcome {
             verdicts,
             counters: launch,
+            ..
         }) => {
             object["expects"] = verdicts.iter().map(verdict).collect();
             object["counters"] = counters(&launch);

@@ -30,19 +30,9 @@ impl Devices {
     fn new(schedule: Schedule, seed: u64) -> Self {
         let mut launches = Vec::new();
         let mut open = |math| {
-<<<<<<< HEAD
-            let driver = proof::driver(schedule, seed, 0);
-=======
-            let driver = SimtDriver::new(Options {
-                seed,
-                schedule,
-                threads: 0,
-                // An H100's and an A100's in turn: both lengths of the convolutions' pipelines, one
-                // result.
-                shared_bytes: [227 << 10, 163 << 10][(seed % 2) as usize],
-            })
-            .expect("simt");
->>>>>>> h/conv
+            // An H200 and an A100 in turn: both lengths of the convolutions' pipelines, one result.
+            let card = [proof::driver, proof::a100][(seed % 2) as usize];
+            let driver = card(schedule, seed, 0);
             launches.push(driver.launches());
             (math, GpuDevice::new(Box::new(driver), math))
         };

@@ -1,15 +1,15 @@
 //! The device that proves the kernels without a GPU: the PTX machine where the build has it, else
 //! the SIMT runtime.
-#![allow(dead_code)] // each test takes what it needs
+#![allow(dead_code, unused_imports)] // each test takes what it needs
 
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 
 #[cfg(feature = "ptx")]
 pub use u2pl_engine::device::gpu::ptx::{Launches, PtxDriver as Driver};
 #[cfg(not(feature = "ptx"))]
-pub use u2pl_engine::device::gpu::simt::{Launches, Schedule, SimtDriver as Driver};
-#[cfg(not(feature = "ptx"))]
 use u2pl_engine::device::gpu::simt::Options;
+#[cfg(not(feature = "ptx"))]
+pub use u2pl_engine::device::gpu::simt::{Launches, Schedule, SimtDriver as Driver};
 #[cfg(feature = "ptx")]
 use u2pl_engine::ptx::Options;
 #[cfg(feature = "ptx")]

@@ -288,7 +288,7 @@ impl Reader<'_> {
         let expect = keys.text("expect")?;
         let bytes = read(&self.folder.join(expect))?;
         let size = self.buffers[at].bytes.len();
-        if bytes.len() != size || size % dtype.bytes() != 0 {
+        if bytes.len() != size || !size.is_multiple_of(dtype.bytes()) {
             return problem(
                 &keys.name("expect"),
                 format!(

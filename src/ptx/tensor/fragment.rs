@@ -67,14 +67,10 @@ impl Mma {
                     right[row_ * 8 + column] = row[lane] >> shift;
                 });
             }
-            for register in 0..self.d_registers() {
-                get_sums(
-                    self.sum,
-                    lane,
-                    register,
-                    c[register][lane],
-                    |row, column, value| sums[row * 8 + column] = value,
-                );
+            for (register, row) in c.iter().enumerate().take(self.d_registers()) {
+                get_sums(self.sum, lane, register, row[lane], |row, column, value| {
+                    sums[row * 8 + column] = value
+                });
             }
         }
         if self.element != Element::Tf32 {

@@ -288,7 +288,7 @@ fn common(
     if interleave != Interleave::None {
         return refuse("interleaved layouts are not modelled; use NONE");
     }
-    if address % 16 != 0 {
+    if !address.is_multiple_of(16) {
         return refuse(format!("globalAddress {address:#x} is no multiple of 16"));
     }
     if global_strides.len() != rank - 1 {
@@ -351,7 +351,7 @@ fn inner_bytes(
     name: &str,
 ) -> Result<(), MapError> {
     let bytes = elements * data_type.bytes();
-    if bytes % 16 != 0 {
+    if !bytes.is_multiple_of(16) {
         return refuse(format!(
             "{name} is {elements} elements, {bytes} bytes: no multiple of 16 bytes"
         ));

@@ -60,7 +60,7 @@ impl TensorMap {
                 self.rank
             )));
         }
-        if shared % 128 != 0 {
+        if !shared.is_multiple_of(128) {
             return Err(MapError(format!(
                 "shared address {shared:#x} is no multiple of 128"
             )));

@@ -165,7 +165,7 @@ fn tensor_map(w: &Warp, common: &Common<'_>, lane: u32, at: Addr) -> Result<Tens
                 common.launch.memory.describe(address)
             )));
         };
-        if address % 64 != 0 {
+        if !address.is_multiple_of(64) {
             return Err(said(format!(
                 "tensor map at {address:#x}, misaligned: not a multiple of 64"
             )));
@@ -199,7 +199,7 @@ pub fn load(
 }
 
 fn plain_runs(lane: u32, shared: u32, global: u64, bytes: u32) -> Result<Vec<Run>, Stop> {
-    if bytes % 16 != 0 || global % 16 != 0 {
+    if !bytes.is_multiple_of(16) || !global.is_multiple_of(16) {
         let words = format!(
             "a bulk copy of {bytes} bytes at address {global:#x}: both must be multiples of 16"
         );
