@@ -2,9 +2,10 @@
 //!
 //! Comes in: a configuration and a device. Goes out: a run folder with the resolved
 //! configuration, metrics, checkpoints and pictures, and a [`Summary`]. [`session`] holds the
-//! device side, [`run_dir`] the folder, [`origin`] what a run was started with, [`checkpoint`] what a run needs to go on bit for bit,
-//! [`samples`] the pictures, [`events`] the file that TensorBoard reads, [`demo`] the comparison
-//! that `train` without a configuration runs.
+//! device side, [`run_dir`] the folder, [`origin`] what a run was started with, [`checkpoint`] what it
+//! needs to go on bit for bit, `recover` how it does, [`samples`] the pictures,
+//! [`events`] the file that TensorBoard reads, [`demo`] the comparison that `train` without a
+//! configuration runs.
 
 mod board;
 pub mod checkpoint;

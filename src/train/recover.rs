@@ -77,8 +77,10 @@ impl Trainer {
             Error::Diverged { what, iteration } => (what.clone(), *iteration),
             _ => return Err(error),
         };
-        self.dir
-            .log(&json!({"iter": iteration, "diverged": what}))?;
+        if let Err(unlogged) = self.dir.log(&json!({"iter": iteration, "diverged": what})) {
+            // A full disk, say, does not hide why the run ends.
+            tracing::warn!("{unlogged}");
+        }
         let again = self.progress.rollbacks > 0;
         if self.cfg.train.on_divergence == OnDivergence::Stop || again {
             return Err(error);
