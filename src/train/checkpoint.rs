@@ -30,6 +30,8 @@ pub struct Progress {
     pub best_miou: f64,
     /// How often the run went back to an earlier state because it diverged.
     pub rollbacks: u32,
+    /// Whether the validation that was due at this iteration failed and is to be made again.
+    pub unvalidated: bool,
 }
 
 const ITERATION: &str = "iteration";
@@ -37,6 +39,7 @@ const BEST: &str = "best_miou";
 const CONFIG: &str = "config";
 const ORIGIN: &str = "origin";
 const ROLLBACKS: &str = "rollbacks";
+const UNVALIDATED: &str = "unvalidated";
 
 /// Names of the generations of a run's whole state, newest first.
 const GENERATIONS: [&str; 2] = ["last", "previous"];
@@ -103,6 +106,9 @@ fn add_progress(
 ) -> Result<()> {
     if progress.rollbacks > 0 {
         writer.meta(ROLLBACKS, progress.rollbacks.to_string());
+    }
+    if progress.unvalidated {
+        writer.meta(UNVALIDATED, "true");
     }
     let origin = serde_json::to_string(origin);
     let origin = origin.map_err(|e| Error::internal(format!("an origin as JSON: {e}")))?;
@@ -333,6 +339,7 @@ pub fn restore(file: &Reader, session: &Session, ring: bool) -> Result<Progress>
             Some(_) => number(file, ROLLBACKS)? as u32,
             None => 0,
         },
+        unvalidated: file.meta(UNVALIDATED).is_some(),
     })
 }
 

@@ -332,6 +332,7 @@ impl Trainer {
             "machine": machine::describe(&**self.session.device()),
         }))?;
         observer.begin(&self.cfg, start, end);
+        self.validate_again(observer)?;
 
         for iteration in start..end {
             let micro_batches = self.session.micro_batches();
@@ -367,6 +368,7 @@ impl Trainer {
                 if matches!(validated, Err(Error::Diverged { .. })) {
                     validated?;
                 } else {
+                    self.progress.unvalidated = validated.is_err();
                     let saved = self.save();
                     validated.and(saved)?;
                 }
@@ -442,15 +444,24 @@ impl Trainer {
         }
     }
 
+    /// Makes up for a validation that failed after the checkpoint's last step.
+    fn validate_again(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if !self.progress.unvalidated {
+            return Ok(());
+        }
+        let done = self.progress.iteration;
+        let step = done.saturating_sub(1);
+        let warmup = self.session.schedule().is_warmup(step);
+        let validated = self.validate(step / self.epoch_iters, warmup, observer);
+        validated.map_err(|e| diverged(e, done))?;
+        self.progress.unvalidated = false;
+        self.save()
+    }
+
     fn validate(&mut self, epoch: usize, warmup: bool, observer: &mut dyn Observer) -> Result<()> {
         let who = self.judged(warmup);
         let metrics = self.evaluate(who)?;
         let miou = metrics.miou().unwrap_or(0.0);
-        self.dir.log(&json!({
-            "iter": self.progress.iteration,
-            "epoch": epoch,
-            "val": {"model": who, "miou": miou, "iou": metrics.iou()},
-        }))?;
         let done = self.progress.iteration;
         self.board.validated(done, miou, &metrics.iou())?;
         observer.validated(epoch, who, &metrics);
@@ -460,13 +471,24 @@ impl Trainer {
             let weights = self.session.read("student.weights")?;
             self.board.weights(done, self.session.params(), &weights)?;
         }
-        self.last_val = Some((self.progress.iteration, who, miou));
         if miou > self.progress.best_miou {
-            self.progress.best_miou = miou;
+            let progress = Progress {
+                best_miou: miou,
+                unvalidated: false,
+                ..self.progress
+            };
             let best = self.dir.checkpoint("best");
             let origin = &self.origin;
-            checkpoint::save_networks(&best, &self.session, &self.cfg, origin, self.progress)?;
+            checkpoint::save_networks(&best, &self.session, &self.cfg, origin, progress)?;
+            self.progress = progress;
         }
+        // Last: a validation with a line is over, and one that fails half-way is made again.
+        self.dir.log(&json!({
+            "iter": done,
+            "epoch": epoch,
+            "val": {"model": who, "miou": miou, "iou": metrics.iou()},
+        }))?;
+        self.last_val = Some((done, who, miou));
         Ok(())
     }
 

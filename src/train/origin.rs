@@ -219,8 +219,10 @@ impl Origin {
 /// # Errors
 /// [`Error::Input`] naming every key that must stay; `weights` is the run's checkpoint.
 pub fn compare(was: &Config, now: &Config, weights: &Path) -> Result<Vec<(String, Value, Value)>> {
+    // By way of text: 0.01 stays 0.01 when it becomes a wider number.
     let tree = |c: &Config| {
-        serde_json::to_value(c).map_err(|e| Error::internal(format!("a configuration: {e}")))
+        let value = serde_json::to_string(c).and_then(|text| serde_json::from_str(&text));
+        value.map_err(|e| Error::internal(format!("a configuration: {e}")))
     };
     let mut found = Vec::new();
     differences("", &tree(was)?, &tree(now)?, &mut found);

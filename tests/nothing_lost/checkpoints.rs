@@ -313,3 +313,33 @@ fn a_full_disk_leaves_a_whole_checkpoint() {
     train(dir, "run", &["--resume"]);
     assert!(last(&run) == last(&dir.join("whole")));
 }
+
+/// The validation is due, but its best network cannot be written: neither the steps nor the validation
+/// are lost.
+#[test]
+fn a_validation_that_fails_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, run) = (dir.path(), dir.path().join("run"));
+    train(dir, "whole", &[]);
+    train(dir, "run", &["--max-iters", "2"]);
+    let best = run.join("checkpoints/best.safetensors");
+    fs::create_dir_all(best.join("in the way")).unwrap();
+    // As often as it fails: what is saved stays as it is.
+    for _ in 0..2 {
+        let line = refused(dir, "run", &["--resume"]);
+        assert!(line.contains("best.safetensors: cannot"), "{line}");
+        assert_eq!(iteration(&run, "last"), Some(3));
+    }
+    fs::remove_dir_all(&best).unwrap();
+    train(dir, "run", &["--resume"]);
+    assert!(last(&run) == last(&dir.join("whole")));
+    let other = dir.join("whole/checkpoints/best.safetensors");
+    assert!(fs::read(best).unwrap() == fs::read(other).unwrap());
+    let validations = |run: &str| {
+        let text = fs::read_to_string(dir.join(run).join("metrics.jsonl")).unwrap();
+        let kept = text.lines().filter(|l| l.contains("\"val\""));
+        kept.map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(validations("run"), validations("whole"));
+    assert_eq!(validations("run").len(), 4);
+}
