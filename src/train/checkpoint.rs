@@ -30,7 +30,7 @@ pub struct Progress {
     pub best_miou: f64,
     /// How often the run went back to an earlier state because it diverged.
     pub rollbacks: u32,
-    /// Whether the validation that was due at this iteration failed and is to be made again.
+    /// Whether a validation is due at this iteration and not done: it failed, or something before it.
     pub unvalidated: bool,
 }
 

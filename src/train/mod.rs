@@ -348,7 +348,12 @@ impl Trainer {
                     self.session.micro_step(iteration, micro)?;
                 }
             }
+            let epoch = iteration / self.epoch_iters;
+            let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
+            let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
+            let due = due || iteration + 1 == total;
             self.progress.iteration = iteration + 1;
+            self.progress.unvalidated = due;
             // The device has its next step: now there is time to wait for the last one's numbers.
             self.log(queued.take(), &mut watch, observer)?;
             if self.is_logged(iteration + 1) {
@@ -356,10 +361,7 @@ impl Trainer {
             } else {
                 observer.step(iteration + 1, self.session.scalars(iteration).lr, None);
             }
-            let epoch = iteration / self.epoch_iters;
-            let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
-            let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
-            if due || iteration + 1 == total {
+            if due {
                 self.log(queued.take(), &mut watch, observer)?;
                 let validated = self.validate(epoch, iteration < warmup, observer);
                 let validated = validated.map_err(|e| diverged(e, iteration + 1));
@@ -368,7 +370,6 @@ impl Trainer {
                 if matches!(validated, Err(Error::Diverged { .. })) {
                     validated?;
                 } else {
-                    self.progress.unvalidated = validated.is_err();
                     let saved = self.save();
                     validated.and(saved)?;
                 }
@@ -454,7 +455,6 @@ impl Trainer {
         let warmup = self.session.schedule().is_warmup(step);
         let validated = self.validate(step / self.epoch_iters, warmup, observer);
         validated.map_err(|e| diverged(e, done))?;
-        self.progress.unvalidated = false;
         self.save()
     }
 
@@ -489,6 +489,7 @@ impl Trainer {
             "val": {"model": who, "miou": miou, "iou": metrics.iou()},
         }))?;
         self.last_val = Some((done, who, miou));
+        self.progress.unvalidated = false;
         Ok(())
     }
 
