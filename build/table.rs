@@ -11,7 +11,8 @@
 //! ```
 //!
 //! and a kernel is `KERNEL(name, CopyArgs, 256)` at the start of a line: name, its only argument,
-//! threads of a block. Structs must have no padding: what the host writes is what a kernel reads.
+//! threads of a block, and where ptxas must be told how many blocks a multiprocessor is to hold.
+//! Structs must have no padding: what the host writes is what a kernel reads.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -89,9 +90,10 @@ impl Table {
             } else if let Some(rest) = line.strip_prefix("KERNEL(") {
                 let inner = rest.split(')').next().unwrap_or_default();
                 let parts: Vec<&str> = inner.split(',').map(str::trim).collect();
-                let [name, args, threads] = parts[..] else {
+                let ([name, args, threads] | [name, args, threads, _]) = parts[..] else {
                     return Err(at(
-                        "KERNEL takes a name, an ARGS struct and the threads of a block, on one line",
+                        "KERNEL takes a name, an ARGS struct, the threads of a block and at will the \
+                         blocks at once, on one line",
                     ));
                 };
                 let threads: u32 = threads

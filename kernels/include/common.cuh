@@ -2,7 +2,8 @@
 // differences between nvcc and the host compiler that runs the same source under kernels/simt.
 //
 //   ARGS(CopyArgs) { const float* x; uint64_t n; };   one struct is a kernel's only argument
-//   KERNEL(copy_f32, CopyArgs, 256) { ... a.x ... }   name, struct, threads of a block; `a` is it
+//   KERNEL(copy_f32, CopyArgs, 256) { ... a.x ... }   name, struct, threads of a block; `a` is it;
+//                                                     a fourth: blocks at once, where ptxas needs it
 //   SHARED(float, sums, [32]);                        static shared memory, poisoned by simt
 //   SHARED_ALIGNED(float, tile, [8][32], 16);         the same, where float4 is to be read from it
 //   DYNAMIC_SHARED(smem);                             unsigned char*, 1024-byte aligned
@@ -18,8 +19,8 @@
 #else
 #include <cuda_bf16.h>
 using bf16 = __nv_bfloat16;
-#define KERNEL(name, args_type, threads) \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ args_type a)
+#define KERNEL(name, args_type, ...) \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ args_type a)
 #define SHARED(type, name, dims) __shared__ type name dims
 #define SHARED_ALIGNED(type, name, dims, alignment) __shared__ __align__(alignment) type name dims
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]

@@ -45,6 +45,8 @@ pub struct State {
     changed: bool,
     /// Nothing else can run.
     idle: bool,
+    /// Those that asked have had their turn since a copy landed.
+    gave_turn: bool,
     /// Questions after incomplete phases since one completed.
     asked: u32,
     chance: u64,
@@ -236,12 +238,13 @@ pub fn relieve(common: &mut Common<'_>) -> Result<bool, BlockFault> {
         .waits
         .iter()
         .any(|wait| matches!(wait, Some(Wait::Turn)));
-    let had_turn = std::mem::replace(&mut common.hopper.idle, asking);
-    if asking && !had_turn {
+    if asking && !common.hopper.gave_turn {
+        common.hopper.gave_turn = true;
+        common.hopper.idle = true;
         return Ok(true);
     }
-    common.hopper.idle = false;
     let landed = bulk::progress(common)?;
+    common.hopper.gave_turn = !landed;
     common.hopper.idle = asking && !landed;
     Ok(landed || asking)
 }
