@@ -695,6 +695,7 @@ fn train(device: GpuDevice) -> Vec<String> {
         out: dir.path().join("run"),
         init: None,
         resume: false,
+        new_data: false,
         max_iters: Some(5),
         profile: false,
     };

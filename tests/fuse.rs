@@ -94,6 +94,7 @@ fn train(cfg: &Config, device: Arc<dyn Device>, out: &Path) -> (Vec<u8>, String)
         out: out.to_path_buf(),
         init: None,
         resume: false,
+        new_data: false,
         max_iters: None,
         profile: false,
     };

@@ -179,6 +179,7 @@ fn a_run_of_micro_batches_goes_on_where_it_stopped() {
             out: out.to_path_buf(),
             init: None,
             resume,
+            new_data: false,
             max_iters,
             profile: false,
         };

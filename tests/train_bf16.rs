@@ -48,6 +48,7 @@ fn run(
         out: out.to_path_buf(),
         init: None,
         resume,
+        new_data: false,
         max_iters,
         profile: false,
     };

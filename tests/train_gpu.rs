@@ -57,6 +57,7 @@ fn run_in(
         out: out.to_path_buf(),
         init: None,
         resume,
+        new_data: false,
         max_iters,
         profile: false,
     };

@@ -200,6 +200,14 @@ pub trait Device: Send + Sync {
         DType::F32
     }
 
+    /// Arithmetic of products, by the name that `--precision` has for it.
+    fn precision(&self) -> &'static str {
+        match self.map_dtype() {
+            DType::BF16 => "bf16",
+            _ => "fp32",
+        }
+    }
+
     /// Where its memory is.
     fn memory(&self) -> Memory {
         Memory::Host

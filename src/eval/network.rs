@@ -107,9 +107,30 @@ pub(super) struct Net {
 }
 
 impl Net {
+    /// As [`Net::run`], operation by operation: the first layer with values that are no finite numbers.
+    pub(super) fn first_not_finite<T: Sample>(
+        &self,
+        images: &[&[T]],
+        size: [usize; 2],
+    ) -> Result<Option<String>> {
+        self.fill(images, None, size)?;
+        self.program.first_not_finite()
+    }
+
     /// Runs on images of `height` × `width`, at most the program's size (the rest is padded);
     /// without labels every pixel is labelled 0.
     pub(super) fn run<T: Sample>(
+        &self,
+        images: &[&[T]],
+        labels: Option<&[u8]>,
+        size: [usize; 2],
+    ) -> Result<()> {
+        self.fill(images, labels, size)?;
+        self.program.run()
+    }
+
+    /// Puts in what a run starts from.
+    fn fill<T: Sample>(
         &self,
         images: &[&[T]],
         labels: Option<&[u8]>,
@@ -161,7 +182,7 @@ impl Net {
                 self.program.write(one, &[1f32; 3])?;
             }
         }
-        self.program.run()
+        Ok(())
     }
 
     /// Appends an image in the middle of the program's size, the rest of the colour that is zero

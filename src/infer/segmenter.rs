@@ -46,6 +46,8 @@ pub struct Options {
     pub callers: usize,
     /// Sizes of images that each caller keeps a program for.
     pub shapes: usize,
+    /// Name the first layer with values that are no finite numbers, where an image's scores are none.
+    pub trace_nan: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             tiling: None,
             callers: 16,
             shapes: 8,
+            trace_nan: false,
         }
     }
 }
@@ -306,8 +309,8 @@ impl Segmenter {
     ///
     /// # Errors
     /// [`Error::Input`] when the image is too small for the network, [`Error::Memory`] when it needs
-    /// more than there is, [`Error::Busy`] when all callers are; the device's. The segmenter stays
-    /// usable.
+    /// more than there is, [`Error::Busy`] when all callers are, [`Error::NotFinite`] when the scores of
+    /// a pixel are no finite numbers; the device's. The segmenter stays usable.
     pub fn segment(&self, image: &Image) -> Result<Segmentation> {
         let mut found = self.segment_batch(std::slice::from_ref(image))?;
         found
@@ -382,6 +385,7 @@ impl Segmenter {
                 let mut predictor = Predictor::new(self.device.clone(), &self.cfg, layout);
                 predictor.tile(self.options.tiling)?;
                 predictor.keep(self.options.shapes);
+                predictor.trace_nan(self.options.trace_nan);
                 Caller {
                     predictor,
                     fitting: Vec::new(),
@@ -536,7 +540,12 @@ impl Lent<'_> {
 
     fn run<T: Sample>(&mut self, images: &[&Rgb<T>]) -> Result<Vec<Maps>> {
         let weights = self.from.weights.weights();
-        self.caller()?.predictor.maps_of(weights, images)
+        let predictor = &mut self.caller()?.predictor;
+        match (predictor.maps_of(weights, images), images) {
+            // Of several it is not known which.
+            (Err(error), [image]) => Err(predictor.explained(error, weights, image)),
+            (maps, _) => maps,
+        }
     }
 
     fn probabilities<T: Sample>(&mut self, image: &Image, samples: &[T]) -> Result<Vec<f32>> {

@@ -46,6 +46,7 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
             out: options.out.join(sub),
             init: None,
             resume: false,
+            new_data: false,
             max_iters: options.max_iters,
             profile: options.profile,
         };

@@ -145,6 +145,8 @@ pub struct Session {
     micro_batches: usize,
     schedule: Schedule,
     seed: u64,
+    /// Factor on the learning rate; 1 unless the run went back after it had diverged.
+    lr_factor: f32,
     forgotten: Option<Forgotten>,
 }
 
@@ -253,6 +255,7 @@ impl Session {
             micro_batches: cfg.train.micro_batches.max(1),
             schedule,
             seed: cfg.train.seed,
+            lr_factor: 1.0,
             forgotten: None,
         };
         session.initialise()?;
@@ -395,12 +398,18 @@ impl Session {
         self.forgotten = Some(Forgotten { lr, iteration });
     }
 
+    /// Multiplies the schedule's learning rate by `factor` from here on.
+    pub fn slow_down(&mut self, factor: f32) {
+        self.lr_factor = factor;
+    }
+
     /// The scalars of `iteration`.
     pub fn scalars(&self, iteration: usize) -> Scalars {
         let mut scalars = self.schedule.scalars(iteration);
         if let Some(forgotten) = self.forgotten {
             scalars.lr = forgotten.lr;
         }
+        scalars.lr *= self.lr_factor;
         scalars
     }
 

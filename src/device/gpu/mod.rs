@@ -270,6 +270,10 @@ impl Device for GpuDevice {
         }
     }
 
+    fn precision(&self) -> &'static str {
+        self.math.name()
+    }
+
     fn expect_uploads(&self, bytes: usize) -> Result<()> {
         self.driver.expect_uploads(bytes)
     }
