@@ -3,7 +3,8 @@
 //! - `kernels.rs`: a Rust struct for every argument struct, every constant that launchers share and a
 //!   typed constant for every kernel, read from the sources themselves, so that a launch that does not fit its kernel does not
 //!   compile;
-//! - feature `cuda`: one fatbin, when nvcc is found (`U2PL_REQUIRE_NVCC=1` insists on it);
+//! - feature `cuda`: fatbins, when nvcc is found (`U2PL_REQUIRE_NVCC=1` insists on it);
+//! - feature `ptx`: the PTX that they were made of;
 //! - feature `simt`: the same sources compiled by the host's C++ compiler.
 
 #[path = "build/nvcc.rs"]
@@ -39,7 +40,8 @@ fn build() -> Result<(), String> {
     let table = table::Table::read(&sources)?;
     let rust = out.join("kernels.rs");
     std::fs::write(&rust, table.rust()).map_err(|e| format!("{}: {e}", rust.display()))?;
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
+    let has = |feature: &str| std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    if has("CUDA") || has("PTX") {
         nvcc::build(&root, &out, &sources)?;
     }
     #[cfg(feature = "simt")]

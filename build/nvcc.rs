@@ -1,7 +1,8 @@
 //! nvcc: where it is, and what it makes of `kernels/*.cu`.
 //!
 //! Every unit becomes one fatbin of its own, and all of them go into the crate as the table
-//! `fatbins.rs`. One module per unit and not one for all: a fatbin is the output of one compiler
+//! `fatbins.rs`; with feature `ptx` the PTX that the fatbins were made of goes in beside them, as
+//! `ptx.rs`, for the machine that executes it. One module per unit and not one for all: a fatbin is the output of one compiler
 //! call, so a single one would need either relocatable device code with nvlink (slower kernels, no
 //! inlining across the seam to gain) or one translation unit for everything (any edit recompiles
 //! all). Units share no device symbols, so nothing is lost but a few module loads at start.
@@ -34,6 +35,9 @@ const KEPT_VERSIONS: usize = 3;
 /// A unit takes a few hundred megabytes to compile: two at a time, whatever the machine.
 const MAX_JOBS: usize = 2;
 
+/// Kernels of tests, in `kernels/simt/tests`: no fatbin holds them, the tests read their PTX.
+const TESTS: [&str; 2] = ["planted", "unit"];
+
 /// Everything that changes what this file does. Not `PATH`: a new shell would rebuild the crate.
 const VARIABLES: &[&str] = &[
     "NVCC",
@@ -52,6 +56,8 @@ struct Built {
     toolkit: String,
     archs: Vec<String>,
     units: Vec<(String, PathBuf)>,
+    /// Unit, architecture (`sm_90a`) and text of what ptxas was given.
+    ptx: Vec<(String, String, PathBuf)>,
     resources: Vec<Resource>,
     warnings: Vec<String>,
 }
@@ -85,7 +91,9 @@ pub fn build(root: &Path, out: &Path, sources: &Sources) -> Result<(), String> {
         println!("cargo::warning=nvcc: {line}");
     }
     let table = out.join("fatbins.rs");
-    std::fs::write(&table, rust(&built)).map_err(|e| format!("{}: {e}", table.display()))
+    std::fs::write(&table, rust(&built)).map_err(|e| format!("{}: {e}", table.display()))?;
+    let table = out.join("ptx.rs");
+    std::fs::write(&table, ptx_table(&built)).map_err(|e| format!("{}: {e}", table.display()))
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -211,9 +219,16 @@ fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &Sources) -> Resul
         // <target>/<profile>/build/<package>/out, by today's cargo.
         kept: out.ancestors().nth(4).unwrap_or(out).join("nvcc-objects"),
         salt: format!("{about}{flags:?}{told:?}"),
+        archs,
+        root,
         flags,
     };
     let objects = compiler.units(&sources.units)?;
+    if std::env::var_os("CARGO_FEATURE_PTX").is_some() {
+        for name in TESTS {
+            compiler.test(name, out)?;
+        }
+    }
     let mut built = Built {
         toolkit,
         archs: images,
@@ -229,6 +244,14 @@ fn compile_all(nvcc: &Path, root: &Path, out: &Path, sources: &Sources) -> Resul
             .extend(warnings.map(|w| format!("{name}: {w}")));
         let embedded = out.join(format!("{name}.fatbin"));
         std::fs::copy(&object, &embedded).map_err(|e| format!("{}: {e}", embedded.display()))?;
+        for arch in &compiler.archs {
+            let embedded = out.join(format!("{name}.{arch}.ptx"));
+            std::fs::copy(ptx_beside(&object, arch), &embedded)
+                .map_err(|e| format!("{}: {e}", embedded.display()))?;
+            built
+                .ptx
+                .push((name.clone(), format!("sm_{arch}"), embedded));
+        }
         built.units.push((name, embedded));
     }
     built.resources.sort();
@@ -241,7 +264,14 @@ struct Compiler<'a> {
     kept: PathBuf,
     /// Everything but the sources that decides what comes out.
     salt: String,
+    archs: Vec<String>,
+    root: &'a Path,
     flags: Vec<String>,
+}
+
+/// Where the PTX of an object for one architecture is kept.
+fn ptx_beside(object: &Path, arch: &str) -> PathBuf {
+    object.with_extension(format!("{arch}.ptx"))
 }
 
 impl Compiler<'_> {
@@ -284,12 +314,18 @@ impl Compiler<'_> {
         let key = hash(&[&self.salt, &text]);
         let object = self.kept.join(format!("{name}-{key:016x}.fatbin"));
         let log = object.with_extension("log");
-        if object.is_file() && log.is_file() {
+        let texts = || self.archs.iter().map(|arch| ptx_beside(&object, arch));
+        if object.is_file() && log.is_file() && texts().all(|text| text.is_file()) {
             return Ok(object);
         }
         let part = object.with_extension("part");
+        let steps = object.with_extension("steps");
+        std::fs::create_dir_all(&steps).map_err(|e| format!("{}: {e}", steps.display()))?;
         let output = Command::new(self.nvcc)
             .args(&self.flags)
+            .arg("--keep")
+            .arg("--keep-dir")
+            .arg(&steps)
             .arg("-I")
             .arg(&self.kernels)
             .arg("-o")
@@ -299,12 +335,50 @@ impl Compiler<'_> {
             .map_err(|e| format!("cannot run {}: {e}", self.nvcc.display()))?;
         let said =
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            return Err(failure(&name, &said));
-        }
+        let kept = match output.status.success() {
+            true => self.keep_ptx(&name, &steps, &object),
+            false => Err(failure(&name, &said)),
+        };
+        // Preprocessed sources and the like: megabytes that nothing reads.
+        let _ = std::fs::remove_dir_all(&steps);
+        kept?;
         std::fs::write(&log, said.as_bytes()).map_err(|e| format!("{}: {e}", log.display()))?;
         std::fs::rename(&part, &object).map_err(|e| format!("{}: {e}", object.display()))?;
         Ok(object)
+    }
+
+    /// Compiles a unit of tests to `{name}.ptx` in `out`. To PTX alone: some of its kernels are wrong
+    /// on purpose, and ptxas would see it.
+    fn test(&self, name: &str, out: &Path) -> Result<(), String> {
+        let into = out.join(format!("{name}.ptx"));
+        let unit = self.kernels.join("simt/tests").join(format!("{name}.cu"));
+        let mut nvcc = Command::new(self.nvcc);
+        nvcc.args(FLAGS).args(["-ptx", "-arch=compute_90a", "-I"]);
+        nvcc.arg(&self.kernels).arg("-o").arg(&into).arg(&unit);
+        let output = nvcc.output();
+        let output = output.map_err(|e| format!("cannot run {}: {e}", self.nvcc.display()))?;
+        if !output.status.success() {
+            return Err(failure(name, &String::from_utf8_lossy(&output.stderr)));
+        }
+        let text = self.relative(&read(&into)?);
+        std::fs::write(&into, text).map_err(|e| format!("{}: {e}", into.display()))
+    }
+
+    /// A PTX text with names of sources as they are in the project.
+    fn relative(&self, text: &str) -> String {
+        text.replace(&format!("\"{}/", self.root.display()), "\"")
+    }
+
+    /// Puts the PTX among nvcc's intermediate files beside `object`, with names of sources as they
+    /// are in the project: a fault names one, and the same text comes out wherever the project lies.
+    fn keep_ptx(&self, name: &str, steps: &Path, object: &Path) -> Result<(), String> {
+        for arch in &self.archs {
+            let text = read(&steps.join(format!("{name}.compute_{arch}.ptx")))?;
+            let into = ptx_beside(object, arch);
+            std::fs::write(&into, self.relative(&text))
+                .map_err(|e| format!("{}: {e}", into.display()))?;
+        }
+        Ok(())
     }
 
     /// A source and the headers of this project that it includes, each once. The host runtime's
@@ -358,6 +432,9 @@ impl Compiler<'_> {
         for (_, object) in old.drain(..surplus) {
             // Only disk space is at stake.
             let _ = std::fs::remove_file(object.with_extension("log"));
+            for arch in &self.archs {
+                let _ = std::fs::remove_file(ptx_beside(&object, arch));
+            }
             let _ = std::fs::remove_file(&object);
         }
     }
@@ -438,6 +515,17 @@ fn rust(built: &Built) -> String {
     text.push_str("pub(super) const RESOURCES: &[Resource] = &[\n");
     for r in &built.resources {
         let _ = writeln!(text, "    {r:?},");
+    }
+    text.push_str("];\n");
+    text
+}
+
+/// The PTX of every unit, to be included by what executes it.
+fn ptx_table(built: &Built) -> String {
+    let mut text = String::from("pub(super) const UNITS: &[(&str, &str, &str)] = &[\n");
+    for (name, arch, path) in &built.ptx {
+        let path = path.display().to_string();
+        let _ = writeln!(text, "    ({name:?}, {arch:?}, include_str!({path:?})),");
     }
     text.push_str("];\n");
     text

@@ -6,7 +6,8 @@
 //
 // Never materialised: patches of x, transposed dy.
 //
-// A GEMM of [K] x [R*S*C] over pixels. A block makes one tile of dw (64 or 128 square, columns
+// A GEMM of [K] x [R*S*C] over pixels, whose indices a block works out once a step, a thread each
+// (include/conv/gather_wgrad.cuh). A block makes one tile of dw (64 or 128 square, columns
 // within one tap) from one part of the pixels, visiting only those whose tap hits the image, 128
 // bytes of pixels a step. dw has few tiles, so the pixels are split into parts, as many as end
 // soonest by src/device/gpu/conv/plan.rs (a function of the shapes alone); each part's sums go to the
@@ -17,14 +18,16 @@
 //
 // Bytes: x and dy once per R*S*C/tile and K/tile (mostly from L2), parts*K*R*S*C*4 written and
 // read. FLOPs: 2*pixels(y)*K*R*S*C. Largest at the VOC shape: as the forward pass, 159 GFLOP,
-// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma. conv_bias: dy once. conv_reduce: every part once, dw once.
+// floor 0.20 ms at 790 TFLOP/s, a rate of wgmma. conv_bias: dy once. conv_reduce: every part once,
+// dw once, 16 bytes at a time (`plan --floor` counts the parts).
 // Measured: not measured on a GPU. Predicted from waves: parts chosen by the blocks they make are 1.30
 // times over those that only reach 256 blocks (512 -> 512, 3x3: 288 blocks were two waves of 264).
 // Grid: parts * tiles of K * taps * tiles of C, the last fastest. Block: 128 threads, fp32 of
 // 128x128 256.
-// Dynamic shared: 100352 or 50176 bytes.
+// Dynamic shared: as conv.cu.
 // Order: pixels ascending within a part (within an mma as the hardware sums), parts ascending;
-// then the previous value: old + sum. No atomics; no bit depends on the schedule or the machine.
+// then the previous value: old + sum. No atomics; no bit depends on the schedule or on the number of
+// multiprocessors, but tf32 and bf16 on the architecture (include/conv/multiply.cuh).
 // Tolerance: equal to device/cpu/conv (wgrad) where sums are exact; else as conv.cu.
 #include "include/conv/epilogue.cuh"
 #include "include/conv/gather_wgrad.cuh"
@@ -38,9 +41,9 @@ template <class Tile, bool FLAT, template <class, Layout, Layout> class Math,
 __device__ __forceinline__ void weight_gradient(const ConvWgradArgs& a) {
   DYNAMIC_SHARED(smem);
   const WgradPlace place = place_wgrad<Tile, FLAT>(a);
-  Loader<Tile> loader(a, place);
+  Loader<Tile> loader(a, place, reinterpret_cast<PixelPair*>(smem + Tile::rows_at(a.stages)));
   Math<Tile, Layout::ACROSS, Layout::ACROSS> math;
-  main_loop<Tile>(loader, math, smem, a.dy.c - place.row);
+  main_loop<Tile>(loader, math, smem, a.stages);
   const uint64_t width = static_cast<uint64_t>(a.rows.taps) * a.columns.taps * a.x.c;
   const uint64_t first = (static_cast<uint64_t>(place.part) * a.dy.c + place.row) * width;
   const Output out{a.out, nullptr, false, a.accumulate != 0};
@@ -100,11 +103,38 @@ KERNEL(conv_wgrad_bf16_any, ConvWgradArgs, 128) { conv::tensor_any<conv::Small<b
 KERNEL(conv_bias_f32, ConvBiasArgs, 256) { conv::bias_sums<float>(a); }
 KERNEL(conv_bias_bf16, ConvBiasArgs, 256) { conv::bias_sums<bf16>(a); }
 
-// Grid-stride over elements; one read per part, one write.
+// Grid-stride over four elements at a time where the parts and `out` allow 16-byte accesses, else
+// over single ones; one read per part, one write. The same sums in the same order either way.
 KERNEL(conv_reduce, ConvReduceArgs, 256) {
-  for (uint64_t i = grid_start(); i < a.n; i += grid_step()) {
-    float sum = 0.0f;
-    for (uint32_t p = 0; p < a.count; ++p) sum += a.parts[p * a.n + i];
-    a.out[i] = a.accumulate != 0 ? a.out[i] + sum : sum;
+  const bool vectors = a.n % 4 == 0 && reinterpret_cast<uintptr_t>(a.parts) % 16 == 0 &&
+                       reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
+  if (!vectors) {
+#pragma unroll 1
+    for (uint64_t i = grid_start(); i < a.n; i += grid_step()) {
+      float sum = 0.0f;
+#pragma unroll 1
+      for (uint32_t p = 0; p < a.count; ++p) sum += a.parts[p * a.n + i];
+      a.out[i] = a.accumulate != 0 ? a.out[i] + sum : sum;
+    }
+    return;
+  }
+#pragma unroll 1
+  for (uint64_t i = 4 * grid_start(); i < a.n; i += 4 * grid_step()) {
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float* part = a.parts + i;
+#pragma unroll 4
+    for (uint32_t p = 0; p < a.count; ++p, part += a.n) {
+      const float4 v = *reinterpret_cast<const float4*>(part);
+      sum.x += v.x;
+      sum.y += v.y;
+      sum.z += v.z;
+      sum.w += v.w;
+    }
+    float4* out = reinterpret_cast<float4*>(a.out + i);
+    if (a.accumulate != 0) {
+      const float4 old = *out;
+      sum = make_float4(old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w);
+    }
+    *out = sum;
   }
 }

@@ -132,9 +132,9 @@ KERNEL(mix_apply, MixArgs, 256) {
   if (threadIdx.x == 0) {
     const Rng rng(a.rng, a.stream);
     mixing[0] = mixes(a, rng);
-    if (a.kind == MIX_CUT_MIX || a.kind == MIX_CUT_OUT) {
-      box[0] = draw_box(rng, image, a.height, a.width);
-    }
+    // Without a box all of it is written all the same: compiled code may read it ahead of the test.
+    const bool boxed = a.kind == MIX_CUT_MIX || a.kind == MIX_CUT_OUT;
+    box[0] = boxed ? draw_box(rng, image, a.height, a.width) : Box{};
   }
   __syncthreads();  // the draw is there before a pixel uses it
   const uint32_t begin = blockIdx.x % blocks * MIX_FLOATS, end = min(begin + MIX_FLOATS, 3 * area);

@@ -14,6 +14,7 @@
 //! | `cli` (default) | the binary and what only it needs: training, datasets, scoring of datasets, export, benchmarks, the selftest |
 //! | `cuda` (default) | the CUDA device; builds without CUDA, loads the driver at run time |
 //! | `cust-interop` | CUDA devices on the context and stream of a program that uses `cust` |
+//! | `ptx` | the PTX machine ([`ptx`]): compiled kernels executed on the CPU, for tests and for weighing |
 //! | `simt` | the CUDA kernels on the CPU, for tests; needs a C++17 compiler |
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -39,6 +40,8 @@ pub mod machine;
 #[cfg(feature = "cli")]
 pub mod method;
 pub mod model;
+#[cfg(feature = "ptx")]
+pub mod ptx;
 #[cfg(feature = "cli")]
 pub mod report;
 #[cfg(feature = "cli")]

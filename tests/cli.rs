@@ -52,7 +52,11 @@ fn devices_and_precisions_of_other_builds_are_named() {
     );
     assert_says(
         &place.mistake(&["plan", "--device", "tpu"]),
-        &["tpu", "no such device", "cpu, cuda, cuda:N or simt"],
+        &[
+            "tpu",
+            "no such device",
+            "cpu, cuda, cuda:N, ptx, ptx:sm_80 or simt",
+        ],
     );
     assert_says(
         &place.mistake(&["plan", "--precision", "tf32"]),

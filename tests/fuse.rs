@@ -137,14 +137,18 @@ fn a_run_whose_inference_is_fused_has_the_bits_of_one_without() {
     }
 }
 
-#[cfg(feature = "simt")]
+#[cfg(any(feature = "ptx", feature = "simt"))]
+#[path = "support/proof.rs"]
+mod proof;
+
+#[cfg(any(feature = "ptx", feature = "simt"))]
 #[test]
 fn a_fused_run_on_the_kernels_has_the_bits_of_one_without() {
-    use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt};
+    use u2pl_engine::device::gpu::MathMode;
     let dir = tempfile::tempdir().expect("folder");
     let cfg = config(&["train.epoch_iters=1", "data.shapes.val=1"]);
     let run = |what, name| {
-        let device = GpuDevice::simt(simt::Options::default(), MathMode::Fp32).expect("simt");
+        let device = proof::device(MathMode::Fp32);
         train(
             &cfg,
             Arc::new(Fusing { device, what }),

@@ -1,23 +1,17 @@
-//! The golden vectors of `tests/golden` on the GPU kernels, run by the SIMT runtime under a
-//! hostile schedule.
-#![cfg(feature = "simt")]
+//! The golden vectors of `tests/golden` on the GPU kernels under a hostile schedule.
+#![cfg(any(feature = "ptx", feature = "simt"))]
 
+#[path = "support/proof.rs"]
+mod proof;
 mod support;
 
+use proof::Schedule;
 use support::golden::{conforms, test_families};
-use u2pl_engine::device::gpu::simt::{Options, Schedule, SimtDriver};
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 
 fn device() -> GpuDevice {
-    let options = Options {
-        seed: 1,
-        schedule: Schedule::Pct,
-        threads: 2,
-    };
-    GpuDevice::new(
-        Box::new(SimtDriver::new(options).expect("simt")),
-        MathMode::Fp32,
-    )
+    let driver = proof::driver(Schedule::Pct, 1, 2);
+    GpuDevice::new(Box::new(driver), MathMode::Fp32)
 }
 
 /// The reference, in both layouts.

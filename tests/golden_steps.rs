@@ -2,6 +2,9 @@
 //! losses, thresholds, counts of every class and the final networks, in both modes.
 #![cfg(feature = "cli")]
 
+#[cfg(any(feature = "ptx", feature = "simt"))]
+#[path = "support/proof.rs"]
+mod proof;
 mod support;
 
 use std::path::Path;
@@ -230,22 +233,22 @@ fn twenty_steps_of_the_released_code_agree_with_pytorch() {
 }
 
 /// The same steps on the GPU kernels.
-#[cfg(feature = "simt")]
-mod simt {
+#[cfg(any(feature = "ptx", feature = "simt"))]
+mod kernels {
     use super::*;
-    use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt::Options};
+    use u2pl_engine::device::gpu::MathMode;
 
-    fn simt() -> Arc<dyn Device> {
-        Arc::new(GpuDevice::simt(Options::default(), MathMode::Fp32).expect("simt"))
+    fn gpu() -> Arc<dyn Device> {
+        Arc::new(proof::device(MathMode::Fp32))
     }
 
     #[test]
     fn twenty_steps_of_the_paper_agree_with_pytorch() {
-        agrees(simt(), Mode::Paper, "paper");
+        agrees(gpu(), Mode::Paper, "paper");
     }
 
     #[test]
     fn twenty_steps_of_the_released_code_agree_with_pytorch() {
-        agrees(simt(), Mode::Released, "released");
+        agrees(gpu(), Mode::Released, "released");
     }
 }

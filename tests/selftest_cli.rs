@@ -64,7 +64,7 @@ fn mistakes_are_one_line_and_exit_code_2() {
         ),
         (
             &["--device", "gpu"],
-            &["--device gpu", "cpu, cuda, cuda:N or simt"],
+            &["--device gpu", "cpu, cuda, cuda:N, ptx, ptx:sm_80 or simt"],
         ),
     ] {
         let (code, out, log) = selftest(args);

@@ -1,5 +1,8 @@
-//! Whole training runs on the GPU kernels, by the SIMT runtime, beside the CPU device.
-#![cfg(all(feature = "cli", feature = "simt"))]
+//! Whole training runs on the GPU kernels, executed on the CPU, beside the CPU device.
+#![cfg(all(feature = "cli", any(feature = "ptx", feature = "simt")))]
+
+#[path = "support/proof.rs"]
+mod proof;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::sync::Arc;
 use u2pl_engine::config::Config;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
-use u2pl_engine::device::gpu::{GpuDevice, MathMode, simt};
+use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 use u2pl_engine::eval::{LoadedWeights, Metrics, Predictor, Rgb};
 use u2pl_engine::method::diagnostics::Report;
 use u2pl_engine::model;
@@ -67,7 +70,7 @@ fn cpu() -> Arc<dyn Device> {
 }
 
 fn gpu(math: MathMode) -> Arc<dyn Device> {
-    Arc::new(GpuDevice::simt(simt::Options::default(), math).expect("simt"))
+    Arc::new(proof::device(math))
 }
 
 fn losses(report: &Report) -> [f32; 3] {
@@ -80,7 +83,9 @@ fn follows(math: MathMode, sets: &[&str], tolerance: f32) {
     let (want, got) = (run(cpu(), sets), run(gpu(math), sets));
     assert_eq!(want.steps.len(), 20);
     assert_eq!(got.steps.len(), 20);
-    println!("{math:?} {sets:?}: iteration, then sup, unsup, contrast on the cpu and on simt");
+    println!(
+        "{math:?} {sets:?}: iteration, then sup, unsup, contrast on the cpu and on the kernels"
+    );
     let mut worst = 0f32;
     for (i, (w, g)) in want.steps.iter().zip(&got.steps).enumerate() {
         let (w, g) = (losses(w), losses(g));
@@ -125,12 +130,9 @@ fn bf16_follows_the_cpu_roughly() {
 /// The same seed gives the same bits, whatever the order in which blocks and warps run.
 #[test]
 fn a_run_does_not_depend_on_the_schedule() {
-    let hostile = simt::Options {
-        seed: 7,
-        schedule: simt::Schedule::Pct,
-        threads: 2,
-    };
-    let device = GpuDevice::simt(hostile, MathMode::Bf16).expect("simt");
+    // An A100, whose blocks have less shared memory and other launches.
+    let hostile = proof::a100(proof::Schedule::Pct, 7, 2);
+    let device = GpuDevice::new(Box::new(hostile), MathMode::Bf16);
     let sets = ["train.epochs=2", "train.val_every=2"];
     let (a, b) = (
         run(gpu(MathMode::Bf16), &sets),

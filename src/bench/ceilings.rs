@@ -73,13 +73,13 @@ impl Ceilings {
     }
 
     /// Measures both on the timer's device, with `threads` threads where it is the CPU. `None` on
-    /// the simt device, whose speed says nothing.
+    /// the ptx and simt devices, whose speed says nothing.
     ///
     /// # Errors
     /// The device's.
     pub fn measured(device: &Arc<dyn Device>, threads: usize) -> Result<Option<Self>> {
         let name = device.name();
-        if name == "simt" {
+        if name == "ptx" || name == "simt" {
             return Ok(None);
         }
         let mut timer = Timer::new(device.clone(), 0.3);

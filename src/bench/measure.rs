@@ -89,7 +89,7 @@ impl Timer {
         let cache_bytes = match device.name().as_str() {
             "cpu" => cpu_cache_bytes().unwrap_or(CPU_CACHE_BYTES),
             // The kernels run on the host, thousands of times slower than its memory.
-            "simt" => 0,
+            "ptx" | "simt" => 0,
             _ => GPU_CACHE_BYTES,
         };
         Self {

@@ -222,7 +222,7 @@ impl Report {
                 c.matmul / 1e12,
                 c.matmul_from
             ),
-            None => "no ceilings: the simt device's speed says nothing of a GPU\n".into(),
+            None => "no ceilings: this device's speed says nothing of a GPU\n".into(),
         };
         if run.cache_bytes > 0 {
             text += &format!(

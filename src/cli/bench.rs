@@ -175,7 +175,7 @@ impl Args {
         let usual = match self.device.kind()? {
             Kind::Cpu => "small",
             Kind::Cuda(_) => "voc",
-            Kind::Simt => "tiny",
+            Kind::Ptx(_) | Kind::Simt => "tiny",
         };
         recipe_of(
             self.recipe.as_deref(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::Result;
 pub(super) use crate::device::Named as Kind;
 use crate::device::cpu;
-#[cfg(any(feature = "cuda", feature = "simt"))]
+#[cfg(any(feature = "cuda", feature = "ptx", feature = "simt"))]
 use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
 #[cfg(feature = "cuda")]
@@ -17,13 +17,27 @@ use crate::device::{DType, Device, Op};
 /// A device by name.
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
-    /// Device: cpu, cuda, cuda:N (the N-th GPU) or simt (the GPU's kernels run on the CPU, for
-    /// testing; in builds with feature simt)
+    /// Device: cpu, cuda, cuda:N (the N-th GPU); for testing, in builds with a feature of that name,
+    /// ptx or ptx:sm_80 (the compiled kernels executed on the CPU), simt (their sources run there)
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
-    /// CPU threads (cpu and simt); 0 = every core
+    /// CPU threads (cpu, ptx, simt); 0 = every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) threads: usize,
+    /// Seed of the ptx device's schedule
+    #[cfg(feature = "ptx")]
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    ptx_seed: u64,
+    /// Order in which the ptx device runs warps: sequential, uniform or pct
+    #[cfg(feature = "ptx")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "sequential",
+        hide = true,
+        value_parser = ptx_schedule
+    )]
+    ptx_schedule: crate::ptx::Schedule,
     /// Seed of the simt device's schedule
     #[cfg(feature = "simt")]
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
@@ -38,6 +52,17 @@ pub(super) struct Place {
         value_parser = schedule
     )]
     simt_schedule: Schedule,
+}
+
+#[cfg(feature = "ptx")]
+fn ptx_schedule(name: &str) -> std::result::Result<crate::ptx::Schedule, String> {
+    use crate::ptx::Schedule;
+    match name {
+        "sequential" => Ok(Schedule::Sequential),
+        "uniform" => Ok(Schedule::Uniform),
+        "pct" => Ok(Schedule::Pct),
+        _ => Err("not one of sequential, uniform, pct".into()),
+    }
 }
 
 #[cfg(feature = "simt")]
@@ -56,7 +81,7 @@ impl Place {
         Kind::parse(&self.device)
     }
 
-    /// Threads that the cpu and simt devices use; 0 on a GPU.
+    /// Threads that the devices on the CPU use; 0 on a GPU.
     pub(super) fn used_threads(&self) -> Result<usize> {
         Ok(match (self.kind()?, self.threads) {
             (Kind::Cuda(_), _) => 0,
@@ -76,12 +101,22 @@ impl Place {
     /// Opens the device for one precision.
     pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
         match self.kind()? {
+            #[cfg(feature = "ptx")]
+            Kind::Ptx(capability) => {
+                let options = crate::ptx::Options {
+                    seed: self.ptx_seed,
+                    schedule: self.ptx_schedule,
+                    ..crate::device::ptx_options(capability, self.threads)
+                };
+                Ok(Arc::new(GpuDevice::ptx(options, precision)?))
+            }
             #[cfg(feature = "simt")]
             Kind::Simt => {
                 let options = Options {
                     seed: self.simt_seed,
                     schedule: self.simt_schedule,
                     threads: self.threads,
+                    ..Options::default()
                 };
                 Ok(Arc::new(GpuDevice::simt(options, precision)?))
             }
@@ -141,7 +176,7 @@ impl DeviceArgs {
         self.place.kind()
     }
 
-    /// Threads that the cpu and simt devices use; 0 on a GPU.
+    /// Threads that the devices on the CPU use; 0 on a GPU.
     pub(super) fn threads(&self) -> Result<usize> {
         self.place.used_threads()
     }
@@ -160,7 +195,7 @@ impl DeviceArgs {
     pub(super) fn gains(&self) -> Result<fn(&Op) -> bool> {
         Ok(match self.kind()? {
             Kind::Cpu => cpu::fuses(self.map_dtype()),
-            Kind::Cuda(_) | Kind::Simt => |_| true,
+            Kind::Cuda(_) | Kind::Ptx(_) | Kind::Simt => |_| true,
         })
     }
 

@@ -36,11 +36,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             "cpu_convolutions": {"fp32": fp32, "bf16": bf16},
             "threads": device.threads(),
             "free_memory_bytes": free,
-            "devices": {"cpu": true, "cuda": cuda::usable(), "simt": cfg!(feature = "simt")},
+            "devices": {"cpu": true, "cuda": cuda::usable(), "ptx": cfg!(feature = "ptx"), "simt": cfg!(feature = "simt")},
             "cuda": cuda::json(),
             "precisions": {
                 "cpu": ["fp32", "bf16"],
                 "cuda": MathMode::ALL.map(MathMode::name),
+                "ptx": MathMode::ALL.map(MathMode::name),
                 "simt": MathMode::ALL.map(MathMode::name),
             },
         });
@@ -50,6 +51,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let features = match features.is_empty() {
         true => "none of those looked for".into(),
         false => features.join(" "),
+    };
+    let ptx = match cfg!(feature = "ptx") {
+        true => "yes, fp32 tf32 bf16: the compiled kernels executed on the CPU, for testing",
+        false => "not in this build (feature ptx)",
     };
     let simt = match cfg!(feature = "simt") {
         true => "yes, fp32 tf32 bf16: the GPU's kernels on the CPU, for testing",
@@ -63,6 +68,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
          free memory   {memory}\n\
          device cpu    yes, fp32 bf16; convolutions by {fp32}, of bf16 by {bf16}\n\
          {}\
+         device ptx    {ptx}\n\
          device simt   {simt}\n",
         env!("CARGO_PKG_VERSION"),
         device.threads(),

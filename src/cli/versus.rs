@@ -254,9 +254,9 @@ pub(super) fn peer_place(place: &Place, precision: &str) -> Result<work::Place> 
                 "use --device cuda, and CUDA_VISIBLE_DEVICES to choose the GPU",
             ));
         }
-        Kind::Simt => {
+        Kind::Ptx(_) | Kind::Simt => {
             return Err(Error::input(
-                "--device simt",
+                "--device",
                 "its times say nothing of a GPU",
                 "use --device cpu or cuda",
             ));

@@ -17,6 +17,8 @@ mod strided;
 
 pub use borrowed::{Borrowed, Tensor};
 pub use named::Named;
+#[cfg(all(feature = "ptx", feature = "cli"))]
+pub(crate) use named::ptx_options;
 pub use op::{Cost, Op};
 pub use strided::Strided;
 
@@ -77,6 +79,8 @@ pub enum Memory {
     Host,
     /// To the memory of the CUDA device of this number.
     Cuda(usize),
+    /// To the memory of the PTX machine, which nothing else can reach.
+    Machine,
 }
 
 /// Handle of one allocation on a device.
@@ -188,7 +192,7 @@ impl Call {
 ///
 /// Object-safe; a call costs microseconds, the work milliseconds.
 pub trait Device: Send + Sync {
-    /// Short name (`cpu`, `cuda:0`, `simt`).
+    /// Short name (`cpu`, `cuda:0`, `ptx`, `simt`).
     fn name(&self) -> String;
 
     /// Type of activations: bf16 where the device computes in bf16, else f32.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Device;
 use super::cpu::CpuDevice;
-#[cfg(any(feature = "cuda", feature = "simt"))]
+#[cfg(any(feature = "cuda", feature = "ptx", feature = "simt"))]
 use super::gpu::GpuDevice;
 use super::gpu::MathMode;
 #[cfg(feature = "simt")]
@@ -21,12 +21,14 @@ pub enum Named {
     Cpu,
     /// A GPU by index.
     Cuda(usize),
+    /// The compiled kernels, executed on the CPU as a GPU of this compute capability (80 or 90) would.
+    Ptx(u32),
     /// The GPU's kernels on the CPU.
     Simt,
 }
 
 impl Named {
-    /// `cpu`, `cuda`, `cuda:N` or `simt`.
+    /// `cpu`, `cuda`, `cuda:N`, `ptx` (as `ptx:sm_90a`), `ptx:sm_80` or `simt`.
     ///
     /// # Errors
     /// [`Error::Input`] for any other name.
@@ -34,6 +36,8 @@ impl Named {
         match name {
             "cpu" => Ok(Named::Cpu),
             "cuda" => Ok(Named::Cuda(0)),
+            "ptx" | "ptx:sm_90a" => Ok(Named::Ptx(90)),
+            "ptx:sm_80" => Ok(Named::Ptx(80)),
             "simt" => Ok(Named::Simt),
             other => match other.strip_prefix("cuda:") {
                 Some(index) => index.parse().map(Named::Cuda).map_err(|_| {
@@ -43,7 +47,7 @@ impl Named {
                 None => Err(wrong(
                     name,
                     "no such device",
-                    "use cpu, cuda, cuda:N or simt",
+                    "use cpu, cuda, cuda:N, ptx, ptx:sm_80 or simt",
                 )),
             },
         }
@@ -70,6 +74,7 @@ impl Named {
             )),
             Named::Cpu => Ok(Arc::new(CpuDevice::with_precision(threads, precision)?)),
             Named::Cuda(index) => cuda(index, precision),
+            Named::Ptx(capability) => ptx(capability, threads, precision),
             Named::Simt => simt(threads, precision),
         }
     }
@@ -90,6 +95,35 @@ fn cuda(index: usize, _: MathMode) -> Result<Arc<dyn Device>> {
         &format!("cuda:{index}"),
         "this build has no cuda device",
         "build with the default features, or use --device cpu",
+    ))
+}
+
+#[cfg(feature = "ptx")]
+fn ptx(capability: u32, threads: usize, precision: MathMode) -> Result<Arc<dyn Device>> {
+    let options = ptx_options(capability, threads);
+    Ok(Arc::new(GpuDevice::ptx(options, precision)?))
+}
+
+/// How the machine runs as a GPU of compute capability 80 or 90, when nothing else is said.
+#[cfg(feature = "ptx")]
+pub(crate) fn ptx_options(capability: u32, threads: usize) -> crate::ptx::Options {
+    use crate::ptx::{Arch, Options};
+    Options {
+        arch: match capability {
+            80 => Arch::Sm80,
+            _ => Arch::Sm90a,
+        },
+        threads,
+        ..Options::default()
+    }
+}
+
+#[cfg(not(feature = "ptx"))]
+fn ptx(_: u32, _: usize, _: MathMode) -> Result<Arc<dyn Device>> {
+    Err(wrong(
+        "ptx",
+        "this build has no ptx device",
+        "build with `cargo build --release --features ptx`, or use --device cpu",
     ))
 }
 

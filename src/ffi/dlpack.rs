@@ -251,6 +251,7 @@ fn here(memory: Memory, what: &str, place: DLDevice) -> Result<()> {
     let own = match memory {
         Memory::Host => "host memory".into(),
         Memory::Cuda(index) => format!("cuda:{index}"),
+        Memory::Machine => "memory of its own".into(),
     };
     Err(wrong(
         what,
@@ -412,6 +413,13 @@ impl Exported {
         let place = match device.memory() {
             Memory::Host => (device_type::CPU, 0),
             Memory::Cuda(index) => (device_type::CUDA, index as i32),
+            Memory::Machine => {
+                return Err(wrong(
+                    "the result",
+                    "it lies in the memory of the ptx device, which nothing else can reach",
+                    "use the cpu or a cuda device",
+                ));
+            }
         };
         let inner = |i: usize| shape[i + 1..].iter().product::<usize>() as i64;
         let mut exported = Box::new(Self {

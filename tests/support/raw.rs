@@ -32,6 +32,7 @@ impl Raw<'_> {
             seed,
             schedule,
             threads,
+            ..Options::default()
         })
         .unwrap();
         let x = driver.alloc(self.x.len()).unwrap();

@@ -1,4 +1,4 @@
-// Argument structs of the convolution kernels. Maps are NHWC, any ld; weights [K, R, S, C], dense.
+// Argument structs of the convolution kernels. Maps are NHWC, any ld under 2^32 bytes; weights [K, R, S, C], dense.
 #pragma once
 #include "include/common.cuh"
 
@@ -18,15 +18,16 @@ ARGS(ConvAxis) {
   uint32_t pad;
 };
 
-// What the forward pass does to its sums besides adding the bias; at most one of the two.
+// What the forward pass does to its sums besides adding the bias: conv_norm_* read the first part,
+// conv_moments_* write `moments`.
 ARGS(ConvFinish) {
-  const float* mean;     // [dst.c], or null: no batch norm; then variance, gamma, beta are there too
+  const float* mean;     // [dst.c], as variance, gamma and beta
   const float* variance;
   const float* gamma;
   const float* beta;
   const void* residual;  // as dst, or null
   uint64_t residual_ld;  // elements between its pixels
-  float* moments;        // [tiles of 64 pixels][mean, squares][dst.c], or null
+  float* moments;        // [tiles of 64 pixels][mean, squares][dst.c]
   float eps;
   uint32_t relu;         // after norm and residual
 };
@@ -37,6 +38,8 @@ ARGS(ConvSchedule) {
   uint32_t* tickets;  // one a cut tile, zero before and after the launch
   uint32_t whole;     // tiles that are not cut
   uint32_t parts;     // blocks of each that is
+  uint32_t stages;    // of the pipeline (mainloop.cuh): 2 or 3
+  uint32_t pad;
 };
 
 // Forward and data gradient: dst[row, column] = sum over taps and channels of src * weights.
@@ -66,6 +69,8 @@ ARGS(ConvWgradArgs) {
   ConvAxis columns;
   uint32_t parts;
   uint32_t accumulate;  // add to out; only where parts == 1
+  uint32_t stages;      // of the pipeline: 2 or 3
+  uint32_t pad;
 };
 
 // out[i] = sum of parts[p*n + i] over p, in order; accumulate: added to what is there.

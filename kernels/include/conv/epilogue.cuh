@@ -9,14 +9,19 @@
 // dz*x_hat in the data gradient's epilogue) would be a third of its kind: it needs the x and y of
 // the batch norm that follows in the backward pass, and a data gradient that nobody adds to.
 //
-// A thread takes eight adjacent columns of a row: 16-byte accesses where they are all there and
-// aligned, single elements at ragged edges.
+// A thread takes eight adjacent columns of a row, the same eight in every row, so that bias and
+// coefficients stay in registers: 16-byte accesses where the columns are all there and aligned,
+// single elements at ragged edges. No access to the product in shared memory meets a bank conflict
+// (tile.cuh proves it).
 #pragma once
 #include "include/conv/args.cuh"
 #include "include/conv/tile.cuh"
 #include "include/planes.cuh"
 
 namespace conv {
+
+// What happens to the sums after the bias.
+enum class Finish { NONE, NORM, MOMENTS };
 
 struct Output {
   void* data;
@@ -30,24 +35,17 @@ template <class T> struct alignas(16) Eight {
 };
 
 template <class T>
-__device__ __forceinline__ void store_eight(T* to, const float (&v)[8], uint32_t count,
-                                            bool accumulate) {
+__device__ __forceinline__ void store_eight(T* to, const float (&v)[8], uint32_t count) {
   if (count >= 8 && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
     Eight<T> out;
-    if (accumulate) {
-      const Eight<T> old = *reinterpret_cast<const Eight<T>*>(to);
 #pragma unroll
-      for (uint32_t i = 0; i < 8; ++i) out.v[i] = from_float<T>(to_float(old.v[i]) + v[i]);
-    } else {
-#pragma unroll
-      for (uint32_t i = 0; i < 8; ++i) out.v[i] = from_float<T>(v[i]);
-    }
+    for (uint32_t i = 0; i < 8; ++i) out.v[i] = from_float<T>(v[i]);
     *reinterpret_cast<Eight<T>*>(to) = out;
     return;
   }
 #pragma unroll
   for (uint32_t i = 0; i < 8; ++i) {
-    if (i < count) to[i] = from_float<T>(accumulate ? to_float(to[i]) + v[i] : v[i]);
+    if (i < count) to[i] = from_float<T>(v[i]);
   }
 }
 
@@ -64,6 +62,29 @@ __device__ __forceinline__ void add_eight(float (&v)[8], const T* from, uint32_t
     if (i < count) v[i] += to_float(from[i]);
   }
 }
+__device__ __forceinline__ void add_eight(float (&v)[8], const void* from, uint64_t at,
+                                          bool is_bf16, uint32_t count) {
+  if (is_bf16) {
+    add_eight(v, static_cast<const bf16*>(from) + at, count);
+  } else {
+    add_eight(v, static_cast<const float*>(from) + at, count);
+  }
+}
+
+// Eight columns of a row of the product, or of coefficients: `at` from product_at or column_at.
+__device__ __forceinline__ void read_eight(float (&v)[8], const float* row, uint32_t at) {
+  // The other half of a group of eight is at the other value of bit 2, on either side.
+  const float4 low = *reinterpret_cast<const float4*>(row + at);
+  const float4 high = *reinterpret_cast<const float4*>(row + (at ^ 4u));
+  v[0] = low.x;
+  v[1] = low.y;
+  v[2] = low.z;
+  v[3] = low.w;
+  v[4] = high.x;
+  v[5] = high.y;
+  v[6] = high.z;
+  v[7] = high.w;
+}
 
 // What store_product does to a thread's eight values before it stores them: nothing.
 struct Plain {
@@ -72,19 +93,22 @@ struct Plain {
 
 // Puts the values where they came from, as they will be stored: for `store_moments`.
 template <class Tile> struct Keep {
-  float* product;  // null: no one asks
+  float* product;
   bool is_bf16;
   __device__ __forceinline__ void operator()(float (&v)[8], uint32_t row, uint32_t column,
                                              uint32_t) const {
-    if (product == nullptr) return;
-    float* to = product + row * Tile::PITCH + column;
+    if (is_bf16) {
 #pragma unroll
-    for (uint32_t e = 0; e < 8; ++e) to[e] = is_bf16 ? to_float(from_float<bf16>(v[e])) : v[e];
+      for (uint32_t e = 0; e < 8; ++e) v[e] = to_float(from_float<bf16>(v[e]));
+    }
+    const uint32_t at = product_at<Tile>(row, column);
+    *reinterpret_cast<float4*>(product + at) = make_float4(v[0], v[1], v[2], v[3]);
+    *reinterpret_cast<float4*>(product + (at ^ 4u)) = make_float4(v[4], v[5], v[6], v[7]);
   }
 };
 
-// relu?((v - mean) * scale + beta + residual?), the arithmetic of batch_norm_eval. A thread meets
-// the same eight columns in every row, so their coefficients stay in registers.
+// relu?((v - mean) * scale + beta + residual?), the arithmetic of batch_norm_eval. `prepare` works
+// the tile's coefficients out, a column a thread; a barrier must follow.
 template <class Tile, class Pixel> struct Normalise {
   static_assert(Tile::THREADS % (Tile::COLUMNS / 8) == 0, "a thread keeps its columns");
   const ConvFinish& of;
@@ -93,30 +117,35 @@ template <class Tile, class Pixel> struct Normalise {
   Pixel pixel;     // of a row
   float mean[8], scale[8], beta[8];
 
-  __device__ __forceinline__ Normalise(const ConvFinish& of, uint32_t first, uint32_t channels,
+  static __device__ __forceinline__ float* coefficients(unsigned char* smem) {
+    return reinterpret_cast<float*>(smem + Tile::PRODUCT_BYTES);
+  }
+  static __device__ __forceinline__ void prepare(unsigned char* smem, const ConvFinish& of,
+                                                 uint32_t first, uint32_t channels) {
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < Tile::COLUMNS; i += Tile::THREADS) {
+      float* to = coefficients(smem) + column_at(i);
+      const uint32_t c = first + i;
+      const bool there = c < channels;
+      to[0] = there ? of.mean[c] : 0.0f;
+      to[Tile::COLUMNS] = there ? of.gamma[c] * (1.0f / sqrtf(of.variance[c] + of.eps)) : 0.0f;
+      to[2 * Tile::COLUMNS] = there ? of.beta[c] : 0.0f;
+    }
+  }
+  __device__ __forceinline__ Normalise(unsigned char* smem, const ConvFinish& of, uint32_t first,
                                        bool is_bf16, Pixel pixel)
       : of(of), first(first), is_bf16(is_bf16), pixel(pixel) {
-    const uint32_t column = first + threadIdx.x % (Tile::COLUMNS / 8) * 8;
-#pragma unroll
-    for (uint32_t e = 0; e < 8; ++e) {
-      const bool there = column + e < channels;
-      mean[e] = there ? of.mean[column + e] : 0.0f;
-      scale[e] =
-          there ? of.gamma[column + e] * (1.0f / sqrtf(of.variance[column + e] + of.eps)) : 0.0f;
-      beta[e] = there ? of.beta[column + e] : 0.0f;
-    }
+    const uint32_t at = column_at(threadIdx.x % (Tile::COLUMNS / 8) * 8);
+    read_eight(mean, coefficients(smem), at);
+    read_eight(scale, coefficients(smem) + Tile::COLUMNS, at);
+    read_eight(beta, coefficients(smem) + 2 * Tile::COLUMNS, at);
   }
   __device__ __forceinline__ void operator()(float (&v)[8], uint32_t row, uint32_t column,
                                              uint32_t count) const {
 #pragma unroll
     for (uint32_t e = 0; e < 8; ++e) v[e] = (v[e] - mean[e]) * scale[e] + beta[e];
     if (of.residual != nullptr) {
-      const uint64_t at = pixel(row) * of.residual_ld + first + column;
-      if (is_bf16) {
-        add_eight(v, static_cast<const bf16*>(of.residual) + at, count);
-      } else {
-        add_eight(v, static_cast<const float*>(of.residual) + at, count);
-      }
+      add_eight(v, of.residual, pixel(row) * of.residual_ld + first + column, is_bf16, count);
     }
     if (of.relu) {
 #pragma unroll
@@ -127,31 +156,36 @@ template <class Tile, class Pixel> struct Normalise {
 
 // `row_start(r)`: elements from `data` to the tile's first column of row r, a uint64_t.
 // `finish(v, r, column, count)`: what happens to eight values, bias added, before they are stored.
-template <class Tile, class RowStart, class Finish = Plain>
+template <class Tile, class RowStart, class Do = Plain>
 __device__ __forceinline__ void store_product(const float* product, uint32_t rows,
                                               uint32_t columns, const Output& out,
-                                              RowStart row_start, const Finish& finish = Plain{}) {
+                                              RowStart row_start, const Do& finish = Plain{}) {
   constexpr uint32_t GROUPS = Tile::COLUMNS / 8;
+  static_assert(Tile::THREADS % GROUPS == 0, "a thread keeps its columns");
+  const uint32_t column = threadIdx.x % GROUPS * 8;
+  if (column >= columns) return;
+  const uint32_t count = columns - column;
+  float bias[8];
+  if (out.bias != nullptr) {
+#pragma unroll
+    for (uint32_t e = 0; e < 8; ++e) bias[e] = e < count ? out.bias[column + e] : 0.0f;
+  }
+  const uint32_t end = min(rows, Tile::ROWS);
 #pragma unroll 1
-  for (uint32_t i = threadIdx.x; i < Tile::ROWS * GROUPS; i += Tile::THREADS) {
-    const uint32_t row = i / GROUPS, column = i % GROUPS * 8;
-    if (row >= rows || column >= columns) continue;
-    const float4* from = reinterpret_cast<const float4*>(product + row * Tile::PITCH + column);
-    const float4 low = from[0], high = from[1];
-    float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    const uint32_t count = columns - column;
+  for (uint32_t row = threadIdx.x / GROUPS; row < end; row += Tile::THREADS / GROUPS) {
+    float v[8];
+    read_eight(v, product, product_at<Tile>(row, column));
     if (out.bias != nullptr) {
 #pragma unroll
-      for (uint32_t e = 0; e < 8; ++e) {
-        if (e < count) v[e] += out.bias[column + e];
-      }
+      for (uint32_t e = 0; e < 8; ++e) v[e] += bias[e];
     }
     finish(v, row, column, count);
     const uint64_t at = row_start(row) + column;
+    if (out.accumulate) add_eight(v, out.data, at, out.is_bf16, count);
     if (out.is_bf16) {
-      store_eight(static_cast<bf16*>(out.data) + at, v, count, out.accumulate);
+      store_eight(static_cast<bf16*>(out.data) + at, v, count);
     } else {
-      store_eight(static_cast<float*>(out.data) + at, v, count, out.accumulate);
+      store_eight(static_cast<float*>(out.data) + at, v, count);
     }
   }
 }
@@ -166,13 +200,15 @@ __device__ __forceinline__ void store_moments(const float* product, uint32_t row
                                               uint32_t columns, float* out, uint32_t channels) {
   static_assert(Tile::ROWS % MOMENT_PIXELS == 0, "a tile of moments lies in one tile of rows");
   constexpr uint32_t ITEMS = Tile::ROWS / MOMENT_PIXELS * Tile::COLUMNS;
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < ITEMS; i += Tile::THREADS) {
     const uint32_t column = i % Tile::COLUMNS, part = i / Tile::COLUMNS;
     if (column >= columns || part * MOMENT_PIXELS >= rows) continue;
     const uint32_t n = min(MOMENT_PIXELS, rows - part * MOMENT_PIXELS);
-    const float* from = product + part * MOMENT_PIXELS * Tile::PITCH + column;
+    const float* from = product + product_at<Tile>(part * MOMENT_PIXELS, column);
     const float first = from[0];
     float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 2
     for (uint32_t p = 0; p < n; p += 4) {
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {
@@ -181,6 +217,7 @@ __device__ __forceinline__ void store_moments(const float* product, uint32_t row
     }
     const float mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / static_cast<float>(n);
     float square[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 2
     for (uint32_t p = 0; p < n; p += 4) {
 #pragma unroll
       for (uint32_t k = 0; k < 4; ++k) {

@@ -63,23 +63,34 @@ __device__ __forceinline__ uint32_t weight_tap(const ConvArgs& a, uint32_t i, ui
 
 template <class Tile, Pass PASS> struct VectorLoader {
   using T = typename Tile::T;
+  static constexpr bool SHARES = false;  // nothing but what a barrier published before
   static constexpr uint32_t PASSES = Tile::A_BYTES / CHUNK / Tile::THREADS;  // chunks of a thread
   static constexpr uint32_t LINE_STEP = Tile::THREADS / 8;  // ALONG lines between them
   static constexpr Layout LB = weights_layout(PASS);
-  // ACROSS: chunks of a line, and lines between a thread's.
-  static constexpr uint32_t B_CHUNKS = Tile::COLUMNS / Tile::PER_CHUNK;
+  // Chunks of a line of B, and lines between a thread's.
+  static constexpr uint32_t B_CHUNKS =
+      LB == Layout::ALONG ? 8 : Tile::COLUMNS / Tile::PER_CHUNK;
   static constexpr uint32_t B_LINE_STEP = Tile::THREADS / B_CHUNKS;
   static_assert(Tile::THREADS % B_CHUNKS == 0, "a thread keeps its chunk of every line");
+  static_assert(chunk_at<Layout::ALONG, T>(Tile::ROWS, LINE_STEP, 1) ==
+                        chunk_at<Layout::ALONG, T>(Tile::ROWS, 0, 1) + LINE_STEP * STEP_BYTES &&
+                    chunk_at<LB, T>(Tile::COLUMNS, B_LINE_STEP, 1) ==
+                        chunk_at<LB, T>(Tile::COLUMNS, 0, 1) + B_LINE_STEP * B_CHUNKS * CHUNK,
+                "a thread's chunks lie a constant apart");
 
   const ConvArgs& a;
   const PixelRow* table;
   const Place& place;
   TapWalk walk{0, 0};
-  Steps range;                // of the reduction, that this block takes
-  uint32_t channel = 0;       // of this step
-  const T* source[PASSES];    // this thread's chunk of channel 0 of each row, at this tap
-  uint32_t live = 0;          // bit i: row i's pixel exists
-  const T* weights = nullptr; // this thread's first chunk at this tap
+  Steps range;                   // of the reduction, that this block takes
+  uint32_t channel = 0;          // of this step
+  uint32_t pixel[PASSES];        // that this thread's rows read at this tap; 0 where there is none
+  uint32_t live = 0;             // bit i: row i's pixel exists
+  uint32_t columns = 0;          // ALONG, bit i: row i of this thread's weights exists; ACROSS: rows
+  const unsigned char* source;   // this thread's chunk of pixel 0, at `channel`
+  const unsigned char* weights;  // this thread's first chunk of the tap, at `channel`
+  uint32_t pixel_bytes, row_bytes;  // between pixels of src, and rows of the weights
+  uint32_t to_a, to_b;           // this thread's first chunk in a stage
 
   __device__ __forceinline__ VectorLoader(const ConvArgs& args, const PixelRow* rows,
                                           const Place& at, const Work& work)
@@ -89,6 +100,19 @@ template <class Tile, Pass PASS> struct VectorLoader {
     walk.settle(a.y, a.x, place.y, place.x);
     for (uint32_t taps = range.first / of_tap; taps > 0; --taps) next_tap();
     channel = range.first % of_tap * Tile::STEP;
+    pixel_bytes = static_cast<uint32_t>(a.src.ld * sizeof(T));
+    row_bytes = a.kernel_h * a.kernel_w * a.inner * static_cast<uint32_t>(sizeof(T));
+    const uint32_t line = threadIdx.x / 8, b_line = threadIdx.x / B_CHUNKS;
+    to_a = chunk_at<Layout::ALONG, T>(Tile::ROWS, line, threadIdx.x % 8);
+    to_b = Tile::A_BYTES + chunk_at<LB, T>(Tile::COLUMNS, b_line, threadIdx.x % B_CHUNKS);
+    if constexpr (LB == Layout::ALONG) {
+#pragma unroll
+      for (uint32_t i = 0; i < PASSES; ++i) {
+        columns |= static_cast<uint32_t>(place.column + b_line + i * B_LINE_STEP < a.outer) << i;
+      }
+    } else if (place.column + threadIdx.x % B_CHUNKS * Tile::PER_CHUNK < a.inner) {
+      columns = a.outer - b_line;
+    }
     enter_tap();
   }
   __device__ __forceinline__ uint32_t steps() const { return range.end - range.first; }
@@ -99,72 +123,81 @@ template <class Tile, Pass PASS> struct VectorLoader {
   __device__ __forceinline__ void enter_tap() {
     if (walk.i >= a.y.taps) return;
     const int32_t dy = tap_offset(a.y, walk.i), dx = tap_offset(a.x, walk.j);
-    const T* src = static_cast<const T*>(a.src.data);
     live = 0;
 #pragma unroll
     for (uint32_t i = 0; i < PASSES; ++i) {
       const PixelRow row = table[threadIdx.x / 8 + i * LINE_STEP];
       const int32_t y = row.y + dy, x = row.x + dx;
       const bool hit = inside(y, a.y.source) && inside(x, a.x.source);
-      const uint32_t pixel = row.source + static_cast<uint32_t>(y) * a.x.source + x;
-      source[i] = src + (hit ? pixel * a.src.ld : 0) + threadIdx.x % 8 * Tile::PER_CHUNK;
+      pixel[i] = hit ? row.source + static_cast<uint32_t>(y) * a.x.source + x : 0;
       live |= static_cast<uint32_t>(hit) << i;
     }
+    const uint32_t along = channel + threadIdx.x % 8 * Tile::PER_CHUNK;
+    source = reinterpret_cast<const unsigned char*>(static_cast<const T*>(a.src.data) + along);
     const uint64_t taps = static_cast<uint64_t>(a.kernel_h) * a.kernel_w;
     const uint64_t tap = weight_tap(a, walk.i, walk.j);
     const T* w = static_cast<const T*>(a.weights);
     if constexpr (LB == Layout::ALONG) {
       const uint32_t column = place.column + threadIdx.x / 8;
-      weights = w + (column * taps + tap) * a.inner + threadIdx.x % 8 * Tile::PER_CHUNK;
+      w += (column * taps + tap) * a.inner + along;
     } else {
       const uint32_t column = place.column + threadIdx.x % B_CHUNKS * Tile::PER_CHUNK;
-      weights = w + (threadIdx.x / B_CHUNKS * taps + tap) * a.inner + column;
+      w += ((channel + threadIdx.x / B_CHUNKS) * taps + tap) * a.inner + column;
+    }
+    weights = reinterpret_cast<const unsigned char*>(w);
+  }
+  template <int PART> __device__ __forceinline__ void load(unsigned char* stage) const {
+    if constexpr (PART == 0) {
+      const uint32_t there = left() > 0 ? live : 0;
+#pragma unroll
+      for (uint32_t i = 0; i < PASSES; ++i) {
+        cp_async_16_zfill(stage + to_a + i * (LINE_STEP * STEP_BYTES),
+                          source + static_cast<uint64_t>(pixel[i]) * pixel_bytes,
+                          (there >> i & 1) != 0 ? CHUNK : 0);
+      }
+    } else {
+      load_weights(stage + to_b);
     }
   }
-  __device__ __forceinline__ void load(unsigned char* stage) {
-    const uint32_t along = channel + threadIdx.x % 8 * Tile::PER_CHUNK;
-    const void* any = a.src.data;  // an address for copies of zeros
+  // Channels from this thread's chunk of the step on, none where negative.
+  __device__ __forceinline__ int32_t left() const {
+    return static_cast<int32_t>(a.src.c) -
+           static_cast<int32_t>(channel + threadIdx.x % 8 * Tile::PER_CHUNK);
+  }
+  __device__ __forceinline__ void load_weights(unsigned char* to) const {
+    if constexpr (LB == Layout::ALONG) {
+      const uint32_t there = left() > 0 ? columns : 0;
 #pragma unroll
-    for (uint32_t i = 0; i < PASSES; ++i) {
-      const uint32_t line = threadIdx.x / 8 + i * LINE_STEP;
-      const bool hit = (live >> i & 1) != 0 && along < a.src.c;
-      unsigned char* to = stage + chunk_at<Layout::ALONG, T>(Tile::ROWS, line, threadIdx.x % 8);
-      cp_async_16_zfill(to, hit ? source[i] + channel : any, hit ? CHUNK : 0);
+      for (uint32_t i = 0; i < PASSES; ++i) {
+        cp_async_16_zfill(to + i * (B_LINE_STEP * B_CHUNKS * CHUNK),
+                          weights + static_cast<uint64_t>(row_bytes) * (i * B_LINE_STEP),
+                          (there >> i & 1) != 0 ? CHUNK : 0);
+      }
+    } else {
+      const int32_t outer_left = static_cast<int32_t>(columns) - static_cast<int32_t>(channel);
+#pragma unroll
+      for (uint32_t i = 0; i < PASSES; ++i) {
+        cp_async_16_zfill(to + i * (B_LINE_STEP * B_CHUNKS * CHUNK),
+                          weights + static_cast<uint64_t>(row_bytes) * (i * B_LINE_STEP),
+                          static_cast<int32_t>(i * B_LINE_STEP) < outer_left ? CHUNK : 0);
+      }
     }
-    load_weights(stage + Tile::A_BYTES, along);
+  }
+  __device__ __forceinline__ void advance() {
     channel += Tile::STEP;
+    source += STEP_BYTES;
+    weights += LB == Layout::ALONG ? STEP_BYTES : static_cast<uint64_t>(row_bytes) * Tile::STEP;
     if (channel >= a.src.c) {
       channel = 0;
       next_tap();
       enter_tap();
     }
   }
-  __device__ __forceinline__ void load_weights(unsigned char* operand, uint32_t along) const {
-    const uint64_t row = static_cast<uint64_t>(a.kernel_h) * a.kernel_w * a.inner;
-    const void* any = a.weights;
-#pragma unroll
-    for (uint32_t i = 0; i < PASSES; ++i) {
-      if constexpr (LB == Layout::ALONG) {
-        const uint32_t line = threadIdx.x / 8 + i * LINE_STEP;
-        const bool hit = place.column + line < a.outer && along < a.inner;
-        unsigned char* to = operand + chunk_at<LB, T>(Tile::COLUMNS, line, threadIdx.x % 8);
-        cp_async_16_zfill(to, hit ? weights + i * LINE_STEP * row + channel : any,
-                          hit ? CHUNK : 0);
-      } else {
-        const uint32_t line = threadIdx.x / B_CHUNKS + i * B_LINE_STEP;
-        const uint32_t chunk = threadIdx.x % B_CHUNKS;
-        const bool hit = channel + line < a.outer &&
-                         place.column + chunk * Tile::PER_CHUNK < a.inner;
-        unsigned char* to = operand + chunk_at<LB, T>(Tile::COLUMNS, line, chunk);
-        cp_async_16_zfill(to, hit ? weights + (channel + i * B_LINE_STEP) * row : any,
-                          hit ? CHUNK : 0);
-      }
-    }
-  }
 };
 
 template <class Tile, Pass PASS> struct AnyLoader {
   using T = typename Tile::T;
+  static constexpr bool SHARES = false;
   static constexpr Layout LB = weights_layout(PASS);
   static_assert(Tile::THREADS % Tile::STEP == 0 && Tile::THREADS % Tile::COLUMNS == 0,
                 "a thread keeps its place in the lines");
@@ -198,10 +231,12 @@ template <class Tile, Pass PASS> struct AnyLoader {
     return static_cast<const T*>(
         a.weights)[(outer * taps + weight_tap(a, t.i, t.j)) * a.inner + inner];
   }
-  __device__ __forceinline__ void load(unsigned char* stage) {
+  __device__ __forceinline__ void advance() { first += Tile::STEP; }
+  template <int PART> __device__ __forceinline__ void load(unsigned char* stage) const {
     constexpr uint32_t STEP = Tile::STEP;
     const uint32_t at = threadIdx.x % STEP;
     const Term t = term(first + at);
+    if constexpr (PART == 1) return load_weights(stage + Tile::A_BYTES, t);
     const int32_t dy = tap_offset(a.y, t.i), dx = tap_offset(a.x, t.j);
     for (uint32_t line = threadIdx.x / STEP; line < Tile::ROWS; line += Tile::THREADS / STEP) {
       const PixelRow row = table[line];
@@ -213,8 +248,6 @@ template <class Tile, Pass PASS> struct AnyLoader {
       }
       *reinterpret_cast<T*>(stage + element_at<Layout::ALONG, T>(Tile::ROWS, line, at)) = v;
     }
-    load_weights(stage + Tile::A_BYTES, t);
-    first += STEP;
   }
   __device__ __forceinline__ void load_weights(unsigned char* to, const Term& mine) const {
     constexpr uint32_t STEP = Tile::STEP, COLUMNS = Tile::COLUMNS;

@@ -2,7 +2,9 @@
 // dy[pixel, k] * x[pixel at tap, c]. Both operands are ACROSS.
 //
 // WgradVectorLoader: the tile's columns are channels of one tap, and only the pixels whose tap
-// hits the image (a rectangle) are visited; 16-byte cp.async. WgradAnyLoader: the columns are the
+// hits the image (a rectangle) are visited; 16-byte cp.async. Which pixels a step visits is worked
+// out once for the block, a step before their copies start, and kept in shared memory.
+// WgradAnyLoader: the columns are the
 // flat (tap, channel) axis, any channel count and alignment, element by element; pixels in the
 // padding count as zero.
 #pragma once
@@ -41,69 +43,106 @@ __device__ __forceinline__ WgradPlace place_wgrad(const ConvWgradArgs& a) {
   return p;
 }
 
+// A pixel of the reduction: of dy, and of x at the tap.
+struct alignas(8) PixelPair {
+  uint32_t grad, source;
+};
+
 template <class Tile> struct WgradVectorLoader {
   using T = typename Tile::T;
+  static constexpr bool SHARES = true;  // the pairs that other threads worked out
   static constexpr uint32_t CHUNKS = Tile::COLUMNS / Tile::PER_CHUNK;  // of a line
   static constexpr uint32_t LINE_STEP = Tile::THREADS / CHUNKS;
   static constexpr uint32_t PASSES = Tile::STEP / LINE_STEP;
   static_assert(Tile::STEP % LINE_STEP == 0, "all threads fill whole lines");
+  static_assert(Tile::THREADS >= Tile::STEP, "a thread works out at most one pair a step");
+  static_assert(2 * Tile::STEP * sizeof(PixelPair) <= Tile::ROWS * sizeof(PixelRow),
+                "the pairs of two steps lie where other passes keep their rows");
+  static_assert(chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, LINE_STEP, 1) ==
+                    chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, 0, 1) + LINE_STEP * CHUNKS * CHUNK,
+                "a thread's chunks lie a constant apart");
 
   const ConvWgradArgs& a;
   Range ys, xs;          // positions whose tap hits
   FastDiv width, height;
   int32_t dy, dx;        // the tap's offsets
   uint32_t pixel, end;   // of this part, counted within the rectangle
-  const T* grad;         // dy at this thread's chunk
-  const T* source;       // x likewise
+  PixelPair* pairs;      // of two steps: those of the step to be loaded, and of the next
+  uint32_t slot = 0;     // of the step to be loaded, in pairs
+  const unsigned char* grad;     // pixel 0 of dy at this thread's chunk
+  const unsigned char* source;   // x likewise
+  uint32_t grad_bytes, source_bytes;  // between pixels
   bool grad_live, source_live;
-  bool pointwise;        // pixel i of dy meets pixel i of x: no index maths
+  uint32_t to;           // this thread's first chunk in a stage
 
-  __device__ __forceinline__ WgradVectorLoader(const ConvWgradArgs& args, const WgradPlace& p)
+  __device__ __forceinline__ WgradVectorLoader(const ConvWgradArgs& args, const WgradPlace& p,
+                                               PixelPair* table)
       : a(args),
         ys(hits(args.rows, p.tap / args.columns.taps)),
         xs(hits(args.columns, p.tap % args.columns.taps)),
         width(max(1u, xs.end - xs.first)),
         height(max(1u, ys.end - ys.first)),
         dy(tap_offset(args.rows, p.tap / args.columns.taps)),
-        dx(tap_offset(args.columns, p.tap % args.columns.taps)) {
+        dx(tap_offset(args.columns, p.tap % args.columns.taps)),
+        pairs(table) {
     const uint32_t count = a.x.n * (ys.end - ys.first) * (xs.end - xs.first);
     const Range part = split(count, Tile::STEP, p.part, a.parts);
     pixel = part.first;
     end = part.end;
     const uint32_t at = threadIdx.x % CHUNKS * Tile::PER_CHUNK;
-    grad = static_cast<const T*>(a.dy.data) + p.row + at;
-    source = static_cast<const T*>(a.x.data) + p.column + at;
+    grad = reinterpret_cast<const unsigned char*>(static_cast<const T*>(a.dy.data) + p.row + at);
+    source = reinterpret_cast<const unsigned char*>(static_cast<const T*>(a.x.data) + p.column + at);
+    grad_bytes = static_cast<uint32_t>(a.dy.ld * sizeof(T));
+    source_bytes = static_cast<uint32_t>(a.x.ld * sizeof(T));
     grad_live = p.row + at < a.dy.c;
     source_live = p.column + at < a.x.c;
-    pointwise = one_to_one(a.rows) && one_to_one(a.columns);
+    to = chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, threadIdx.x / CHUNKS, threadIdx.x % CHUNKS);
+    work_out(pixel, 0);
   }
   __device__ __forceinline__ uint32_t steps() const { return div_up(end - pixel, Tile::STEP); }
-  __device__ __forceinline__ void load(unsigned char* stage) {
-    const uint32_t chunk = threadIdx.x % CHUNKS;
+  // The pairs of the step at `first`, a thread each; beyond the end they are never copied from.
+  __device__ __forceinline__ void work_out(uint32_t first, uint32_t into) const {
+    if (threadIdx.x >= Tile::STEP) return;
+    const Position at = unravel(first + threadIdx.x, width, height);
+    const uint32_t y = at.y + ys.first, x = at.x + xs.first;
+    PixelPair pair;
+    pair.grad = (at.image * a.rows.count + y) * a.columns.count + x;
+    pair.source = (at.image * a.rows.source + y * a.rows.scale + dy) * a.columns.source +
+                  x * a.columns.scale + dx;
+    pairs[into + threadIdx.x] = pair;
+  }
+  template <int PART> __device__ __forceinline__ void load(unsigned char* stage) const {
+    const uint32_t line = threadIdx.x / CHUNKS;
+    const int32_t lines = static_cast<int32_t>(end) - static_cast<int32_t>(pixel + line);
+    const int32_t left = (PART == 0 ? grad_live : source_live) ? lines : 0;
+    // All before the first copy: a read between copies waits for them.
+    uint32_t index[PASSES];
 #pragma unroll
     for (uint32_t i = 0; i < PASSES; ++i) {
-      const uint32_t line = threadIdx.x / CHUNKS + i * LINE_STEP;
-      const bool real = pixel + line < end;
-      uint32_t out = pixel + line, from = out;
-      if (!pointwise) {
-        const Position at = unravel(out, width, height);
-        const uint32_t y = at.y + ys.first, x = at.x + xs.first;
-        out = (at.image * a.rows.count + y) * a.columns.count + x;
-        from = (at.image * a.rows.source + y * a.rows.scale + dy) * a.columns.source +
-               x * a.columns.scale + dx;
-      }
-      const bool hit_a = real && grad_live, hit_b = real && source_live;
-      unsigned char* to = stage + chunk_at<Layout::ACROSS, T>(Tile::COLUMNS, line, chunk);
-      cp_async_16_zfill(to, hit_a ? grad + out * a.dy.ld : a.dy.data, hit_a ? CHUNK : 0);
-      cp_async_16_zfill(to + Tile::A_BYTES, hit_b ? source + from * a.x.ld : a.x.data,
-                        hit_b ? CHUNK : 0);
+      const PixelPair& pair = pairs[slot + line + i * LINE_STEP];
+      index[i] = PART == 0 ? pair.grad : pair.source;
     }
+#pragma unroll
+    for (uint32_t i = 0; i < PASSES; ++i) {
+      const uint64_t offset =
+          static_cast<uint64_t>(index[i]) * (PART == 0 ? grad_bytes : source_bytes);
+      cp_async_16_zfill(stage + to + PART * Tile::A_BYTES + i * (LINE_STEP * CHUNKS * CHUNK),
+                        (PART == 0 ? grad : source) + offset,
+                        static_cast<int32_t>(i * LINE_STEP) < left ? CHUNK : 0);
+    }
+  }
+  // Two steps ahead of the products: what is worked out here is read after the next barrier, and
+  // what lay in its place was read before the last.
+  __device__ __forceinline__ void advance() {
     pixel += Tile::STEP;
+    slot ^= Tile::STEP;
+    work_out(pixel, slot);
   }
 };
 
 template <class Tile> struct WgradAnyLoader {
   using T = typename Tile::T;
+  static constexpr bool SHARES = false;
   static constexpr uint32_t LINE_STEP = Tile::THREADS / Tile::COLUMNS;
   static_assert(Tile::THREADS % Tile::COLUMNS == 0, "a thread keeps its column");
 
@@ -115,7 +154,8 @@ template <class Tile> struct WgradAnyLoader {
   const T* source;      // x at this thread's channel
   bool grad_live, source_live;
 
-  __device__ __forceinline__ WgradAnyLoader(const ConvWgradArgs& args, const WgradPlace& p)
+  __device__ __forceinline__ WgradAnyLoader(const ConvWgradArgs& args, const WgradPlace& p,
+                                            PixelPair*)
       : a(args), width(max(1u, args.columns.count)), height(max(1u, args.rows.count)) {
     const uint32_t count = a.x.n * a.rows.count * a.columns.count;
     const Range part = split(count, Tile::STEP, p.part, a.parts);
@@ -131,7 +171,10 @@ template <class Tile> struct WgradAnyLoader {
     source = static_cast<const T*>(a.x.data) + (flat - tap * a.x.c);
   }
   __device__ __forceinline__ uint32_t steps() const { return div_up(end - pixel, Tile::STEP); }
-  __device__ __forceinline__ void load(unsigned char* stage) {
+  __device__ __forceinline__ void advance() { pixel += Tile::STEP; }
+  // Both operands at once.
+  template <int PART> __device__ __forceinline__ void load(unsigned char* stage) const {
+    if constexpr (PART == 1) return;
     const uint32_t at = threadIdx.x % Tile::COLUMNS;
     for (uint32_t line = threadIdx.x / Tile::COLUMNS; line < Tile::STEP; line += LINE_STEP) {
       T g = from_float<T>(0.0f), s = g;
@@ -150,7 +193,6 @@ template <class Tile> struct WgradAnyLoader {
       *reinterpret_cast<T*>(stage + where) = g;
       *reinterpret_cast<T*>(stage + Tile::A_BYTES + where) = s;
     }
-    pixel += Tile::STEP;
   }
 };
 

@@ -29,19 +29,20 @@ __host__ __device__ constexpr bool inside(int32_t at, uint32_t size) {
   return static_cast<uint32_t>(at) < size;
 }
 
-// n / divisor for n < 2^32 by a multiplication: q = (n*m >> 32 + n) >> shift in 64 bits, where
-// m = ceil(2^(32+shift) / divisor) - 2^32 and shift = ceil(log2 divisor).
+// n / divisor for n < 2^31 by one high product: q = (2n*m >> 32) >> shift, where
+// shift = ceil(log2 divisor) and m = ceil(2^(31+shift) / divisor), which is under 2^32. The error of
+// n*m / 2^(31+shift) is below n / 2^(31+shift) < 1 / divisor: it never reaches the next integer.
 struct FastDiv {
   uint32_t divisor;
   uint32_t multiplier;
   uint32_t shift;
   __host__ __device__ constexpr explicit FastDiv(uint32_t d) : divisor(d), multiplier(0), shift(0) {
-    while (shift < 32 && (uint64_t{1} << shift) < d) ++shift;
-    multiplier = static_cast<uint32_t>(((uint64_t{1} << 32) * ((uint64_t{1} << shift) - d)) / d + 1);
+    while ((1u << shift) < d) ++shift;
+    multiplier = static_cast<uint32_t>(((uint64_t{1} << (31 + shift)) + d - 1) / d);
   }
   __host__ __device__ constexpr uint32_t quotient(uint32_t n) const {
-    const uint64_t high = (static_cast<uint64_t>(n) * multiplier) >> 32;
-    return static_cast<uint32_t>((high + n) >> shift);
+    const uint64_t product = static_cast<uint64_t>(2 * n) * multiplier;
+    return static_cast<uint32_t>(product >> 32) >> shift;
   }
 };
 
@@ -109,11 +110,6 @@ __host__ __device__ constexpr Range hits(const ConvAxis& axis, uint32_t i) {
   return Range{static_cast<uint32_t>(first), static_cast<uint32_t>(end > first ? end : first)};
 }
 
-// Whether position v reads source v and nothing else: a 1x1 convolution of stride 1, not padded.
-__host__ __device__ constexpr bool one_to_one(const ConvAxis& axis) {
-  return axis.taps == 1 && axis.scale == 1 && axis.offset == 0 && axis.count == axis.source;
-}
-
 // The taps of a tile that do not read padding only, in row-major order.
 struct TapWalk {
   uint32_t i, j;
@@ -147,15 +143,16 @@ __host__ __device__ constexpr Range split(uint32_t length, uint32_t step, uint32
 namespace check {
 
 constexpr bool division() {
+  constexpr uint32_t most = 0x7FFFFFFFu;
   for (uint32_t d = 1; d < 70; ++d) {
     const FastDiv f(d);
     for (uint32_t n = 0; n < 300; ++n) {
-      if (f.quotient(n) != n / d || f.quotient(~n) != ~n / d) return false;
+      if (f.quotient(n) != n / d || f.quotient(most - n) != (most - n) / d) return false;
     }
   }
-  const FastDiv large(0x80000001u), largest(0xffffffffu);
-  return large.quotient(0x80000000u) == 0 && large.quotient(0x80000001u) == 1 &&
-         largest.quotient(0xfffffffeu) == 0 && largest.quotient(0xffffffffu) == 1;
+  const FastDiv large(0x40000001u), largest(most);
+  return large.quotient(0x40000000u) == 0 && large.quotient(0x40000001u) == 1 &&
+         largest.quotient(most - 1) == 0 && largest.quotient(most) == 1;
 }
 static_assert(division(), "FastDiv is not a division");
 

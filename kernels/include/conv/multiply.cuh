@@ -5,13 +5,25 @@
 //                cvt.rna (m16n8k8). 32 bytes of the reduction are one mma in both, so both read
 //                ALONG operands with the same ldmatrix.
 //
-// Each has clear(), step(stage) and store(product): the block's product to shared memory, row
-// after row, PITCH floats apart; and first_row(), the first row that this thread's warp owns.
+// Bits: Exact's are the same on every GPU. A tensor core does not round after every product: it aligns
+// the accumulator and a block of products to the largest exponent among them, cuts what lies below
+// its adder, and adds. How long the block is and how many bits the adder keeps differs between
+// architectures, A100 and H100 among them, so inexact sums have the bits of the architecture
+// that made them, the same in every run and under every schedule there. Exact sums are the same
+// everywhere.
+//
+// Each has clear(), step(stage, copies) and store(product): the block's product to shared memory, by
+// product_at. `copies(Part<0>{})` and `copies(Part<1>{})` issue the copies of a later step; they come
+// between the products, so that neither waits for the other.
 #pragma once
 #include "include/conv/tile.cuh"
 #include "include/ptx/matrix.cuh"
 
 namespace conv {
+
+template <int I> struct Part {
+  static constexpr int INDEX = I;
+};
 
 template <class Tile, Layout LA, Layout LB> struct Exact {
   static_assert(sizeof(typename Tile::T) == 4, "the exact path is float");
@@ -24,8 +36,12 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   static constexpr uint32_t DEPTH = LA == Layout::ACROSS && LB == Layout::ACROSS ? 2 : 4;
   float sums[M][N];
 
-  // Every warp owns rows all over the tile.
-  static __device__ __forceinline__ uint32_t first_row() { return 0; }
+  // This thread's place along the rows: the two of a warp lie two rows apart, so that they store to
+  // other banks.
+  static __device__ __forceinline__ uint32_t own_row() {
+    const uint32_t t = threadIdx.x / TX;
+    return (t & ~3u) | (t & 1u) << 1 | (t >> 1 & 1u);
+  }
   // Row or column that a thread's i-th value belongs to.
   template <Layout L> static __device__ __forceinline__ uint32_t place(uint32_t t, uint32_t threads,
                                                                        uint32_t i) {
@@ -69,12 +85,15 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
       for (uint32_t j = 0; j < N; ++j) sums[i][j] = 0.0f;
     }
   }
-  __device__ __forceinline__ void step(const unsigned char* stage) {
+  template <class Copies>
+  __device__ __forceinline__ void step(const unsigned char* stage, const Copies& copies) {
+    copies(Part<0>{});
+    copies(Part<1>{});
     // Not unrolled: the body is DEPTH*M*N fmaf already.
 #pragma unroll 1
     for (uint32_t first = 0; first < Tile::STEP; first += DEPTH) {
       float a[DEPTH][M], b[DEPTH][N];
-      read<LA>(a, stage, Tile::ROWS, threadIdx.x / TX, TY, first);
+      read<LA>(a, stage, Tile::ROWS, own_row(), TY, first);
       read<LB>(b, stage + Tile::A_BYTES, Tile::COLUMNS, threadIdx.x % TX, TX, first);
 #pragma unroll
       for (uint32_t k = 0; k < DEPTH; ++k) {
@@ -89,9 +108,20 @@ template <class Tile, Layout LA, Layout LB> struct Exact {
   __device__ __forceinline__ void store(float* product) const {
 #pragma unroll
     for (uint32_t i = 0; i < M; ++i) {
-      float* row = product + place<LA>(threadIdx.x / TX, TY, i) * Tile::PITCH;
+      const uint32_t row = place<LA>(own_row(), TY, i);
+      if constexpr (LB == Layout::ALONG) {
 #pragma unroll
-      for (uint32_t j = 0; j < N; ++j) row[place<LB>(threadIdx.x % TX, TX, j)] = sums[i][j];
+        for (uint32_t j = 0; j < N; ++j) {
+          product[product_at<Tile>(row, place<LB>(threadIdx.x % TX, TX, j))] = sums[i][j];
+        }
+      } else {
+#pragma unroll
+        for (uint32_t j = 0; j < N; j += 4) {
+          float* to = product + product_at<Tile>(row, place<LB>(threadIdx.x % TX, TX, j));
+          *reinterpret_cast<float4*>(to) =
+              make_float4(sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]);
+        }
+      }
     }
   }
 };
@@ -187,7 +217,9 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
       }
     }
   }
-  __device__ __forceinline__ void step(const unsigned char* stage) {
+  template <class Copies>
+  __device__ __forceinline__ void step(const unsigned char* stage, const Copies& copies) {
+    static_assert(STEP_BYTES / 32 >= 2, "a place for each part of the copies");
 #pragma unroll
     for (uint32_t k = 0; k < STEP_BYTES / 32; ++k) {
       uint32_t a[M][4], b[N][2];
@@ -202,6 +234,8 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
       } else {
         mma_tf32_tile(sums, a, b);
       }
+      if (k == 0) copies(Part<0>{});
+      if (k == 1) copies(Part<1>{});
     }
   }
   __device__ __forceinline__ void store(float* product) const {
@@ -210,7 +244,7 @@ template <class Tile, Layout LA, Layout LB> struct TensorCores {
     for (uint32_t i = 0; i < M; ++i) {
 #pragma unroll
       for (uint32_t j = 0; j < N; ++j) {
-        float* at = product + (row + i * 16) * Tile::PITCH + column + j * 8;
+        float* at = product + product_at<Tile>(row + i * 16, column + j * 8);
         *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
         *reinterpret_cast<float2*>(at + 8 * Tile::PITCH) =
             make_float2(sums[i][j][2], sums[i][j][3]);

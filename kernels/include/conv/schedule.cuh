@@ -10,7 +10,8 @@
 //
 // Blocks of a cut tile leave their sums in the workspace; the last to arrive adds the parts in
 // order (`join`) and finishes the tile like any other. Where a tile is cut is a function of the
-// shapes (src/device/gpu/conv/plan.rs), so no bit depends on the schedule or the machine.
+// shapes (src/device/gpu/conv/plan.rs), so no bit depends on the schedule or on the number of
+// multiprocessors. On tensor cores bits still depend on the architecture (multiply.cuh).
 #pragma once
 #include "include/conv/tile.cuh"
 
@@ -52,6 +53,7 @@ __device__ __forceinline__ bool join(const Work& work, float* partials, uint32_t
   constexpr uint64_t SIZE = static_cast<uint64_t>(Tile::ROWS) * Tile::COLUMNS;
   float* first = partials + static_cast<uint64_t>(work.cut) * work.parts * SIZE;
   float* own = first + work.part * SIZE;
+#pragma unroll 2
   for (uint32_t i = threadIdx.x; i < rows * GROUPS; i += Tile::THREADS) {
     const float* from = product + i / GROUPS * Tile::PITCH + i % GROUPS * 4;
     *reinterpret_cast<float4*>(own + i * 4) = *reinterpret_cast<const float4*>(from);
@@ -64,8 +66,10 @@ __device__ __forceinline__ bool join(const Work& work, float* partials, uint32_t
   if (__syncthreads_or(taken) == 0) return false;
   __threadfence();
   if (threadIdx.x == 0) tickets[work.cut] = 0;  // nobody else is left
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < rows * GROUPS; i += Tile::THREADS) {
     float4 sum = *reinterpret_cast<const float4*>(first + i * 4);
+#pragma unroll 4
     for (uint32_t p = 1; p < work.parts; ++p) {
       const float4 v = *reinterpret_cast<const float4*>(first + p * SIZE + i * 4);
       sum.x += v.x;

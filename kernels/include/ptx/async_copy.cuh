@@ -1,5 +1,5 @@
-// cp.async: 4, 8 or 16 bytes from global to shared memory, past the registers. The copy is there
-// only after cp_async_wait, for this thread; after a barrier too, for the others.
+// cp.async: 16 bytes from global to shared memory, past the registers. The copy is there only after
+// cp_async_wait, for this thread; after a barrier too, for the others.
 //
 // On the host the destination is poisoned at once and filled at the wait, so a missing or too
 // weak wait reads NaN.
@@ -8,14 +8,8 @@
 
 #ifdef U2PL_SIMT
 
-// `bytes` must be the size of the access; both addresses must be multiples of it.
-#define cp_async_4(to, from) simt::async_copy(to, from, 4, 4, SIMT_HERE)
-#define cp_async_8(to, from) simt::async_copy(to, from, 8, 8, SIMT_HERE)
-#define cp_async_16(to, from) simt::async_copy(to, from, 16, 16, SIMT_HERE)
-// Reads only the first `from_bytes` (0 to the access's size) and fills the rest with zeros; with 0
-// the source is not touched.
-#define cp_async_4_zfill(to, from, from_bytes) simt::async_copy(to, from, 4, from_bytes, SIMT_HERE)
-#define cp_async_8_zfill(to, from, from_bytes) simt::async_copy(to, from, 8, from_bytes, SIMT_HERE)
+// Reads only the first `from_bytes` (0 to 16) and fills the rest with zeros; with 0 the source is
+// not touched. Both addresses must be multiples of 16.
 #define cp_async_16_zfill(to, from, from_bytes) \
   simt::async_copy(to, from, 16, from_bytes, SIMT_HERE)
 // Ends a group: the copies since the last commit.
@@ -25,38 +19,12 @@
 
 #else
 
-// Address of shared memory as the instructions take it.
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ void cp_async_4_zfill(void* to, const void* from, uint32_t from_bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared_address(to)),
-               "l"(from), "r"(from_bytes)
-               : "memory");
-}
-__device__ __forceinline__ void cp_async_8_zfill(void* to, const void* from, uint32_t from_bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared_address(to)),
-               "l"(from), "r"(from_bytes)
-               : "memory");
-}
 // .cg: through L2 only; what is copied here is read once per block.
 __device__ __forceinline__ void cp_async_16_zfill(void* to, const void* from,
                                                   uint32_t from_bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                "l"(from), "r"(from_bytes)
-               : "memory");
-}
-__device__ __forceinline__ void cp_async_4(void* to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(shared_address(to)), "l"(from)
-               : "memory");
-}
-__device__ __forceinline__ void cp_async_8(void* to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(shared_address(to)), "l"(from)
-               : "memory");
-}
-__device__ __forceinline__ void cp_async_16(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared_address(to)), "l"(from)
                : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() {

@@ -22,11 +22,7 @@
 #ifdef U2PL_SIMT
 #include "simt/matrix.hpp"
 
-#define ldmatrix_x1(r, row) simt::load_matrix<1, false>(r, row, SIMT_HERE)
-#define ldmatrix_x2(r, row) simt::load_matrix<2, false>(r, row, SIMT_HERE)
 #define ldmatrix_x4(r, row) simt::load_matrix<4, false>(r, row, SIMT_HERE)
-#define ldmatrix_x1_trans(r, row) simt::load_matrix<1, true>(r, row, SIMT_HERE)
-#define ldmatrix_x2_trans(r, row) simt::load_matrix<2, true>(r, row, SIMT_HERE)
 #define ldmatrix_x4_trans(r, row) simt::load_matrix<4, true>(r, row, SIMT_HERE)
 #define mma_bf16(d, a, b) simt::mma_one<simt::Bf16Mma>(d, a, b, SIMT_HERE)
 #define mma_tf32(d, a, b) simt::mma_one<simt::Tf32Mma>(d, a, b, SIMT_HERE)
@@ -35,28 +31,16 @@
 
 #else
 
-// ldmatrix: r[0..N) from this lane's row address in shared memory.
+// ldmatrix: r[0..4) from this lane's row address in shared memory.
 #define U2PL_LDMATRIX(name, modifier)                                                           \
-  __device__ __forceinline__ void ldmatrix_x1##name(uint32_t (&r)[1], const void* row) {        \
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1" modifier ".shared.b16 {%0}, [%1];\n"           \
-                 : "=r"(r[0])                                                                   \
-                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))                    \
-                 : "memory");                                                                   \
-  }                                                                                             \
-  __device__ __forceinline__ void ldmatrix_x2##name(uint32_t (&r)[2], const void* row) {        \
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2" modifier ".shared.b16 {%0,%1}, [%2];\n"        \
-                 : "=r"(r[0]), "=r"(r[1])                                                       \
-                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))                    \
-                 : "memory");                                                                   \
-  }                                                                                             \
-  __device__ __forceinline__ void ldmatrix_x4##name(uint32_t (&r)[4], const void* row) {        \
+  __device__ __forceinline__ void name(uint32_t (&r)[4], const void* row) {                     \
     asm volatile("ldmatrix.sync.aligned.m8n8.x4" modifier ".shared.b16 {%0,%1,%2,%3}, [%4];\n"  \
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                               \
                  : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))                    \
                  : "memory");                                                                   \
   }
-U2PL_LDMATRIX(, "")
-U2PL_LDMATRIX(_trans, ".trans")
+U2PL_LDMATRIX(ldmatrix_x4, "")
+U2PL_LDMATRIX(ldmatrix_x4_trans, ".trans")
 #undef U2PL_LDMATRIX
 
 // d += a * b, accumulated in fp32.

@@ -1,6 +1,6 @@
 // Tests of the tests: small correct kernels, and copies of them with one planted bug each.
 // tests/planted.rs asserts that every bug is reported and that the correct ones pass; the
-// ThreadSanitizer job runs some of them too. None of this is in the fatbin.
+// ThreadSanitizer job runs some of them too. None of this is in a fatbin.
 #include "simt/tests/args.cuh"
 
 enum class Bug {
@@ -83,10 +83,10 @@ template <Bug B> __device__ void staged_copy(const TestArgs& a) {
   const float* x = static_cast<const float*>(a.x);
   float* y = static_cast<float*>(a.y);
   const unsigned mine = threadIdx.x * 4;
-  cp_async_16(&tiles[0][mine], x + mine);
+  cp_async_16_zfill(&tiles[0][mine], x + mine, 16);
   if (B != Bug::NoCommit) cp_async_commit();
   for (uint64_t t = 0; t < a.n; ++t) {
-    if (t + 1 < a.n) cp_async_16(&tiles[(t + 1) % 2][mine], x + (t + 1) * 512 + mine);
+    if (t + 1 < a.n) cp_async_16_zfill(&tiles[(t + 1) % 2][mine], x + (t + 1) * 512 + mine, 16);
     // An empty group behind the last tile, so that the count stays right.
     if (B != Bug::NoCommit) cp_async_commit();
     if (B == Bug::WrongWait) {
@@ -200,6 +200,7 @@ KERNEL(planted_spin, TestArgs, 32) {
     }
   }
 }
+#ifdef U2PL_SIMT  // the PTX machine has no stack, and refuses code that calls
 // Local arrays without end.
 __device__ __noinline__ float deep(volatile float* above, uint64_t n) {
   volatile float here[256];
@@ -210,3 +211,4 @@ KERNEL(planted_recursion, TestArgs, 32) {
   volatile float start[1] = {0.0f};
   static_cast<float*>(a.y)[threadIdx.x] = deep(start, a.n);
 }
+#endif

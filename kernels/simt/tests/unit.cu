@@ -71,7 +71,7 @@ KERNEL(unit_atomics, TestArgs, 128) {
 }
 
 // x: A[16][16] then B[8][16] (B transposed), bf16. y: the A fragment by ldmatrix.x4 [lane][4], the B
-// fragment by ldmatrix.x2 [lane][2], by .trans of B as [16][8] [lane][2], then D[16][8] = A * B.
+// fragment by ldmatrix [lane][2], by .trans of B as [16][8] [lane][2], then D[16][8] = A * B.
 KERNEL(unit_matrix_bf16, TestArgs, 32) {
   SHARED_ALIGNED(uint16_t, s, [640], 16);
   const uint16_t* x = static_cast<const uint16_t*>(a.x);
@@ -81,11 +81,13 @@ KERNEL(unit_matrix_bf16, TestArgs, 32) {
   // B as [16][8] behind it.
   for (unsigned i = lane; i < 128; i += 32) s[384 + i] = x[256 + i % 8 * 16 + i / 8];
   __syncwarp();  // everything is staged
-  uint32_t fa[4], fb[2], ft[2];
+  uint32_t fa[4], twice[4], ft[4];
   // Matrices in the order of the registers: (rows 0-7, k 0-7), (8-15, 0-7), (0-7, 8-15), (8-15, 8-15).
   ldmatrix_x4(fa, &s[lane % 16 * 16 + lane / 16 * 8]);
-  ldmatrix_x2(fb, &s[256 + lane % 8 * 16 + lane / 8 % 2 * 8]);
-  ldmatrix_x2_trans(ft, &s[384 + lane % 16 * 8]);
+  // B's two matrices, and the same two again.
+  ldmatrix_x4(twice, &s[256 + lane % 8 * 16 + lane / 8 % 2 * 8]);
+  ldmatrix_x4_trans(ft, &s[384 + lane % 16 * 8]);
+  const uint32_t fb[2] = {twice[0], twice[1]};
   float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   mma_bf16(d, fa, fb);
   for (int i = 0; i < 4; ++i) y[lane * 4 + i] = fa[i];
@@ -128,19 +130,16 @@ KERNEL(unit_bf16, TestArgs, 64) {
   }
 }
 
-// cp.async of 4, 8 and 16 bytes, and with zeros behind the first m bytes (of 16). y: 64 words.
+// cp.async of 16 bytes, with zeros behind the first m of them, and of nothing. y: 32 words.
 KERNEL(unit_async_copy, TestArgs, 32) {
   SHARED_ALIGNED(uint32_t, s, [32], 16);
   const uint32_t* x = static_cast<const uint32_t*>(a.x);
   const unsigned t = threadIdx.x;
   s[t] = 0;
   __syncwarp();  // the copies below land on zeros
-  if (t == 0) cp_async_16(&s[0], &x[0]);
-  if (t == 1) cp_async_8(&s[4], &x[4]);
-  if (t == 2) cp_async_4(&s[6], &x[6]);
+  if (t == 0) cp_async_16_zfill(&s[0], &x[0], 16);
   if (t == 3) cp_async_16_zfill(&s[8], &x[8], static_cast<uint32_t>(a.m));
   if (t == 4) cp_async_16_zfill(&s[12], nullptr, 0);
-  if (t == 5) cp_async_4_zfill(&s[16], nullptr, 0);
   cp_async_commit();
   cp_async_wait<0>();
   __syncwarp();  // every lane has waited for its copies

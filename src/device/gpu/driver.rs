@@ -1,12 +1,16 @@
-//! The seam below the launchers: memory, launches, streams. Two implementations: a CUDA GPU
-//! through the driver API, and the SIMT runtime that runs the same kernels on the host.
+//! The seam below the launchers: memory, launches, streams. Implementations: a CUDA GPU through the
+//! driver API, the PTX machine that executes what nvcc compiled, and the SIMT runtime that runs the
+//! same sources on the host.
 
 use crate::device::Memory;
+#[cfg(any(feature = "simt", feature = "ptx"))]
+use crate::error::Error;
 use crate::error::Result;
 
 use super::kernels::KernelInfo;
 
-/// An address in device memory (in host memory on the SIMT runtime).
+/// An address in device memory (in host memory on the SIMT runtime, in the machine's own on the PTX
+/// machine).
 #[repr(transparent)]
 #[derive(
     Clone,
@@ -55,7 +59,11 @@ pub(super) const PLANNED_MULTIPROCESSORS: u32 = 132;
 /// [`Limits::planned_multiprocessors`] of a device under test: few enough that small shapes reach
 /// every way of cutting work up.
 #[cfg_attr(
-    not(any(feature = "simt", all(feature = "cuda", feature = "cli"))),
+    not(any(
+        feature = "simt",
+        feature = "ptx",
+        all(feature = "cuda", feature = "cli")
+    )),
     allow(dead_code, reason = "nothing to test with")
 )]
 pub(crate) const TEST_MULTIPROCESSORS: u32 = 4;
@@ -69,12 +77,45 @@ pub struct GraphId(pub u32);
 #[derive(Debug)]
 pub struct Ticket(pub(super) Pending);
 
+#[cfg(any(feature = "simt", feature = "ptx"))]
+impl Ticket {
+    /// The bytes of a copy that was made at once.
+    pub(super) fn copied(self, bytes: &mut [u8]) -> Result<()> {
+        match self.0 {
+            Pending::Copied(copy) if copy.len() == bytes.len() => {
+                bytes.copy_from_slice(&copy);
+                Ok(())
+            }
+            Pending::Copied(copy) => Err(Error::internal(format!(
+                "collecting {} bytes of a copy of {}",
+                bytes.len(),
+                copy.len()
+            ))),
+            Pending::Slot(_) => Err(Error::internal("a ticket of another driver")),
+        }
+    }
+}
+
+/// [`Driver::time_each`] where the host is the device.
+#[cfg(any(feature = "simt", feature = "ptx"))]
+pub(super) fn time_on_host(
+    count: usize,
+    work: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<f32>> {
+    let one = |i| {
+        let start = std::time::Instant::now();
+        work(i)?;
+        Ok(start.elapsed().as_secs_f32() * 1e3)
+    };
+    (0..count).map(one).collect()
+}
+
 /// Where a queued copy's bytes will be.
 #[derive(Debug)]
 pub(super) enum Pending {
     /// Already here: the driver runs everything at once.
     #[cfg_attr(
-        not(feature = "simt"),
+        not(any(feature = "simt", feature = "ptx")),
         allow(dead_code, reason = "no such driver here")
     )]
     Copied(Vec<u8>),
@@ -89,7 +130,7 @@ pub(super) enum Pending {
 /// Memory and launches on one device. All work is on one stream, in order; only `download`,
 /// `collect`, `time_each` and `synchronize` wait for it.
 pub trait Driver: Send + Sync {
-    /// Short name (`cuda:0`, `simt`).
+    /// Short name (`cuda:0`, `ptx`, `simt`).
     fn name(&self) -> String;
 
     /// Where its memory is.

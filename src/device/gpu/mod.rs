@@ -4,7 +4,7 @@
 //! and fills argument structs. Launchers know nothing of CUDA's API, so the SIMT runtime tests
 //! every line of them without a GPU.
 #![cfg_attr(
-    not(any(feature = "cuda", feature = "simt")),
+    not(any(feature = "cuda", feature = "ptx", feature = "simt")),
     allow(dead_code, reason = "without a driver nothing launches")
 )]
 
@@ -24,11 +24,16 @@ mod norm;
 mod optimizer;
 mod planes;
 mod pool;
+#[cfg(feature = "ptx")]
+pub mod ptx;
 mod resize;
 mod select;
 #[cfg(feature = "simt")]
 pub mod simt;
 mod upsample;
+
+#[cfg(feature = "cli")]
+pub(crate) use conv::partial_bytes as conv_partial_bytes;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -119,6 +124,15 @@ impl GpuDevice {
     #[cfg(feature = "cuda")]
     pub fn cuda(index: usize, math: MathMode) -> Result<Self> {
         Ok(Self::new(Box::new(cuda::CudaDriver::new(index)?), math))
+    }
+
+    /// The PTX machine: the compiled kernels, executed on the host.
+    ///
+    /// # Errors
+    /// As [`ptx::PtxDriver::new`].
+    #[cfg(feature = "ptx")]
+    pub fn ptx(options: crate::ptx::Options, math: MathMode) -> Result<Self> {
+        Ok(Self::new(Box::new(ptx::PtxDriver::new(options)?), math))
     }
 
     /// The SIMT runtime: the kernels on the host.

@@ -58,6 +58,9 @@ pub struct Options {
     pub schedule: Schedule,
     /// Host threads that run blocks; 0 = every core.
     pub threads: usize,
+    /// Dynamic shared memory that a block may ask for, bytes: an H100's, or less for the ways that
+    /// kernels take on smaller GPUs.
+    pub shared_bytes: u32,
 }
 
 impl Default for Options {
@@ -66,6 +69,7 @@ impl Default for Options {
             seed: 0,
             schedule: Schedule::Sequential,
             threads: 0,
+            shared_bytes: 227 << 10,
         }
     }
 }
@@ -159,7 +163,7 @@ impl Driver for SimtDriver {
         Limits {
             multiprocessors: 4,
             planned_multiprocessors: TEST_MULTIPROCESSORS,
-            shared_bytes: 227 * 1024,
+            shared_bytes: self.options.shared_bytes,
         }
     }
 
@@ -210,18 +214,7 @@ impl Driver for SimtDriver {
     }
 
     fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        match ticket.0 {
-            Pending::Copied(copy) if copy.len() == bytes.len() => {
-                bytes.copy_from_slice(&copy);
-                Ok(())
-            }
-            Pending::Copied(copy) => Err(Error::internal(format!(
-                "collecting {} bytes of a copy of {}",
-                bytes.len(),
-                copy.len()
-            ))),
-            Pending::Slot(_) => Err(Error::internal("a ticket of another driver")),
-        }
+        ticket.copied(bytes)
     }
 
     fn launch(
@@ -283,11 +276,6 @@ impl Driver for SimtDriver {
         count: usize,
         work: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<f32>> {
-        let one = |i| {
-            let start = std::time::Instant::now();
-            work(i)?;
-            Ok(start.elapsed().as_secs_f32() * 1e3)
-        };
-        (0..count).map(one).collect()
+        super::driver::time_on_host(count, work)
     }
 }

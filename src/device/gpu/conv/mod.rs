@@ -40,6 +40,42 @@ const FORWARD: Table<ConvArgs> = [
     ],
 ];
 
+const NORM: Table<ConvArgs> = [
+    [
+        kernels::CONV_NORM_FP32_LARGE,
+        kernels::CONV_NORM_FP32_SMALL,
+        kernels::CONV_NORM_FP32_ANY,
+    ],
+    [
+        kernels::CONV_NORM_TF32_LARGE,
+        kernels::CONV_NORM_TF32_SMALL,
+        kernels::CONV_NORM_TF32_ANY,
+    ],
+    [
+        kernels::CONV_NORM_BF16_LARGE,
+        kernels::CONV_NORM_BF16_SMALL,
+        kernels::CONV_NORM_BF16_ANY,
+    ],
+];
+
+const MOMENTS: Table<ConvArgs> = [
+    [
+        kernels::CONV_MOMENTS_FP32_LARGE,
+        kernels::CONV_MOMENTS_FP32_SMALL,
+        kernels::CONV_MOMENTS_FP32_ANY,
+    ],
+    [
+        kernels::CONV_MOMENTS_TF32_LARGE,
+        kernels::CONV_MOMENTS_TF32_SMALL,
+        kernels::CONV_MOMENTS_TF32_ANY,
+    ],
+    [
+        kernels::CONV_MOMENTS_BF16_LARGE,
+        kernels::CONV_MOMENTS_BF16_SMALL,
+        kernels::CONV_MOMENTS_BF16_ANY,
+    ],
+];
+
 const DGRAD: Table<ConvArgs> = [
     [
         kernels::CONV_DGRAD_FP32_LARGE,
@@ -76,8 +112,8 @@ const WGRAD: Table<ConvWgradArgs> = [
     ],
 ];
 
-/// Largest extent of an axis, padding and dilation included, and of a map in pixels: the kernels
-/// count in 32 bits with a sign.
+/// Largest extent of an axis, padding and dilation included, of a map in pixels, and of a pixel or
+/// of the weights of a row in elements: the kernels count in 32 bits with a sign, bytes without.
 const MOST: usize = 1 << 30;
 
 /// Scratch bytes of a call.
@@ -105,6 +141,19 @@ pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]
     }
 }
 
+/// Bytes of the partial sums that a weight gradient leaves for a second kernel (`conv_reduce`) to
+/// add, those of the bias aside, on the GPU that work is planned for; 0 where it needs none.
+#[cfg(feature = "cli")]
+pub(crate) fn partial_bytes(op: &Op, ins: &[View], outs: &[View]) -> usize {
+    let (Op::ConvWgrad(_), [_, dy], [dw, ..]) = (op, ins, outs) else {
+        return 0;
+    };
+    let multiprocessors = super::driver::PLANNED_MULTIPROCESSORS as usize;
+    Product::new(dy.dtype, super::MathMode::Fp32).map_or(0, |product| {
+        4 * WgradPlan::new(product, multiprocessors, dy, dw, false).partials()
+    })
+}
+
 /// Scratch bytes of one launch.
 fn map_workspace(
     product: Product,
@@ -122,22 +171,24 @@ fn map_workspace(
 
 /// [`Op::Conv`].
 pub(super) fn forward(cx: &Launcher, window: Window) -> Result<()> {
-    forward_of(cx, window, cx.call.ins.get(2), finish::NONE)
+    forward_of(cx, &FORWARD, window, cx.call.ins.get(2), finish::NONE)
 }
 
 /// [`Op::ConvBatchNormEval`].
 pub(super) fn forward_norm(cx: &Launcher, norm: ConvNorm) -> Result<()> {
     let (bias, finish) = finish::norm(cx, norm)?;
-    forward_of(cx, norm.window, bias, finish)
+    forward_of(cx, &NORM, norm.window, bias, finish)
 }
 
 /// [`Op::ConvMoments`].
 pub(super) fn forward_moments(cx: &Launcher, window: Window) -> Result<()> {
-    forward_of(cx, window, cx.call.ins.get(2), finish::moments(cx)?)
+    let bias = cx.call.ins.get(2);
+    forward_of(cx, &MOMENTS, window, bias, finish::moments(cx)?)
 }
 
 fn forward_of(
     cx: &Launcher,
+    table: &Table<ConvArgs>,
     window: Window,
     bias: Option<&View>,
     finish: ConvFinish,
@@ -150,7 +201,7 @@ fn forward_of(
         None => Ptr::NULL,
     };
     let axes = forward_axes(window, x, w, y);
-    launch_map(cx, &FORWARD, product, [x, w, y], (bias, finish), axes)
+    launch_map(cx, table, product, [x, w, y], (bias, finish), axes)
 }
 
 /// Rows and columns of a forward pass.
@@ -235,6 +286,7 @@ pub(super) fn wgrad(cx: &Launcher, window: Window) -> Result<()> {
         axis::forward(window, size, source, dw.shape[i] as u32)
     };
     let one = plan.parts == 1;
+    let stages = variant.stages(product, cx.limits().shared_bytes as usize);
     let args = ConvWgradArgs {
         x: x_map,
         dy: dy_map,
@@ -243,10 +295,12 @@ pub(super) fn wgrad(cx: &Launcher, window: Window) -> Result<()> {
         columns: axis(2),
         parts: plan.parts as u32,
         accumulate: u32::from(one && cx.call.accumulates(0)),
+        stages: stages as u32,
+        pad: 0,
     };
     let kernel = WGRAD[product.index()][variant.index()];
     let grid = [plan.parts * k.div_ceil(side) * across, 1, 1];
-    cx.launch(kernel, grid, variant.shared_bytes(), &args)?;
+    cx.launch(kernel, grid, variant.shared_bytes(stages), &args)?;
     if one {
         return Ok(());
     }
@@ -287,7 +341,9 @@ fn reduce(cx: &Launcher, parts: Ptr, out: Ptr, n: usize, count: usize, index: us
         accumulate: u32::from(cx.call.accumulates(index)),
     };
     let kernel = kernels::CONV_REDUCE;
-    cx.launch(kernel, cx.stride_grid(&kernel, n), 0, &args)
+    // Four elements a thread, where the kernel can.
+    let items = if n.is_multiple_of(4) { n / 4 } else { n };
+    cx.launch(kernel, cx.stride_grid(&kernel, items), 0, &args)
 }
 
 /// One launch of the forward pass, or of one phase of the data gradient: `src`, weights, `dst`.
@@ -313,6 +369,9 @@ fn launch_map(
         extent,
     );
     let [y, x] = axes;
+    let stages = plan
+        .variant
+        .stages(product, cx.limits().shared_bytes as usize);
     let args = ConvArgs {
         src: src_map,
         dst: dst_map,
@@ -320,7 +379,7 @@ fn launch_map(
         bias,
         y,
         x,
-        schedule: schedule(cx, &plan)?,
+        schedule: schedule(cx, &plan, stages)?,
         outer: w.shape[0] as u32,
         inner: w.shape[3] as u32,
         kernel_h: w.shape[1] as u32,
@@ -331,11 +390,11 @@ fn launch_map(
     };
     let kernel = table[product.index()][plan.variant.index()];
     let grid = [plan.blocks(), 1, 1];
-    cx.launch(kernel, grid, plan.variant.shared_bytes(), &args)
+    cx.launch(kernel, grid, plan.variant.shared_bytes(stages), &args)
 }
 
 /// A plan as the kernels take it.
-fn schedule(cx: &Launcher, plan: &MapPlan) -> Result<ConvSchedule> {
+fn schedule(cx: &Launcher, plan: &MapPlan, stages: usize) -> Result<ConvSchedule> {
     let cut = plan.parts > 1;
     Ok(ConvSchedule {
         partials: scratch(cx, plan.workspace_bytes())?,
@@ -345,6 +404,8 @@ fn schedule(cx: &Launcher, plan: &MapPlan) -> Result<ConvSchedule> {
         },
         whole: plan.whole as u32,
         parts: plan.parts as u32,
+        stages: stages as u32,
+        pad: 0,
     })
 }
 
@@ -403,9 +464,9 @@ fn check(cx: &Launcher, window: Window, x: &View, w: &View, y: &View) -> Result<
     }
     let extents = [1, 2].map(|i| x.shape[i] + 2 * window.padding + reach(i) + window.stride);
     let flat = w.shape[1] * w.shape[2] * w.shape[0].max(w.shape[3]);
-    let counts = [x.pixels(), y.pixels(), w.shape[0], flat];
+    let counts = [x.pixels(), y.pixels(), w.shape[0], flat, x.ld, y.ld];
     if extents.iter().chain(&counts).any(|&n| n >= MOST) {
-        return Err(cx.wrong("too large: 2^30 pixels or more"));
+        return Err(cx.wrong("too large: 2^30 pixels, or elements of a pixel, or more"));
     }
     Ok(())
 }

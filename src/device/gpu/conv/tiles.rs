@@ -11,6 +11,9 @@ pub(super) const STEP_BYTES: usize = 128;
 /// through shared memory to the map.
 const BLOCK_STEPS: usize = 2;
 
+/// Shared memory that every block takes beside its own, bytes.
+const RESERVED: usize = 1 << 10;
+
 /// How products are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Product {
@@ -64,10 +67,23 @@ impl Variant {
         }
     }
 
-    /// Dynamic shared memory of a block (`Tile::SHARED_BYTES` of tile.cuh): three stages of A and
-    /// B, and 16 bytes a row.
-    pub(super) fn shared_bytes(self) -> usize {
-        self.side() * (3 * 2 * STEP_BYTES + 16)
+    /// Dynamic shared memory of a block (`Tile::shared_bytes` of tile.cuh): the stages of A and B,
+    /// or after them the product and four coefficients a column, and 16 bytes a row.
+    pub(super) fn shared_bytes(self, stages: usize) -> usize {
+        let side = self.side();
+        let staged = stages * 2 * side * STEP_BYTES;
+        let epilogue = 4 * side * (side + 8) + 16 * side;
+        staged.max(epilogue) + 16 * side
+    }
+
+    /// Stages of the pipeline on a GPU whose blocks may ask for `most` bytes of shared memory: three,
+    /// or two where a multiprocessor would hold one block of three and holds two of two (sm_80). No
+    /// bit depends on it.
+    pub(super) fn stages(self, product: Product, most: usize) -> usize {
+        // A block may ask for all that the multiprocessor has but what every block takes.
+        let fit = |stages| (most + RESERVED) / (self.shared_bytes(stages) + RESERVED);
+        let one_of_three = fit(3) <= 1 && self.resident(product) >= 2;
+        if one_of_three && fit(2) >= 2 { 2 } else { 3 }
     }
 
     /// Index in a table of kernels.
@@ -141,9 +157,6 @@ mod tests {
     const REGISTERS: usize = 65_536;
     const UNIT: usize = 256;
     const SHARED: usize = 228 << 10;
-    /// Shared memory that every block takes beside its own.
-    const RESERVED: usize = 1 << 10;
-
     fn threads(variant: Variant, product: Product) -> usize {
         match (variant, product) {
             (Variant::Large, Product::Fp32) => 256,
@@ -180,11 +193,34 @@ mod tests {
             let warps = threads(variant, product) / 32;
             let registers: usize = registers.parse().expect("registers");
             let block = warps * (32 * registers).next_multiple_of(UNIT);
-            let fit = (REGISTERS / block).min(SHARED / (variant.shared_bytes() + RESERVED));
+            let fit = (REGISTERS / block).min(SHARED / (variant.shared_bytes(3) + RESERVED));
             let said = variant.resident(product);
             assert!(fit >= said, "{kernel}: {fit} blocks at once, not {said}");
-            checked += usize::from(matches!(pass, "forward" | "dgrad" | "wgrad"));
+            checked += usize::from(matches!(
+                pass,
+                "forward" | "norm" | "moments" | "dgrad" | "wgrad"
+            ));
         }
-        assert_eq!(checked, 27);
+        assert_eq!(checked, 45);
+    }
+
+    /// Where three stages leave room for one block of a kind that could run two, there are two.
+    #[test]
+    fn two_large_blocks_fit_an_a100_and_an_h100() {
+        let kib = |n: usize| n << 10;
+        for (most, stages, blocks) in [(kib(227), 3, 2), (kib(163), 2, 2), (kib(99), 3, 1)] {
+            let got = Variant::Large.stages(Product::Bf16, most);
+            assert_eq!(got, stages, "{most} bytes");
+            let block = Variant::Large.shared_bytes(got) + RESERVED;
+            assert_eq!((most + RESERVED) / block, blocks, "{most} bytes");
+            for variant in [Variant::Small, Variant::Any] {
+                assert_eq!(variant.stages(Product::Tf32, most), 3, "{most} bytes");
+            }
+            assert_eq!(
+                Variant::Large.stages(Product::Fp32, most),
+                3,
+                "{most} bytes"
+            );
+        }
     }
 }

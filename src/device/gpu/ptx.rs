@@ -1,0 +1,248 @@
+//! The PTX machine as a [`Driver`]: what nvcc compiled, executed warp by warp on the CPU
+//! ([`crate::ptx`]). For testing and weighing kernels where there is no GPU.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::driver::{Driver, GraphId, Limits, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket};
+use super::kernels::{ALL, KernelInfo};
+use crate::device::Memory;
+use crate::error::{Error, Result};
+use crate::ptx::{Arch, Counters, Machine, Module, Options};
+
+mod table {
+    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+}
+
+/// Alignment of allocations, bytes; as CUDA's.
+const ALIGN: u64 = 256;
+
+/// What the launches of a driver add up to.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Launches.
+    pub launches: u64,
+    /// What they executed.
+    pub counters: Counters,
+}
+
+/// How often each kernel was launched: what a test suite has covered.
+#[derive(Debug)]
+pub struct Launches(Vec<AtomicU64>);
+
+impl Launches {
+    fn count(&self, name: &str) {
+        if let Some(i) = ALL.iter().position(|info| info.name == name) {
+            self.0[i].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Launches so far, in the order of [`ALL`].
+    pub fn counts(&self) -> Vec<u64> {
+        let counts = self.0.iter();
+        counts.map(|n| n.load(Ordering::Relaxed)).collect()
+    }
+}
+
+/// Modules by unit.
+type Modules = HashMap<&'static str, Module>;
+
+/// The modules of one architecture, parsed once in a process.
+fn modules(arch: Arch) -> Result<Arc<Modules>> {
+    static PARSED: OnceLock<Mutex<HashMap<Arch, Arc<Modules>>>> = OnceLock::new();
+    let parsed = PARSED.get_or_init(Mutex::default).lock();
+    let mut parsed = parsed.map_err(|_| Error::internal("poisoned table of PTX modules"))?;
+    if let Some(modules) = parsed.get(&arch) {
+        return Ok(modules.clone());
+    }
+    let mut modules = Modules::new();
+    for (unit, _, text) in table::UNITS.iter().filter(|(_, of, _)| *of == arch.name()) {
+        let module = Module::parse(text, &format!("{unit}.{arch}.ptx"));
+        modules.insert(unit, module.map_err(|p| problem(p.to_string()))?);
+    }
+    if modules.is_empty() {
+        return Err(Error::input(
+            format!("--device ptx:{arch}"),
+            "this build has no kernels for it",
+            "build with nvcc (scripts/install-nvcc.sh) and with U2PL_CUDA_ARCHS naming it, or \
+             unset for sm_80 and sm_90a",
+        ));
+    }
+    let modules = Arc::new(modules);
+    parsed.insert(arch, modules.clone());
+    Ok(modules)
+}
+
+fn problem(text: String) -> Error {
+    Error::Device {
+        device: "ptx".into(),
+        problem: text,
+    }
+}
+
+/// The PTX machine.
+pub struct PtxDriver {
+    machine: Machine,
+    modules: Arc<Modules>,
+    launches: Arc<Launches>,
+    /// By kernel.
+    tallies: Mutex<HashMap<&'static str, Tally>>,
+}
+
+impl PtxDriver {
+    /// Checks that every kernel of the table is there with the arguments that Rust expects.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where this build has no kernels for the architecture; [`Error::Device`]
+    /// naming what the machine cannot read; [`Error::Internal`] naming a kernel that differs.
+    pub fn new(options: Options) -> Result<Self> {
+        let modules = modules(options.arch)?;
+        for info in ALL {
+            let entry = modules.get(info.unit).and_then(|m| m.entry(info.name));
+            let entry =
+                entry.ok_or_else(|| Error::internal(format!("kernel {} is missing", info.name)))?;
+            if entry.param_bytes as usize != info.args_bytes {
+                return Err(Error::internal(format!(
+                    "kernel {}: other arguments",
+                    info.name
+                )));
+            }
+        }
+        Ok(Self {
+            machine: Machine::new(options),
+            modules,
+            launches: Arc::new(Launches(ALL.iter().map(|_| AtomicU64::new(0)).collect())),
+            tallies: Mutex::default(),
+        })
+    }
+
+    /// The count of launches, which goes on when the driver is handed away.
+    pub fn launches(&self) -> Arc<Launches> {
+        self.launches.clone()
+    }
+
+    /// What each kernel has executed so far, by name.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] after a panic of another thread.
+    pub fn tallies(&self) -> Result<HashMap<&'static str, Tally>> {
+        let tallies = self.tallies.lock();
+        Ok(tallies
+            .map_err(|_| Error::internal("poisoned tallies"))?
+            .clone())
+    }
+}
+
+impl Driver for PtxDriver {
+    fn name(&self) -> String {
+        "ptx".into()
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::Machine
+    }
+
+    fn check_borrowed(&self, address: Ptr) -> Result<()> {
+        Err(problem(format!(
+            "memory at {:#x} is not the machine's own, and it can reach no other",
+            address.0
+        )))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            multiprocessors: 4,
+            planned_multiprocessors: TEST_MULTIPROCESSORS,
+            shared_bytes: self.machine.options().arch.shared_bytes(),
+        }
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Ptr> {
+        let bytes = bytes as u64;
+        let at = self.machine.alloc(bytes, ALIGN);
+        let at = at.map_err(|p| problem(p.to_string()))?;
+        let zeroed = self.machine.fill(at, bytes, 0);
+        zeroed.map_err(|p| problem(p.to_string()))?;
+        Ok(Ptr(at))
+    }
+
+    fn free(&self, ptr: Ptr) {
+        // It came from `alloc` and is freed once: there is nothing to report.
+        let _ = self.machine.free(ptr.0);
+    }
+
+    fn free_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()> {
+        let written = self.machine.write(to.0, bytes);
+        written.map_err(|p| problem(p.to_string()))
+    }
+
+    fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
+        let read = self.machine.read(from.0, bytes);
+        read.map_err(|p| problem(p.to_string()))
+    }
+
+    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket> {
+        let mut copy = vec![0; bytes];
+        self.download(from, &mut copy)?;
+        Ok(Ticket(Pending::Copied(copy)))
+    }
+
+    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        ticket.copied(bytes)
+    }
+
+    fn launch(
+        &self,
+        kernel: &KernelInfo,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        args: &[u8],
+    ) -> Result<()> {
+        let module = self.modules.get(kernel.unit);
+        let module = module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))?;
+        let block = [kernel.threads, 1, 1];
+        let machine = &self.machine;
+        let counters = machine.launch(module, kernel.name, grid, block, shared_bytes, args);
+        let counters = counters.map_err(|fault| problem(fault.to_string()))?;
+        self.launches.count(kernel.name);
+        let mut tallies = self.tallies.lock();
+        let tallies = tallies
+            .as_mut()
+            .map_err(|_| Error::internal("poisoned tallies"))?;
+        let tally = tallies.entry(kernel.name).or_default();
+        tally.launches += 1;
+        tally.counters.add(&counters);
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn record(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>> {
+        Ok(None)
+    }
+
+    fn replay(&self, _graph: GraphId) -> Result<()> {
+        Err(Error::internal("the ptx driver records nothing"))
+    }
+
+    fn forget(&self, _graph: GraphId) {}
+
+    fn time_each(
+        &self,
+        count: usize,
+        work: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        super::driver::time_on_host(count, work)
+    }
+}

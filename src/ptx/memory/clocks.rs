@@ -1,0 +1,78 @@
+//! Who has seen what: vector clocks of a block's warps.
+//!
+//! An access happens before another when a chain of barriers leads from one to the other
+//! (FastTrack: Flanagan & Freund 2009). Lanes of one warp are threads of their own: what orders them
+//! is a barrier or `bar.warp.sync`, not the lock step that this machine happens to run in.
+
+/// Warps, and behind them agents of asynchronous copies (mbarrier phases).
+pub const AGENTS: usize = 64;
+/// The first agent that is no warp.
+#[allow(dead_code)] // For the instructions that only sm_90 has.
+pub const FIRST_COPIER: usize = 32;
+
+/// What an agent knows of every other's time.
+pub type Vector = [u32; AGENTS];
+
+/// Clocks of a block.
+pub struct Clocks {
+    /// Per warp: the last time of each agent that happened before now.
+    pub seen: Vec<Vector>,
+    /// The same for writes that a proxy fence has handed to the asynchronous proxy.
+    pub fenced: Vec<Vector>,
+    /// Each agent's own time; 0 is before everything.
+    pub now: Vector,
+    /// Per warp: accesses of its other lanes before this time are ordered.
+    pub lanes: [u32; 32],
+}
+
+impl Clocks {
+    /// Clocks of so many warps at their start.
+    pub fn new(warps: usize) -> Clocks {
+        Clocks {
+            seen: vec![[0; AGENTS]; warps],
+            fenced: vec![[0; AGENTS]; warps],
+            now: [1; AGENTS],
+            lanes: [0; 32],
+        }
+    }
+
+    /// What `warp` passes on when it arrives somewhere, into `board`; its time goes on.
+    pub fn release(&mut self, warp: usize, board: &mut Vector, fenced: &mut Vector) {
+        join(board, &self.seen[warp]);
+        board[warp] = self.now[warp];
+        join(fenced, &self.fenced[warp]);
+        self.now[warp] += 1;
+    }
+
+    /// What `warp` learns when it passes; `whole`: all its lanes do.
+    pub fn acquire(&mut self, warp: usize, board: &Vector, fenced: &Vector, whole: bool) {
+        join(&mut self.seen[warp], board);
+        join(&mut self.fenced[warp], fenced);
+        if whole {
+            self.lanes[warp] = self.now[warp];
+        }
+    }
+
+    /// The lanes of a warp meet.
+    pub fn meet(&mut self, warp: usize) {
+        self.now[warp] += 1;
+        self.lanes[warp] = self.now[warp];
+    }
+
+    /// `fence.proxy.async` by a warp: what it knows of generic writes, the asynchronous proxy may
+    /// now see.
+    #[allow(dead_code)] // For the instructions that only sm_90 has.
+    pub fn fence_proxy(&mut self, warp: usize) {
+        let mut known = self.seen[warp];
+        known[warp] = self.now[warp];
+        join(&mut self.fenced[warp], &known);
+        self.now[warp] += 1;
+    }
+}
+
+/// The later of both, agent by agent.
+pub fn join(into: &mut Vector, from: &Vector) {
+    for (a, b) in into.iter_mut().zip(from) {
+        *a = (*a).max(*b);
+    }
+}

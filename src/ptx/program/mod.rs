@@ -1,0 +1,215 @@
+//! Programs as the machine runs them: decoded once, flat, operands as row indices.
+
+pub(super) mod decode;
+pub(super) mod hopper;
+pub(super) mod op;
+pub(super) mod resolve;
+
+use super::flow::{Flow, NEVER};
+use super::options::Arch;
+use super::parse::{self, Kernel, Location, Text};
+use super::problem::Problem;
+use decode::Decoder;
+use op::Inst;
+use resolve::Layout;
+
+/// Most bytes of an entry's parameters (PTX ISA, sm_70 and later).
+const MAX_PARAM_BYTES: u32 = 32764;
+
+/// A parameter of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Its name in the PTX.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u32,
+    /// Alignment in bytes.
+    pub align: u32,
+    /// Where it lies in the parameter block.
+    pub offset: u32,
+}
+
+/// A kernel.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its (mangled) name.
+    pub name: String,
+    /// Its parameters.
+    pub params: Vec<Param>,
+    /// Bytes of the parameter block.
+    pub param_bytes: u32,
+    /// Bytes of static shared memory.
+    pub static_shared_bytes: u32,
+    /// Most threads of a block along each axis (`.maxntid`), or exactly so many (`.reqntid`).
+    pub max_threads: Option<[u32; 3]>,
+    /// [`Entry::max_threads`] is exact.
+    pub exact_threads: bool,
+    pub(super) code: Vec<Inst>,
+    /// Rows of constants.
+    pub(super) narrow: Vec<[u32; 32]>,
+    pub(super) wide: Vec<[u64; 32]>,
+    /// Rows of predicates, of 32 and of 64 bits.
+    pub(super) rows: [u32; 3],
+    pub(super) shared: Layout,
+    /// See [`hopper::touches`].
+    pub(super) touches: Vec<Box<[hopper::Touch]>>,
+}
+
+impl Entry {
+    /// The line of the PTX text of each instruction, in the order of
+    /// [`super::Counters::executed`].
+    pub fn lines(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.code.iter().map(|inst| inst.line)
+    }
+}
+
+/// A parsed PTX file.
+#[derive(Debug)]
+pub struct Module {
+    name: String,
+    target: Arch,
+    entries: Vec<Entry>,
+    files: Vec<(u32, String)>,
+    locations: Vec<Location>,
+}
+
+impl Module {
+    /// Parses and decodes a PTX text; `name` names it in messages.
+    pub fn parse(text: &str, name: &str) -> Result<Module, Problem> {
+        let text = parse::parse(text, name)?;
+        let target = Arch::from_name(text.target).ok_or_else(|| {
+            Problem::new(format!(
+                "{name}: target {} is not known to this machine; compile for sm_80, sm_90 or sm_90a",
+                text.target
+            ))
+        })?;
+        let entries = text
+            .kernels
+            .iter()
+            .map(|kernel| entry(&text, kernel, name))
+            .collect::<Result<_, _>>()?;
+        Ok(Module {
+            name: name.to_string(),
+            target,
+            entries,
+            files: text
+                .files
+                .iter()
+                .map(|(number, path)| (*number, path.to_string()))
+                .collect(),
+            locations: text.locations,
+        })
+    }
+
+    /// The name that it was parsed under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was compiled for.
+    pub fn target(&self) -> Arch {
+        self.target
+    }
+
+    /// Its kernels.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The kernel of this name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+
+    /// Takes this off the front of the source files' paths in messages.
+    pub fn strip_prefix(&mut self, prefix: &str) {
+        for (_, path) in &mut self.files {
+            if let Some(rest) = path.strip_prefix(prefix) {
+                *path = rest.trim_start_matches('/').to_string();
+            }
+        }
+    }
+
+    /// Source position of an instruction as `file:line`, with the line that it was inlined at.
+    pub(super) fn at(&self, inst: &Inst) -> String {
+        let location = self.locations[inst.location as usize];
+        let file = |number: u32| {
+            let found = self.files.iter().find(|(n, _)| *n == number);
+            found.map_or("?", |(_, path)| path.as_str())
+        };
+        if inst.location == 0 {
+            return format!("{}:{}", self.name, inst.line);
+        }
+        let own = format!("{}:{}", file(location.file), location.line);
+        match location.inlined_at {
+            Some((number, line)) => format!("{own} (from {}:{line})", file(number)),
+            None => own,
+        }
+    }
+
+    /// Whether two instructions come from the same source line.
+    pub(super) fn same_line(&self, a: &Inst, b: &Inst) -> bool {
+        a.location == b.location
+            || self.locations[a.location as usize] == self.locations[b.location as usize]
+    }
+}
+
+fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Problem> {
+    let mut params = Vec::new();
+    let mut end = 0u32;
+    for param in &kernel.params {
+        let offset = end.next_multiple_of(param.align.max(1));
+        end = offset.saturating_add(param.bytes);
+        if end > MAX_PARAM_BYTES {
+            let words = format!("more than {MAX_PARAM_BYTES} bytes of parameters");
+            return Err(Problem::at(file, param.line, words));
+        }
+        params.push(Param {
+            name: param.name.to_string(),
+            bytes: param.bytes,
+            align: param.align,
+            offset,
+        });
+    }
+    let offsets: Vec<u32> = params.iter().map(|param| param.offset).collect();
+    let body = resolve::resolve(text, kernel, &offsets, file)?;
+    let targets = &body.targets;
+    if !body
+        .lines
+        .last()
+        .is_some_and(|line| line.guard.is_none() && (line.ends() || line.parts[0] == "bra"))
+    {
+        return Err(Problem::new(format!(
+            "{file}: kernel {} does not end in ret, exit, trap or a branch",
+            kernel.name
+        )));
+    }
+    let flow = Flow::new(&body.lines, targets);
+    let meetings = flow.meetings(targets);
+    let (rows, counts) = flow.rows(&body.lines, &body.widths);
+    let mut decoder = Decoder::new(file, &rows, &body.widths);
+    let mut code = Vec::with_capacity(body.lines.len());
+    for (i, line) in body.lines.iter().enumerate() {
+        decoder.branch = targets[i].map(|target| (target as u32, meetings[i]));
+        code.push(decoder.decode(line)?);
+    }
+    debug_assert!(
+        meetings
+            .iter()
+            .all(|m| *m == NEVER || (*m as usize) < code.len())
+    );
+    Ok(Entry {
+        name: kernel.name.to_string(),
+        params,
+        param_bytes: end,
+        static_shared_bytes: body.shared.static_bytes,
+        max_threads: kernel.max_threads,
+        exact_threads: kernel.exact_threads,
+        code,
+        narrow: decoder.narrow.iter().map(|value| [*value; 32]).collect(),
+        wide: decoder.wide.iter().map(|value| [*value; 32]).collect(),
+        rows: [counts[0] + 1, counts[1], counts[2]],
+        shared: body.shared,
+        touches: hopper::touches(&body.lines, body.widths.len()),
+    })
+}
