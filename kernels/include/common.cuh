@@ -13,7 +13,7 @@
 #include <cstdint>
 
 #define ARGS(name) struct name
-#define CONSTANT(name, value) constexpr uint32_t name = value
+#define CONSTANT(name, value) [[maybe_unused]] constexpr uint32_t name = value
 
 #ifdef U2PL_SIMT
 #include "simt/simt.hpp"
