@@ -29,7 +29,7 @@ ARGS(SoftmaxEntropyArgs) {
 };
 
 KERNEL(softmax_entropy, SoftmaxEntropyArgs, 192) {
-  static_assert(kRunThreads == 192, "one thread per pixel of a run");
+  static_assert(UPSAMPLE_THREADS == 192, "one thread per pixel of a run");
   DYNAMIC_SHARED(smem);
   each_pixel(a.u, blockIdx.x, reinterpret_cast<float*>(smem),
              [&](uint64_t i, const UpsampledPixel& x) {
@@ -95,8 +95,8 @@ ARGS(AddScoresArgs) {
 
 KERNEL(add_scores, AddScoresArgs, 192) {
   DYNAMIC_SHARED(smem);
-  SHARED(float, maxima, [kRunThreads]);
-  SHARED(float, inverses, [kRunThreads]);
+  SHARED(float, maxima, [UPSAMPLE_THREADS]);
+  SHARED(float, inverses, [UPSAMPLE_THREADS]);
   const uint32_t top = a.window[0], left = a.window[1];
   const uint32_t height = a.window[2], width = a.window[3];
   const uint32_t runs = (a.u.width + a.u.run - 1) / a.u.run;
@@ -116,7 +116,7 @@ KERNEL(add_scores, AddScoresArgs, 192) {
       }
       __syncthreads();  // a pixel's sum is there before its classes read it
     }
-    for (uint32_t e = threadIdx.x; e < (to - from) * classes; e += kRunThreads) {
+    for (uint32_t e = threadIdx.x; e < (to - from) * classes; e += UPSAMPLE_THREADS) {
       const uint32_t local = e / classes, c = e % classes, i = from + local;
       const uint64_t column = static_cast<uint64_t>(left) + (a.flip ? width - 1 - i : i);
       if (column >= a.u.width) continue;

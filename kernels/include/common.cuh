@@ -1,9 +1,10 @@
-// What every kernel source includes first: the two macros that build.rs reads, and the few
+// What every kernel source includes first: the three macros that build.rs reads, and the few
 // differences between nvcc and the host compiler that runs the same source under kernels/simt.
 //
 //   ARGS(CopyArgs) { const float* x; uint64_t n; };   one struct is a kernel's only argument
 //   KERNEL(copy_f32, CopyArgs, 256) { ... a.x ... }   name, struct, threads of a block; `a` is it;
 //                                                     a fourth: blocks at once, where ptxas needs it
+//   CONSTANT(COPY_ROWS, 64);                          a number that the launcher needs too, its only place
 //   SHARED(float, sums, [32]);                        static shared memory, poisoned by simt
 //   SHARED_ALIGNED(float, tile, [8][32], 16);         the same, where float4 is to be read from it
 //   DYNAMIC_SHARED(smem);                             unsigned char*, 1024-byte aligned
@@ -13,6 +14,7 @@
 #include <cstdint>
 
 #define ARGS(name) struct name
+#define CONSTANT(name, value) [[maybe_unused]] constexpr uint32_t name = value
 
 #ifdef U2PL_SIMT
 #include "simt/simt.hpp"
@@ -39,6 +41,17 @@ __device__ __forceinline__ uint64_t grid_start() {
 }
 __device__ __forceinline__ uint64_t grid_step() {
   return static_cast<uint64_t>(gridDim.x) * blockDim.x;
+}
+
+// True in the block that comes here last of `blocks`, which then sees what all of them wrote before.
+// All threads of a block call it and agree. `ticket` is zero before the launch and after.
+__device__ __forceinline__ bool arrives_last(uint32_t* ticket, uint32_t blocks) {
+  __threadfence();
+  __syncthreads();  // the ticket says that all threads of this block have written
+  const bool last = threadIdx.x == 0 && atomicInc(ticket, blocks - 1) == blocks - 1;
+  if (__syncthreads_or(last) == 0) return false;  // thread 0 alone knows
+  __threadfence();
+  return true;
 }
 
 // A NHWC map: pixel i's channels start at data + i*ld elements (`View` of device/mod.rs).

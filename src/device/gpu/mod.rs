@@ -44,6 +44,9 @@ use crate::error::{Error, Result};
 use driver::{Driver, GraphId, Limits, Ptr};
 use kernels::{Kernel, Map};
 
+/// Words of [`Launcher::tickets`]: a conv tile that is cut, or 32 channels, takes one.
+const TICKETS: usize = 1024;
+
 /// Arithmetic of convolutions and type of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MathMode {
@@ -519,6 +522,15 @@ impl Launcher<'_> {
         self.device.driver.upload(ptr, bytes)?;
         constants.insert(bytes.to_vec(), ptr);
         Ok(ptr)
+    }
+
+    /// `count` words that are zero whenever no kernel runs: who takes the last ticket puts it back.
+    /// Kernels run one after the other, so all share them.
+    fn tickets(&self, count: usize) -> Result<Ptr> {
+        if count > TICKETS {
+            return Err(self.wrong(&format!("{count} tickets, of {TICKETS}")));
+        }
+        self.constant(&[0u32; TICKETS])
     }
 
     /// Launches `kernel` on `grid` blocks. An empty grid is no launch.

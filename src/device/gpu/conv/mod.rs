@@ -12,11 +12,11 @@ use super::kernels::{
     self, ConvArgs, ConvAxis, ConvBiasArgs, ConvFinish, ConvReduceArgs, ConvSchedule,
     ConvWgradArgs, Kernel,
 };
-use super::{GpuDevice, Launcher};
+use super::{GpuDevice, Launcher, TICKETS};
 use crate::device::op::{ConvNorm, Window};
 use crate::device::{DType, Op, View};
 use crate::error::Result;
-use plan::{Extent, MapPlan, TICKETS, WgradPlan, wgrad_variant};
+use plan::{Extent, MapPlan, WgradPlan, wgrad_variant};
 use tiles::{Product, Variant, in_vectors, shape_in_vectors};
 
 /// Kernels by [`Product`], then [`Variant`].
@@ -398,9 +398,8 @@ fn schedule(cx: &Launcher, plan: &MapPlan, stages: usize) -> Result<ConvSchedule
     let cut = plan.parts > 1;
     Ok(ConvSchedule {
         partials: scratch(cx, plan.workspace_bytes())?,
-        // Zero whenever no kernel runs: who takes a tile's last ticket puts it back.
         tickets: match cut {
-            true => cx.constant(&[0u32; TICKETS])?,
+            true => cx.tickets(TICKETS)?,
             false => Ptr::NULL,
         },
         whole: plan.whole as u32,

@@ -4,6 +4,7 @@
 //! that is planned for, which is the same one whatever the machine at hand
 //! ([`Limits::planned_multiprocessors`](super::super::driver::Limits)).
 
+use super::super::TICKETS;
 use super::tiles::{Product, Variant};
 use crate::device::View;
 
@@ -13,8 +14,6 @@ const MOST_PARTS: usize = 16;
 const JOIN_STEPS: usize = 1;
 /// Bytes of workspace for the parts of cut tiles, at most.
 const MOST_PARTIALS: usize = 64 << 20;
-/// Most tiles that are cut: a ticket each.
-pub(super) const TICKETS: usize = 1024;
 
 /// Fewest steps of a part of a weight gradient.
 const PART_STEPS: usize = 8;
