@@ -4,7 +4,7 @@
 //!
 //! Follow one image: `data` decodes it, `device` augments it, `graph` runs the planned step that
 //! `model` and `method` composed, `train` loops, `weights` saves, `eval` and `infer` use the
-//! result. Arrows point one way: cli → train/eval/infer → method, model → graph → device.
+//! result. Before a GPU is used first, `contact` has it show that it computes what the CPU does. Arrows point one way: cli → train/eval/infer → method, model → graph → device.
 //!
 //! # Features
 //!
@@ -24,6 +24,7 @@ pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
+pub mod contact;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -44,7 +45,6 @@ pub mod model;
 pub mod ptx;
 #[cfg(feature = "cli")]
 pub mod report;
-#[cfg(feature = "cli")]
 pub mod selftest;
 #[cfg(feature = "cli")]
 pub mod train;

@@ -697,6 +697,7 @@ fn train(device: GpuDevice) -> Vec<String> {
         resume: false,
         max_iters: Some(5),
         profile: false,
+        check: u2pl_engine::contact::Check::default(),
     };
     let mut log = Log::default();
     train::run(cfg, &options, &mut log).expect("run");

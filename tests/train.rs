@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use u2pl_engine::config::Config;
+use u2pl_engine::contact::Check;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::eval::{Evaluator, LoadedWeights};
@@ -45,6 +46,7 @@ fn run(
         resume,
         max_iters,
         profile: false,
+        check: Check::default(),
     };
     train::run(cfg.clone(), &options, &mut Silent).unwrap()
 }

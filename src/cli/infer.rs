@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use super::common::{CheckArgs, DeviceArgs, Progress, WeightsArgs, emit, emit_json};
 use super::looks::LookArgs;
 use crate::bench::versus::side::status_mib;
 use crate::config::Config;
@@ -21,6 +21,8 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     #[command(flatten)]
     looks: LookArgs,
     /// Image, folder of .jpg, .jpeg and .png images, pattern ('frames/*.jpg', quoted), or numbered
@@ -152,6 +154,7 @@ impl Args {
             windows: sliding.then(|| cfg.eval.crop.unwrap_or(cfg.augment.crop)),
             tiling: self.looks.tile,
             callers: 1,
+            check: self.check.check(),
             ..infer::Options::default()
         };
         let network = Network {

@@ -15,6 +15,7 @@ use super::image::{Image, Samples};
 use super::load::{self, Network};
 use crate::config::Config;
 use crate::config::schema::Protocol;
+use crate::contact::{self, Check};
 use crate::data::palette::{Palette, palette};
 use crate::device::Device;
 use crate::eval::{
@@ -46,6 +47,9 @@ pub struct Options {
     pub callers: usize,
     /// Sizes of images that each caller keeps a program for.
     pub shapes: usize,
+    /// How the device's kernels are checked before they are used first: on a GPU that has not passed
+    /// before that takes seconds, when the segmenter is made.
+    pub check: Check,
 }
 
 impl Default for Options {
@@ -61,6 +65,7 @@ impl Default for Options {
             tiling: None,
             callers: 16,
             shapes: 8,
+            check: Check::default(),
         }
     }
 }
@@ -202,7 +207,8 @@ impl Segmenter {
     /// not looked at.
     ///
     /// # Errors
-    /// [`Error::Input`] when the options make no sense.
+    /// [`Error::Input`] when the options make no sense; [`Error::Device`] when the device's kernels are
+    /// wrong and nothing can take their place.
     pub fn new(network: Network, options: Options) -> Result<Self> {
         check(&options)?;
         let mut cfg = network.cfg;
@@ -216,7 +222,8 @@ impl Segmenter {
         if let Some(tiling) = options.tiling {
             tiling.snapped(cfg.model.output_stride)?;
         }
-        Ok(Self {
+        contact::introduce(&*network.device, &options.check);
+        let segmenter = Self {
             palette: palette(&cfg),
             device: network.device,
             cfg,
@@ -224,7 +231,10 @@ impl Segmenter {
             weights: network.weights,
             options,
             pool: Mutex::default(),
-        })
+        };
+        let set = segmenter.weights.weights().set;
+        segmenter.lend()?.caller()?.predictor.meet(set, false)?;
+        Ok(segmenter)
     }
 
     /// Classes.
