@@ -78,6 +78,8 @@ fn run(case: &str, library: &str, settings: &[(&str, &str)]) -> String {
         .env("FAKE_CASE", case)
         .env("FAKE_CUDA_KERNELS", fake.dir.path().join("kernels"))
         .env("LD_LIBRARY_PATH", fake.dir.path().join(library))
+        // Where first contact remembers the fake: not the developer's own folder.
+        .env("XDG_CACHE_HOME", fake.dir.path().join("cache"))
         .envs(settings.iter().copied())
         .output()
         .expect("a child");
