@@ -69,35 +69,36 @@ impl Trial<'_> {
                 return Ok(Ended::Passed { steps, warning });
             };
             let dead = failure.dead;
-            match &mut first {
-                None => first = Some(failure),
-                Some(seen) => {
+            let seen = match first.take() {
+                None => failure,
+                Some(mut seen) => {
                     let more = failure.kernels.into_iter();
                     let new: Vec<_> = more.filter(|k| !seen.kernels.contains(k)).collect();
                     seen.kernels.extend(new);
+                    seen
                 }
-            }
+            };
             let next = match self.rehearsal.checkable() {
                 Some(checkable) => checkable.degrade(met)?,
                 None => None,
             };
-            let Some(seen) = &first else { continue };
             let Some(next) = next else {
-                let blame = self.blame(seen, op, math);
+                let blame = self.blame(&seen, op, math);
                 return Err(self.error(format!("{blame}, and nothing is left to take its place")));
             };
             (how, steps) = (next, steps + 1);
             if dead {
-                let blame = self.blame(seen, op, math);
+                let blame = self.blame(&seen, op, math);
                 let problem = format!(
                     "{blame}, and it took the device down with it; start again and {op} runs {how} instead"
                 );
                 return Ok(Ended::Dead {
                     steps,
-                    warning: self.warning(seen, op, math, how),
+                    warning: self.warning(&seen, op, math, how),
                     error: self.error(problem),
                 });
             }
+            first = Some(seen);
             self.total += cases.len();
         }
     }
