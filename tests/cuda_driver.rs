@@ -334,6 +334,38 @@ fn a_training_run_gives_the_bits_of_the_simt_device() {
     println!("{}", line.unwrap_or_default());
 }
 
+/// What a verdict on the kernels holds for: this GPU, this driver, these kernels.
+#[test]
+fn an_identity_is_that_of_one_gpu_and_one_driver() {
+    if !has_kernels() {
+        return;
+    }
+    let of = |settings: &[(&str, &str)]| {
+        let text = run("identity", "whole", settings);
+        let line = text.lines().find(|l| l.contains("IDENTITY "));
+        line.unwrap_or_else(|| panic!("{text}")).to_string()
+    };
+    let one = of(&[]);
+    for part in [
+        "Fake 0",
+        "pci 0000:00:00",
+        "driver ",
+        "image sm_90a",
+        "kernels ",
+    ] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    assert_eq!(of(&[]), one);
+    let two = [("FAKE_CUDA_DEVICES", "2"), ("FAKE_INDEX", "1")];
+    for other in [
+        &two[..],
+        &[("FAKE_CUDA_VERSION", "13020")],
+        &[("FAKE_CUDA_ARCH", "80")],
+    ] {
+        assert_ne!(of(other), one, "{other:?}");
+    }
+}
+
 /// One case in a process of its own.
 #[test]
 #[ignore = "run by the other tests, with the fake library"]
@@ -346,6 +378,11 @@ fn child() {
                 Ok(driver) => println!("OPENED {:?}", driver.info()),
                 Err(e) => println!("REFUSED {e}, exit code {}", e.exit_code()),
             }
+        }
+        "identity" => {
+            let index = std::env::var("FAKE_INDEX").map_or(0, |i| i.parse().expect("a number"));
+            let driver = CudaDriver::new(index).expect("a device");
+            println!("IDENTITY {:?}", driver.identity());
         }
         "memory" => memory(),
         "launches" => launches(),
