@@ -89,6 +89,10 @@ typedef struct u2pl_options {
   size_t callers;
   // Sizes of images that each caller keeps programs for.
   size_t shapes;
+  // Not 0: use a GPU's kernels without checking them against the CPU first, which otherwise takes
+  // seconds once for each GPU, driver and version of this library. What such a check says goes to
+  // standard error.
+  uint32_t no_check;
 } u2pl_options;
 
 // An image, read during the call alone.

@@ -78,6 +78,8 @@ fn run(case: &str, library: &str, settings: &[(&str, &str)]) -> String {
         .env("FAKE_CASE", case)
         .env("FAKE_CUDA_KERNELS", fake.dir.path().join("kernels"))
         .env("LD_LIBRARY_PATH", fake.dir.path().join(library))
+        // Where first contact remembers the fake: not the developer's own folder.
+        .env("XDG_CACHE_HOME", fake.dir.path().join("cache"))
         .envs(settings.iter().copied())
         .output()
         .expect("a child");
@@ -359,6 +361,38 @@ fn a_training_run_gives_the_bits_of_the_simt_device() {
     println!("{}", line.unwrap_or_default());
 }
 
+/// What a verdict on the kernels holds for: this GPU, this driver, these kernels.
+#[test]
+fn an_identity_is_that_of_one_gpu_and_one_driver() {
+    if !has_kernels() {
+        return;
+    }
+    let of = |settings: &[(&str, &str)]| {
+        let text = run("identity", "whole", settings);
+        let line = text.lines().find(|l| l.contains("IDENTITY "));
+        line.unwrap_or_else(|| panic!("{text}")).to_string()
+    };
+    let one = of(&[]);
+    for part in [
+        "Fake 0",
+        "pci 0000:00:00",
+        "driver ",
+        "image sm_90a",
+        "kernels ",
+    ] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    assert_eq!(of(&[]), one);
+    let two = [("FAKE_CUDA_DEVICES", "2"), ("FAKE_INDEX", "1")];
+    for other in [
+        &two[..],
+        &[("FAKE_CUDA_VERSION", "13020")],
+        &[("FAKE_CUDA_ARCH", "80")],
+    ] {
+        assert_ne!(of(other), one, "{other:?}");
+    }
+}
+
 /// One case in a process of its own.
 #[test]
 #[ignore = "run by the other tests, with the fake library"]
@@ -371,6 +405,11 @@ fn child() {
                 Ok(driver) => println!("OPENED {:?}", driver.info()),
                 Err(e) => println!("REFUSED {e}, exit code {}", e.exit_code()),
             }
+        }
+        "identity" => {
+            let index = std::env::var("FAKE_INDEX").map_or(0, |i| i.parse().expect("a number"));
+            let driver = CudaDriver::new(index).expect("a device");
+            println!("IDENTITY {:?}", driver.identity());
         }
         "memory" => memory(),
         "launches" => launches(),
@@ -725,6 +764,7 @@ fn train(device: GpuDevice) -> Vec<String> {
         new_data: false,
         max_iters: Some(5),
         profile: false,
+        check: u2pl_engine::contact::Check::default(),
     };
     let mut log = Log::default();
     train::run(cfg, &options, &mut log).expect("run");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use u2pl_engine::config::Config;
+use u2pl_engine::contact::Check;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::gpu::MathMode;
@@ -51,6 +52,7 @@ fn run(
         new_data: false,
         max_iters,
         profile: false,
+        check: Check::default(),
     };
     let mut log = Log::default();
     train::run(recipe(sets), &options, &mut log).expect("run");

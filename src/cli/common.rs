@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(super) use super::device::DeviceArgs;
+pub(super) use super::device::{CheckArgs, DeviceArgs};
 use crate::config::schema::Mode;
 use crate::config::{Authors, AuthorsOptions, Config};
 use crate::device::Device;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use super::common::{CheckArgs, DeviceArgs, Progress, WeightsArgs, emit, emit_json};
 use super::looks::LookArgs;
 use crate::config::Config;
 use crate::config::schema::{DataKind, Protocol};
+use crate::contact;
 use crate::data::mask::cityscapes_label_ids;
 use crate::data::palette::{Palette, palette};
 use crate::data::{Dataset, Part, result_name};
@@ -26,6 +27,8 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     /// More weights or run folders, scored likewise and set against the first
     #[arg(long, value_name = "FILE|DIR")]
     against: Vec<PathBuf>,
@@ -222,6 +225,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 /// Scores one network under one protocol and writes the files that were asked for.
 fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     let device = args.device.open()?;
+    contact::introduce(&*device, &args.check.check());
     let (file, cfg) = args
         .weights
         .open_at(weights, sets_of(preset), args.sets())?;
@@ -258,6 +262,7 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     let mut evaluator = Evaluator::new(device, &outcome.cfg, layout);
     evaluator.predictor().tile(args.looks.tile)?;
     evaluator.predictor().trace_nan(args.trace_nan);
+    evaluator.meet(loaded.weights().set)?;
     let progress = Progress::new("eval", dataset.len());
     let ignore = outcome.cfg.data.ignore_index;
     let scored = evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use super::common::{CheckArgs, DeviceArgs, Progress, WeightsArgs, emit, emit_json};
 use super::looks::LookArgs;
 use crate::bench::versus::side::status_mib;
 use crate::config::Config;
@@ -22,6 +22,8 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     #[command(flatten)]
     looks: LookArgs,
     /// Image, folder of .jpg, .jpeg and .png images, pattern ('frames/*.jpg', quoted), or numbered
@@ -165,6 +167,7 @@ impl Args {
             tiling: self.looks.tile,
             callers: 1,
             trace_nan: self.trace_nan,
+            check: self.check.check(),
             ..infer::Options::default()
         };
         let network = Network {

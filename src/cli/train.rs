@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::common::{ConfigArgs, DeviceArgs, say};
+use super::common::{CheckArgs, ConfigArgs, DeviceArgs, say};
 use crate::config::{Authors, Config};
 use crate::eval::Metrics;
 use crate::method::diagnostics::Report;
@@ -24,6 +24,8 @@ pub struct Args {
     config: ConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     /// Run folder to create (or, with --resume, to go on in). Default: the first free runs/NAME-N
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -77,6 +79,7 @@ pub fn run(mut args: Args) -> Result<()> {
         new_data: args.resume_with_new_data,
         max_iters: args.max_iters,
         profile: args.profile,
+        check: args.check.check(),
     };
     let mut display = Display::new(stop_signal());
     let ran = match demo {

@@ -30,6 +30,14 @@ impl Evaluator {
         }
     }
 
+    /// As [`Predictor::meet`], of everything that datasets are scored with.
+    ///
+    /// # Errors
+    /// As [`Predictor::meet`].
+    pub fn meet(&mut self, set: ParamSet) -> Result<()> {
+        self.predictor.meet(set, true)
+    }
+
     /// Scores every image of `dataset` with the weights `set` of the state arena. Images are
     /// decoded ahead on threads; `progress` gets (done, total) after each.
     ///

@@ -318,8 +318,19 @@ impl Networks {
         tail: Tail,
     ) -> Result<usize> {
         let mut graph = graph(&self.cfg, &mut self.layout, set, shape, T::KIND, tail)?.graph;
-        graph.fuse(|op| self.device.fuses(op));
+        graph.suit(&*self.device)?;
         Ok(Plan::new(&graph, &*self.device).bytes)
+    }
+
+    /// Has the device meet what a program with this tail uses.
+    pub(super) fn meet(&mut self, set: ParamSet, shape: Shape, tail: Tail) -> Result<()> {
+        let kind = SampleKind::Byte;
+        match graph(&self.cfg, &mut self.layout, set, shape, kind, tail) {
+            Ok(mut made) => made.graph.suit(&*self.device),
+            // Too small a shape for this network: programs of others are met when they are made.
+            Err(crate::Error::Input { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Bytes of the kept programs' arenas.

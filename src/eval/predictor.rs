@@ -8,7 +8,7 @@ use super::scores::{ScoreMap, Uploaded};
 use super::tiles::{Tiling, on_grid};
 use super::windows::{Rect, Rgb, Sample, Sliding, center, cut};
 use crate::config::schema::{Average, Config, Decoder, Protocol};
-use crate::device::{Device, Strided, elements};
+use crate::device::{Device, Met, Strided, elements};
 use crate::graph::exec::read_view;
 use crate::graph::params::{Layout, ParamSet};
 use crate::{Error, Result};
@@ -121,6 +121,30 @@ impl Predictor {
     /// Bytes of device memory that kept programs hold.
     pub fn held_bytes(&self) -> usize {
         self.nets.held()
+    }
+
+    /// Has the device meet the operations of [`Predictor::maps`] on images of bytes, with `counts` also
+    /// of [`Predictor::confusion`]: what a first contact has to say is then said before the first
+    /// image and not at it.
+    ///
+    /// # Errors
+    /// As [`crate::device::Device::meet`].
+    pub fn meet(&mut self, set: ParamSet, counts: bool) -> Result<()> {
+        let shape = Shape::one(self.crop);
+        self.nets.meet(set, shape, Tail::Maps)?;
+        if counts {
+            self.nets.meet(set, shape, Tail::Confusion)?;
+        }
+        if self.is_plain() && self.protocol != Protocol::Sliding {
+            return Ok(());
+        }
+        let floats = |op| Met { op, half: false };
+        self.device
+            .meet(&[floats("add_scores"), floats("finish_scores")])?;
+        match counts {
+            true => self.device.meet(&[floats("label_confusion")]),
+            false => Ok(()),
+        }
     }
 
     /// Class map, entropy and confidence of `image`. The centre-crop protocol has no answer for

@@ -108,9 +108,9 @@ impl Program {
     /// Fuses and plans `graph` and allocates its transient arena.
     ///
     /// # Errors
-    /// The device's, when the memory is not there.
+    /// The device's, when the memory is not there, or as [`Graph::suit`].
     pub fn new(mut graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
-        graph.fuse(|op| device.fuses(op));
+        graph.suit(&*device)?;
         let plan = Plan::new(&graph, &*device);
         let arena = Arena::new(device.clone(), plan.bytes)?;
         let id = arena.id();
@@ -121,15 +121,13 @@ impl Program {
     /// largest one's size.
     ///
     /// # Errors
-    /// The device's, when the memory is not there.
+    /// As [`Program::new`].
     pub fn sharing(
         mut graphs: Vec<Graph>,
         device: &Arc<dyn Device>,
         state: ArenaId,
     ) -> Result<(Arena, Vec<Self>)> {
-        graphs
-            .iter_mut()
-            .for_each(|g| g.fuse(|op| device.fuses(op)));
+        graphs.iter_mut().try_for_each(|g| g.suit(&**device))?;
         let plans: Vec<Plan> = graphs.iter().map(|g| Plan::new(g, &**device)).collect();
         let bytes = plans.iter().map(|p| p.bytes).max().unwrap_or(0);
         let arena = Arena::new(device.clone(), bytes)?;

@@ -15,6 +15,7 @@ use super::image::{Image, Samples};
 use super::load::{self, Network};
 use crate::config::Config;
 use crate::config::schema::Protocol;
+use crate::contact::{self, Check};
 use crate::data::palette::{Palette, palette};
 use crate::device::Device;
 use crate::eval::{
@@ -48,6 +49,9 @@ pub struct Options {
     pub shapes: usize,
     /// Name the first layer with values that are no finite numbers, where an image's scores are none.
     pub trace_nan: bool,
+    /// How the device's kernels are checked before they are used first: on a GPU that has not passed
+    /// before that takes seconds, when the segmenter is made.
+    pub check: Check,
 }
 
 impl Default for Options {
@@ -64,6 +68,7 @@ impl Default for Options {
             callers: 16,
             shapes: 8,
             trace_nan: false,
+            check: Check::default(),
         }
     }
 }
@@ -205,7 +210,8 @@ impl Segmenter {
     /// not looked at.
     ///
     /// # Errors
-    /// [`Error::Input`] when the options make no sense.
+    /// [`Error::Input`] when the options make no sense; [`Error::Device`] when the device's kernels are
+    /// wrong and nothing can take their place.
     pub fn new(network: Network, options: Options) -> Result<Self> {
         check(&options)?;
         let mut cfg = network.cfg;
@@ -219,7 +225,8 @@ impl Segmenter {
         if let Some(tiling) = options.tiling {
             tiling.snapped(cfg.model.output_stride)?;
         }
-        Ok(Self {
+        contact::introduce(&*network.device, &options.check);
+        let segmenter = Self {
             palette: palette(&cfg),
             device: network.device,
             cfg,
@@ -227,7 +234,10 @@ impl Segmenter {
             weights: network.weights,
             options,
             pool: Mutex::default(),
-        })
+        };
+        let set = segmenter.weights.weights().set;
+        segmenter.lend()?.caller()?.predictor.meet(set, false)?;
+        Ok(segmenter)
     }
 
     /// Classes.

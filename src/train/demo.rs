@@ -49,6 +49,7 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
             new_data: false,
             max_iters: options.max_iters,
             profile: options.profile,
+            check: options.check.clone(),
         };
         run(cfg, &options, observer)
     };

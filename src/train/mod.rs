@@ -28,6 +28,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::config::schema::{Algorithm, Mode};
+use crate::contact::{self, Check};
 use crate::data::check::most_unusable;
 use crate::data::{Batch, Dataset, Loader, LoaderSettings, Part, Skipped, check, pack};
 use crate::device::Device;
@@ -62,6 +63,8 @@ pub struct Options {
     pub max_iters: Option<usize>,
     /// Time every operation of the last step into `profile.json` of the run folder.
     pub profile: bool,
+    /// How the device's kernels are checked before they are used first.
+    pub check: Check,
 }
 
 /// Name under `samples/` of the picture that a run ends (or pauses) with.
@@ -223,8 +226,11 @@ impl Trainer {
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
             tracing::warn!("the contrast term has nothing to learn from: {reason}");
         }
+        contact::introduce(&*options.device, &options.check);
         let mut session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
-        let evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
+        let mut evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
+        // Before the first step, not at the first validation.
+        evaluator.meet(session.param_set("student")?)?;
         let (mut dir, progress) = match resumed {
             Some(Resumed { saved, changed }) => {
                 let released = cfg.method.mode == Mode::Released;

@@ -101,11 +101,13 @@ impl Blueprint {
 
     /// As a device runs the graphs that gains from what `gains` says yes to ([`Device::fuses`]).
     pub fn fused(mut self, gains: impl Fn(&Op) -> bool) -> Self {
-        let steps = self.warmup.iter_mut().chain(&mut self.u2pl);
-        for graph in steps.map(|(graph, _)| graph).chain(&mut self.update) {
-            graph.fuse(&gains);
-        }
+        self.graphs_mut().for_each(|graph| graph.fuse(&gains));
         self
+    }
+
+    fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
+        let steps = self.warmup.iter_mut().chain(&mut self.u2pl);
+        steps.map(|(graph, _)| graph).chain(&mut self.update)
     }
 
     /// Planned bytes: (state arena, transient arena).
@@ -215,8 +217,9 @@ impl Session {
         cfg: &Config,
         device: Arc<dyn Device>,
         epoch_iters: usize,
-        blueprint: Blueprint,
+        mut blueprint: Blueprint,
     ) -> Result<Self> {
+        blueprint.graphs_mut().try_for_each(|g| g.suit(&*device))?;
         check_memory(&blueprint, &*device)?;
         let Blueprint {
             params,

@@ -54,17 +54,20 @@ pub(super) struct MapPlan {
 }
 
 impl MapPlan {
-    /// The fastest by [`Variant::clocks`]. `vectors`: whether shapes and addresses allow copies of
-    /// 16 bytes. The plan, and with it the order of sums, depends on it.
+    /// The fastest by [`Variant::clocks`], `most` or slower. `vectors`: whether shapes and addresses
+    /// allow copies of 16 bytes. The plan, and with it the order of sums, depends on both.
     pub(super) fn new(
         product: Product,
         multiprocessors: usize,
         vectors: bool,
+        most: Variant,
         extent: Extent,
     ) -> Self {
         let plan = |variant| Self::cut(variant, product, multiprocessors, extent);
-        if !vectors {
-            return plan(Variant::Any);
+        match (vectors, most) {
+            (false, _) | (_, Variant::Any) => return plan(Variant::Any),
+            (true, Variant::Small) => return plan(Variant::Small),
+            (true, Variant::Large) => {}
         }
         let (large, small) = (plan(Variant::Large), plan(Variant::Small));
         if large.clocks <= small.clocks {
@@ -147,15 +150,16 @@ pub(super) struct WgradPlan {
     bias_channels: usize,
 }
 
-/// Tile of a weight gradient of `k × c` a tap.
-pub(super) fn wgrad_variant(vectors: bool, k: usize, c: usize) -> Variant {
-    if !vectors {
+/// Tile of a weight gradient of `k × c` a tap: `most` or a slower one.
+pub(super) fn wgrad_variant(vectors: bool, most: Variant, k: usize, c: usize) -> Variant {
+    let best = if !vectors {
         Variant::Any
     } else if k > 64 && c > 64 {
         Variant::Large
     } else {
         Variant::Small
-    }
+    };
+    best.max(most)
 }
 
 impl WgradPlan {
@@ -163,13 +167,13 @@ impl WgradPlan {
     pub(super) fn new(
         product: Product,
         multiprocessors: usize,
-        dy: &View,
-        dw: &View,
+        most: Variant,
+        [dy, dw]: [&View; 2],
         bias: bool,
     ) -> Self {
         let [k, r, s, c] = dw.shape;
         let vectors = [k, c].map(|n| (n * dy.dtype.bytes()).is_multiple_of(16)) == [true; 2];
-        let variant = wgrad_variant(vectors, k, c);
+        let variant = wgrad_variant(vectors, most, k, c);
         let side = variant.side();
         let across = match variant {
             Variant::Any => (r * s * c).div_ceil(side),

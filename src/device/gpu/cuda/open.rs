@@ -142,7 +142,7 @@ pub(super) fn driver(speaker: &mut Speaker) -> Result<usize> {
     }
 }
 
-fn has(symbol: &str) -> bool {
+pub(super) fn has(symbol: &str) -> bool {
     // SAFETY: called only where the library is present; the symbol is looked up, not used.
     unsafe { sys::culib().get::<*const ()>(symbol.as_bytes()).is_ok() }
 }
