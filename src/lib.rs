@@ -52,6 +52,8 @@ pub mod report;
 pub mod selftest;
 #[cfg(feature = "cli")]
 pub mod train;
+#[cfg(all(feature = "cli", feature = "ptx"))]
+pub mod weigh;
 pub mod weights;
 
 pub use error::{Error, Result};

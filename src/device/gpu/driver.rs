@@ -51,7 +51,7 @@ pub struct Limits {
 
 /// [`Limits::planned_multiprocessors`] of a GPU: an H100's or H200's.
 #[cfg_attr(
-    not(feature = "cuda"),
+    not(any(feature = "cuda", feature = "ptx")),
     allow(dead_code, reason = "no such driver here")
 )]
 pub(super) const PLANNED_MULTIPROCESSORS: u32 = 132;

@@ -1,11 +1,15 @@
 //! The PTX machine as a [`Driver`]: what nvcc compiled, executed warp by warp on the CPU
 //! ([`crate::ptx`]). For testing and weighing kernels where there is no GPU.
 
+pub mod weigh;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::driver::{Driver, GraphId, Limits, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket};
+use super::driver::{
+    Driver, GraphId, Limits, PLANNED_MULTIPROCESSORS, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket,
+};
 use super::kernels::{ALL, KernelInfo};
 use crate::device::{Memory, check};
 use crate::error::{Error, Result};
@@ -43,6 +47,11 @@ impl Launches {
         let counts = self.0.iter();
         counts.map(|n| n.load(Ordering::Relaxed)).collect()
     }
+}
+
+/// Version of the nvcc that made the kernels, `13.0.88`; nothing in a build without them.
+pub fn toolkit() -> &'static str {
+    table::TOOLKIT
 }
 
 /// Modules by unit.
@@ -109,6 +118,12 @@ pub struct PtxDriver {
     launches: Arc<Launches>,
     /// By kernel.
     tallies: Mutex<HashMap<&'static str, Tally>>,
+    /// Where launches are weighed, not computed.
+    log: Option<Arc<weigh::Log>>,
+    /// Kernels that take the place of the build's.
+    replaced: Option<Module>,
+    /// Multiprocessors that it has, and that work is cut up for.
+    multiprocessors: [u32; 2],
 }
 
 impl PtxDriver {
@@ -184,7 +199,39 @@ impl PtxDriver {
             edited,
             launches: Arc::new(Launches(ALL.iter().map(|_| AtomicU64::new(0)).collect())),
             tallies: Mutex::default(),
+            log: None,
+            replaced: None,
+            multiprocessors: [4, TEST_MULTIPROCESSORS],
         })
+    }
+
+    /// A machine of this many multiprocessors that weighs its launches, work cut up as for a GPU: see
+    /// [`weigh`]. Memory is zeros that take none until they are written. Kernels of `replaced` take the
+    /// place of the build's.
+    ///
+    /// # Errors
+    /// As [`PtxDriver::new`].
+    pub fn weighing(
+        options: Options,
+        multiprocessors: u32,
+        replaced: Option<Module>,
+    ) -> Result<(Self, Arc<weigh::Log>)> {
+        let log = Arc::new(weigh::Log::default());
+        let driver = Self {
+            log: Some(log.clone()),
+            replaced,
+            multiprocessors: [multiprocessors, PLANNED_MULTIPROCESSORS],
+            ..Self::new(options)?
+        };
+        Ok((driver, log))
+    }
+
+    /// Where a kernel is.
+    fn module(&self, kernel: &KernelInfo) -> Result<&Module> {
+        let replaced = self.replaced.as_ref();
+        let module = replaced.filter(|m| m.entry(kernel.name).is_some());
+        let module = module.or_else(|| self.modules.get(kernel.unit));
+        module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))
     }
 
     /// The count of launches, which goes on when the driver is handed away.
@@ -229,19 +276,16 @@ impl Driver for PtxDriver {
 
     fn limits(&self) -> Limits {
         Limits {
-            multiprocessors: 4,
-            planned_multiprocessors: TEST_MULTIPROCESSORS,
+            multiprocessors: self.multiprocessors[0],
+            planned_multiprocessors: self.multiprocessors[1],
             shared_bytes: self.machine.options().arch.shared_bytes(),
         }
     }
 
     fn alloc(&self, bytes: usize) -> Result<Ptr> {
         let bytes = bytes as u64;
-        let at = self.machine.alloc(bytes, ALIGN);
-        let at = at.map_err(|p| problem(p.to_string()))?;
-        let zeroed = self.machine.fill(at, bytes, 0);
-        zeroed.map_err(|p| problem(p.to_string()))?;
-        Ok(Ptr(at))
+        let at = self.machine.alloc_zeroed(bytes, ALIGN);
+        Ok(Ptr(at.map_err(|p| problem(p.to_string()))?))
     }
 
     fn free(&self, ptr: Ptr) {
@@ -284,10 +328,27 @@ impl Driver for PtxDriver {
         shared_bytes: u32,
         args: &[u8],
     ) -> Result<()> {
-        let module = self.modules.get(kernel.unit);
-        let module = module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))?;
+        let module = self.module(kernel)?;
         let block = [kernel.threads, 1, 1];
         let machine = &self.machine;
+        if let Some(log) = &self.log {
+            let mut run = |first: u64, count: u64| {
+                let blocks = weigh::blocks(grid, first, count);
+                let ran = machine.launch_blocks(
+                    module,
+                    kernel.name,
+                    grid,
+                    block,
+                    shared_bytes,
+                    args,
+                    &blocks,
+                );
+                ran.map_err(|fault| problem(fault.to_string()))
+            };
+            let entry = module.entry(kernel.name);
+            let entry = entry.ok_or_else(|| Error::internal(format!("no {}", kernel.name)))?;
+            return log.weigh(kernel, entry.listing(), grid, shared_bytes, args, &mut run);
+        }
         let counters = machine.launch(module, kernel.name, grid, block, shared_bytes, args);
         let counters = counters.map_err(|fault| problem(fault.to_string()))?;
         self.launches.count(kernel.name);

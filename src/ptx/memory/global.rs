@@ -31,8 +31,9 @@ pub struct Allocation {
     shadows: Box<[OnceLock<Box<[Shadow]>>]>,
 }
 
+/// Pages that nobody touches take no memory: an allocation may be larger than the machine's.
 fn zeros(count: usize) -> Box<[AtomicU32]> {
-    (0..count).map(|_| AtomicU32::new(0)).collect()
+    bytemuck::zeroed_slice_box(count)
 }
 
 impl Allocation {
@@ -178,6 +179,15 @@ impl Allocations {
         let start = start.next_multiple_of(align.max(16));
         self.next = start + bytes;
         self.live.push(Arc::new(Allocation::new(start, bytes)));
+        Ok(start)
+    }
+
+    /// See [`crate::ptx::Machine::alloc_zeroed`].
+    pub fn alloc_zeroed(&mut self, bytes: u64, align: u64) -> Result<u64, Problem> {
+        let start = self.alloc(bytes, align)?;
+        if let Some(found) = self.live.last() {
+            found.full.store(true, Relaxed);
+        }
         Ok(start)
     }
 
