@@ -1,11 +1,13 @@
 //! Global memory and the options of a run, behind one handle.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::exec::Launch;
 use super::memory::blocks::{BlockTimes, LAUNCHES};
-use super::memory::global::Allocations;
+use super::memory::global::{Allocation, Allocations};
+use super::program::globals::GlobalVariable;
 use super::{Counters, Fault, Module, Options, Problem, launch};
 
 /// A chip with its memory.
@@ -13,6 +15,8 @@ pub struct Machine {
     options: Options,
     memory: RwLock<Allocations>,
     launches: AtomicU64,
+    /// The variables of each module that was launched.
+    variables: Mutex<HashMap<u64, Vec<Arc<Allocation>>>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -30,6 +34,7 @@ impl Machine {
             options,
             memory: RwLock::new(Allocations::default()),
             launches: AtomicU64::new(0),
+            variables: Mutex::new(HashMap::new()),
         }
     }
 
@@ -175,11 +180,12 @@ impl Machine {
             }
         };
         // A launch sees memory as it is now: allocations are shared, their list is not.
-        let memory = self
+        let mut memory = self
             .memory
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        memory.add(&self.variables(module));
         let mut number = self.launches.fetch_add(1, Relaxed) + 1;
         if number.is_multiple_of(LAUNCHES) {
             memory.forget();
@@ -198,5 +204,21 @@ impl Machine {
             params,
         };
         launch::run(&launch, numbers)
+    }
+
+    /// A module's own variables, which stay from launch to launch.
+    fn variables(&self, module: &Module) -> Vec<Arc<Allocation>> {
+        if module.globals.variables.is_empty() {
+            return Vec::new();
+        }
+        let mut known = self
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = known.entry(module.id).or_insert_with(|| {
+            let made = |v: &GlobalVariable| Allocations::variable(v.address, &v.bytes);
+            module.globals.variables.iter().map(made).collect()
+        });
+        own.clone()
     }
 }

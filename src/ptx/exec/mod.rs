@@ -93,6 +93,8 @@ pub struct Common<'m> {
     pub hopper: hopper::State,
     /// What the block knows of other blocks.
     pub clock: BlockClock,
+    /// Warp instructions that the block has run.
+    pub clock_now: u64,
     /// A device-wide fence since the last atomic.
     pub fenced: bool,
     /// Sectors touched, for distinct bytes.
@@ -147,6 +149,7 @@ impl<'m> Block<'m> {
                 hopper: hopper::State::default(),
                 clock: BlockClock::default(),
                 fenced: false,
+                clock_now: 0,
                 touched: Touched::new(if counting { launch.memory.count() } else { 0 }),
             },
             chooser: Chooser::new(launch.options.schedule, count),
@@ -252,6 +255,7 @@ impl<'m> Block<'m> {
                 break Err(reports::endless(&self.warps, &self.common));
             }
             *budget -= 1;
+            self.common.clock_now += 1;
             // Asking again after a wait is the same instruction.
             if !self.common.hopper.takes_again(w) {
                 classes[inst.class as usize] += 1;
@@ -392,7 +396,7 @@ fn step(warp: &mut Warp, common: &mut Common<'_>, inst: &Inst, active: u32) -> R
             common.fenced |= *device;
             Ok(())
         }
-        Op::Trap => Err(Stop::warp("trap")),
+        Op::Trap(why) => Err(Stop::warp(&**why)),
         _ => Ok(()),
     }
 }

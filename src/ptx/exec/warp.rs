@@ -62,6 +62,8 @@ pub struct Warp {
     pub preds: Vec<u32>,
     pub narrow: Vec<Row>,
     pub wide: Vec<Wide>,
+    /// Words of local memory.
+    pub local: Vec<Row>,
     pub copies: VecDeque<Copy>,
     /// Groups that each lane has committed.
     pub committed: Row,
@@ -86,6 +88,7 @@ impl Warp {
             preds: vec![0; entry.rows[0] as usize],
             narrow: vec![[0; 32]; entry.rows[1] as usize],
             wide: vec![[0; 32]; entry.rows[2] as usize],
+            local: vec![[0; 32]; entry.local_bytes.div_ceil(4) as usize],
             copies: VecDeque::new(),
             committed: [0; 32],
             allocation: 0,
@@ -106,6 +109,8 @@ impl Warp {
         self.preds[0] = ALL;
         self.narrow.fill([0; 32]);
         self.wide.fill([0; 32]);
+        // Nobody wrote it: as shared memory, all bits.
+        self.local.fill([u32::MAX; 32]);
         self.copies.clear();
         self.committed = [0; 32];
         self.atomics = 0;

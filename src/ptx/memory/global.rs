@@ -181,6 +181,18 @@ impl Allocations {
         Ok(start)
     }
 
+    /// Memory that holds these bytes, at an address of its own.
+    pub fn variable(address: u64, bytes: &[u8]) -> Arc<Allocation> {
+        let made = Allocation::new(address, bytes.len() as u64);
+        made.write(0, bytes);
+        Arc::new(made)
+    }
+
+    /// Adds variables, whose addresses are behind all others and in order.
+    pub fn add(&mut self, variables: &[Arc<Allocation>]) {
+        self.live.extend(variables.iter().cloned());
+    }
+
     /// See [`crate::ptx::Machine::free`].
     pub fn free(&mut self, address: u64) -> Result<(), Problem> {
         match self.live.binary_search_by_key(&address, |a| a.start) {

@@ -1,15 +1,19 @@
 //! Programs as the machine runs them: decoded once, flat, operands as row indices.
 
 pub(super) mod decode;
+pub(super) mod globals;
 pub(super) mod hopper;
 pub(super) mod op;
 pub(super) mod resolve;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::flow::{Flow, NEVER};
 use super::options::Arch;
 use super::parse::{self, Kernel, Location, Text};
 use super::problem::Problem;
 use decode::Decoder;
+use globals::Globals;
 use op::Inst;
 use resolve::Layout;
 
@@ -51,6 +55,8 @@ pub struct Entry {
     /// Rows of predicates, of 32 and of 64 bits.
     pub(super) rows: [u32; 3],
     pub(super) shared: Layout,
+    /// Bytes of a thread's local memory.
+    pub(super) local_bytes: u32,
     /// See [`hopper::touches`].
     pub(super) touches: Vec<Box<[hopper::Touch]>>,
 }
@@ -71,22 +77,29 @@ pub struct Module {
     entries: Vec<Entry>,
     files: Vec<(u32, String)>,
     locations: Vec<Location>,
+    pub(super) globals: Globals,
+    /// No other module has it: a machine keeps each module's variables.
+    pub(super) id: u64,
 }
+
+/// Modules that were parsed.
+static MODULES: AtomicU64 = AtomicU64::new(0);
 
 impl Module {
     /// Parses and decodes a PTX text; `name` names it in messages.
     pub fn parse(text: &str, name: &str) -> Result<Module, Problem> {
         let text = parse::parse(text, name)?;
-        let target = Arch::from_name(text.target).ok_or_else(|| {
+        let target = Arch::of_target(text.target).ok_or_else(|| {
             Problem::new(format!(
                 "{name}: target {} is not known to this machine; compile for sm_80, sm_90 or sm_90a",
                 text.target
             ))
         })?;
+        let globals = Globals::new(&text, name)?;
         let entries = text
             .kernels
             .iter()
-            .map(|kernel| entry(&text, kernel, name))
+            .map(|kernel| entry(&text, kernel, &globals, name))
             .collect::<Result<_, _>>()?;
         Ok(Module {
             name: name.to_string(),
@@ -98,6 +111,8 @@ impl Module {
                 .map(|(number, path)| (*number, path.to_string()))
                 .collect(),
             locations: text.locations,
+            globals,
+            id: MODULES.fetch_add(1, Relaxed),
         })
     }
 
@@ -154,7 +169,12 @@ impl Module {
     }
 }
 
-fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Problem> {
+fn entry(
+    text: &Text<'_>,
+    kernel: &Kernel<'_>,
+    globals: &Globals,
+    file: &str,
+) -> Result<Entry, Problem> {
     let mut params = Vec::new();
     let mut end = 0u32;
     for param in &kernel.params {
@@ -172,7 +192,7 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
         });
     }
     let offsets: Vec<u32> = params.iter().map(|param| param.offset).collect();
-    let body = resolve::resolve(text, kernel, &offsets, file)?;
+    let body = resolve::resolve(text, kernel, &offsets, globals, file)?;
     let targets = &body.targets;
     if !body
         .lines
@@ -186,8 +206,10 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
     }
     let flow = Flow::new(&body.lines, targets);
     let meetings = flow.meetings(targets);
-    let (rows, counts) = flow.rows(&body.lines, &body.widths);
-    let mut decoder = Decoder::new(file, &rows, &body.widths);
+    let (rows, counts) = flow
+        .rows(&body.lines, &body.widths)
+        .ok_or_else(|| too_large(file, kernel.name))?;
+    let mut decoder = Decoder::new(file, &rows, &body.widths, counts[0] + 1);
     let mut code = Vec::with_capacity(body.lines.len());
     for (i, line) in body.lines.iter().enumerate() {
         decoder.branch = targets[i].map(|target| (target as u32, meetings[i]));
@@ -208,8 +230,15 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
         code,
         narrow: decoder.narrow.iter().map(|value| [*value; 32]).collect(),
         wide: decoder.wide.iter().map(|value| [*value; 32]).collect(),
-        rows: [counts[0] + 1, counts[1], counts[2]],
+        rows: [counts[0] + 2, counts[1], counts[2]],
         shared: body.shared,
+        local_bytes: body.local_bytes,
         touches: hopper::touches(&body.lines, body.widths.len()),
     })
+}
+
+fn too_large(file: &str, kernel: &str) -> Problem {
+    Problem::new(format!(
+        "{file}: kernel {kernel} has more branches times registers than this machine can follow"
+    ))
 }

@@ -9,10 +9,10 @@
 //!   fixed number of fraction bits, added exactly, and the sum is cut to f32. An f16 accumulator
 //!   is rounded to nearest even instead.
 //!
-//! | | terms f16, bf16 | terms tf32 | fraction bits kept |
-//! |---|---|---|---|
-//! | `ampere` | 8 | 4 | 24 |
-//! | `hopper` | 16 | 8 | 25 |
+//! | | terms f16, bf16 | terms tf32 | terms of 8 bits | fraction bits kept |
+//! |---|---|---|---|---|
+//! | `ampere` | 8 | 4 | none: as `ieee` | 24 |
+//! | `hopper` | 16 | 8 | 32 | 25; of 8-bit floats 13, in the sum too |
 //!
 //! Sources: block sizes and "alignment bits beyond f32's 23" (1 and 2) agree in Xie et al.,
 //! "MMA-Sim" (arXiv 2511.10909: bitwise equal to A100 and H100 on random and targeted inputs) and
@@ -21,7 +21,10 @@
 //! ("FTTN", 2024). From MMA-Sim alone: a product's exponent is the sum of its factors' exponents
 //! (the significand may reach 4, unnormalised), a zero factor counts with exponent -126, a
 //! subnormal one with its type's smallest exponent, NaN comes out as 0x7FFFFFFF, and an exact zero
-//! is +0. The same rule holds on Hopper for `mma.sync` and `wgmma`.
+//! is +0. The same rule holds on Hopper for `mma.sync` and `wgmma`. That 8-bit floats keep 13
+//! fraction bits is also what DeepSeek-AI report of H800 ("DeepSeek-V3 Technical Report", 2024).
+//!
+//! Integers are added exactly, whatever the model.
 
 use super::element::{Element, SIGNIFICAND_FRACTION, ZERO_EXPONENT};
 
@@ -56,16 +59,39 @@ impl Accumulation {
         }
     }
 
-    /// Terms added at once and fraction bits kept; `None` where terms are added one by one.
-    fn fused(self, element: Element) -> Option<(usize, u32)> {
-        let narrow = element == Element::Tf32;
+    /// How terms are added at once; `None` where they are added one by one.
+    fn fused(self, element: Element) -> Option<Fused> {
+        let bytes = element.bytes() as usize;
         match self {
             Self::Ieee => None,
-            Self::Ampere => Some((if narrow { 4 } else { 8 }, 24)),
-            Self::Hopper => Some((if narrow { 8 } else { 16 }, 25)),
+            Self::Ampere if bytes == 1 => None,
+            Self::Ampere => Some(Fused {
+                terms: 16 / bytes,
+                fraction: 24,
+                kept: 23,
+            }),
+            Self::Hopper => Some(Fused {
+                terms: 32 / bytes,
+                fraction: if bytes == 1 { 13 } else { 25 },
+                kept: if bytes == 1 { 13 } else { 23 },
+            }),
         }
     }
 }
+
+/// A fused addition.
+#[derive(Clone, Copy)]
+struct Fused {
+    /// Terms that are added at once.
+    terms: usize,
+    /// Fraction bits of the largest term that the others keep.
+    fraction: u32,
+    /// Fraction bits of the sum.
+    kept: i32,
+}
+
+/// Fraction bits that terms are computed with before they are cut.
+const FRACTION: u32 = 25;
 
 /// What an accumulator is stored as. Values travel as f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +100,33 @@ pub enum Sum {
     F32,
     /// 16 bits.
     F16,
+    /// An integer of 32 bits: see [`multiply_add_integers`].
+    S32,
+}
+
+/// `d += a · b` of integers: exact, and wrapped to 32 bits or clamped to them. Slices as those of
+/// [`multiply_add`].
+pub fn multiply_add_integers(
+    shape: Shape,
+    clamp: bool,
+    a: impl Fn(usize) -> i32,
+    b: impl Fn(usize) -> i32,
+    d: &mut [i32],
+) {
+    let Shape { m, n, k } = shape;
+    for row in 0..m {
+        for column in 0..n {
+            let dot: i64 = (0..k)
+                .map(|term| i64::from(a(row * k + term)) * i64::from(b(term * n + column)))
+                .sum();
+            let place = &mut d[row * n + column];
+            let sum = i64::from(*place) + dot;
+            *place = match clamp {
+                true => sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32,
+                false => sum as i32,
+            };
+        }
+    }
 }
 
 /// The shape of a product: `A[m][k]`, `B[k][n]`, `D[m][n]`, all row-major.
@@ -87,13 +140,13 @@ pub struct Shape {
     pub k: usize,
 }
 
-/// `d += a · b`. `a` holds m·k and `b` k·n element bits, `d` m·n values (of `sum`'s precision).
+/// `d += a · b` of elements of A's and B's types. `a` holds m·k and `b` k·n element bits, `d` m·n values (of `sum`'s precision).
 ///
 /// # Panics
 /// If a slice is shorter than `shape` says; the callers' slices come from fixed fragment sizes.
 pub fn multiply_add(
     model: Accumulation,
-    element: Element,
+    [element, right_element]: [Element; 2],
     sum: Sum,
     shape: Shape,
     a: &[u32],
@@ -102,17 +155,17 @@ pub fn multiply_add(
 ) {
     let Shape { m, n, k } = shape;
     assert!(a.len() >= m * k && b.len() >= k * n && d.len() >= m * n);
-    // mma.sync's B has at most 128 elements: no allocation for each.
+    // mma.sync's B has at most 256 elements: no allocation for each.
     let (mut small, mut large);
-    let b_values: &mut [f32] = if k * n <= 128 {
-        small = [0.0; 128];
+    let b_values: &mut [f32] = if k * n <= 256 {
+        small = [0.0; 256];
         &mut small[..k * n]
     } else {
         large = vec![0.0; k * n];
         &mut large
     };
     for (value, &bits) in b_values.iter_mut().zip(b) {
-        *value = element.value(bits);
+        *value = right_element.value(bits);
     }
     match model.fused(element) {
         None => {
@@ -129,7 +182,7 @@ pub fn multiply_add(
                 }
             }
         }
-        Some((terms, fraction)) => {
+        Some(fused) => {
             let a_values: Vec<f32> = a[..m * k].iter().map(|&bits| element.value(bits)).collect();
             let left: Vec<(i32, i32)> =
                 a[..m * k].iter().map(|&bits| element.parts(bits)).collect();
@@ -137,7 +190,7 @@ pub fn multiply_add(
             let mut right = vec![(0, 0); n * k];
             for term in 0..k {
                 for column in 0..n {
-                    right[column * k + term] = element.parts(b[term * n + column]);
+                    right[column * k + term] = right_element.parts(b[term * n + column]);
                 }
             }
             let strange_row: Vec<bool> = a_values
@@ -158,13 +211,13 @@ pub fn multiply_add(
                         );
                         continue;
                     }
-                    for start in (0..k).step_by(terms) {
-                        let end = (start + terms).min(k);
+                    for start in (0..k).step_by(fused.terms) {
+                        let end = (start + fused.terms).min(k);
                         *d = fused_sum(
                             &left[row * k..][start..end],
                             &right[column * k..][start..end],
                             *d,
-                            fraction,
+                            fused,
                             sum,
                         );
                         if !d.is_finite() {
@@ -192,25 +245,28 @@ fn not_finite(left: &[f32], right: impl Fn(usize) -> f32, d: f32) -> f32 {
     }
 }
 
-fn fused_sum(left: &[(i32, i32)], right: &[(i32, i32)], c: f32, fraction: u32, sum: Sum) -> f32 {
+fn fused_sum(left: &[(i32, i32)], right: &[(i32, i32)], c: f32, fused: Fused, sum: Sum) -> f32 {
     let (c_significand, c_exponent) = accumulator_parts(c, sum);
     let mut top = c_exponent;
     for (l, r) in left.iter().zip(right) {
         top = top.max(l.1 + r.1);
     }
+    // Terms of FRACTION bits lose `spare` of them where fewer are kept.
+    let spare = FRACTION - fused.fraction;
+    let cut = |value: i64, places: i32| cut(value, places + spare as i32) << spare;
     let mut total = cut(
-        i64::from(c_significand) << (fraction - 23),
+        i64::from(c_significand) << (FRACTION - 23),
         top - c_exponent,
     );
     for (l, r) in left.iter().zip(right) {
         // Two factors of 10 fraction bits: a product of 20.
-        let product = i64::from(l.0 * r.0) << (fraction - 2 * SIGNIFICAND_FRACTION);
+        let product = i64::from(l.0 * r.0) << (FRACTION - 2 * SIGNIFICAND_FRACTION);
         total += cut(product, top - (l.1 + r.1));
     }
-    let scale = top - fraction as i32;
+    let scale = top - FRACTION as i32;
     match sum {
-        Sum::F32 => towards_zero(total, scale),
         Sum::F16 => nearest_f16(total, scale),
+        _ => towards_zero(total, scale, fused.kept),
     }
 }
 
@@ -247,15 +303,15 @@ fn accumulator_parts(c: f32, sum: Sum) -> (i32, i32) {
     )
 }
 
-/// `value · 2^scale` cut to f32; too large becomes infinity, an exact zero +0.
-fn towards_zero(value: i64, scale: i32) -> f32 {
+/// `value · 2^scale` cut to f32 with `kept` fraction bits; too large becomes infinity, an exact zero +0.
+fn towards_zero(value: i64, scale: i32, kept: i32) -> f32 {
     if value == 0 {
         return 0.0;
     }
     let magnitude = value.unsigned_abs();
     let leading = 63 - magnitude.leading_zeros() as i32;
-    // The unit in the last place: 23 below the leading bit, not below f32's smallest.
-    let unit = (leading + scale - 23).max(-149);
+    // The unit in the last place: so far below the leading bit, not below f32's smallest.
+    let unit = (leading + scale - kept).max(-149);
     let drop = unit - scale;
     let kept = if drop >= 0 {
         if drop > 63 { 0 } else { magnitude >> drop }
@@ -291,7 +347,7 @@ mod tests {
         let mut d = [c];
         multiply_add(
             model,
-            Element::Bf16,
+            [Element::Bf16; 2],
             Sum::F32,
             Shape {
                 m: 1,
@@ -428,7 +484,7 @@ mod tests {
                     let shape = Shape { m: 1, n: 1, k: 16 };
                     multiply_add(
                         model,
-                        Element::Bf16,
+                        [Element::Bf16; 2],
                         Sum::F32,
                         shape,
                         &a[start..][..16],
@@ -458,7 +514,7 @@ mod tests {
             let shape = Shape { m: 1, n: 1, k: 2 };
             multiply_add(
                 Accumulation::Hopper,
-                Element::F16,
+                [Element::F16; 2],
                 Sum::F16,
                 shape,
                 &a,

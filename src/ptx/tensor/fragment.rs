@@ -12,11 +12,13 @@ pub type Row = [u32; 32];
 /// An `mma.sync` with f32 or f16 accumulators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mma {
-    /// Type of A and B.
+    /// Type of A, and of B unless it is of 8 bits.
     pub element: Element,
+    /// Type of B.
+    pub right: Element,
     /// Type of C and D.
     pub sum: Sum,
-    /// 16 or 8 (b16), 8 or 4 (tf32). Rows are 16, columns 8.
+    /// 16 or 8 (b16), 8 or 4 (tf32), 32 or 16 (8 bits). Rows are 16, columns 8.
     pub k: usize,
 }
 
@@ -25,11 +27,20 @@ impl Mma {
     pub fn new(shape: &str, element: Element, sum: Sum) -> Option<Self> {
         let k = match (shape, element) {
             ("m16n8k16", Element::Bf16 | Element::F16) => 16,
-            ("m16n8k8", _) => 8,
+            ("m16n8k16" | "m16n8k32", Element::E4m3 | Element::E5m2) => {
+                if shape == "m16n8k16" { 16 } else { 32 }
+            }
+            ("m16n8k8", Element::Bf16 | Element::F16 | Element::Tf32) => 8,
             ("m16n8k4", Element::Tf32) => 4,
             _ => return None,
         };
-        (sum == Sum::F32 || element == Element::F16).then_some(Self { element, sum, k })
+        let halves = matches!(element, Element::F16 | Element::E4m3 | Element::E5m2);
+        (sum == Sum::F32 || (sum == Sum::F16 && halves)).then_some(Self {
+            element,
+            right: element,
+            sum,
+            k,
+        })
     }
 
     /// Registers of A.
@@ -44,7 +55,7 @@ impl Mma {
 
     /// Registers of C and of D.
     pub fn d_registers(self) -> usize {
-        if self.sum == Sum::F32 { 4 } else { 2 }
+        if self.sum == Sum::F16 { 2 } else { 4 }
     }
 
     /// D = A·B + C on whole fragments: `a`, `b`, `c` hold [`Mma::a_registers`] … rows, `d` is written.
@@ -53,8 +64,8 @@ impl Mma {
     /// If a slice has fewer rows than that.
     pub fn execute(self, model: Accumulation, a: &[Row], b: &[Row], c: &[Row], d: &mut [Row]) {
         let k = self.k;
-        let mut left = [0; 16 * 16];
-        let mut right = [0; 16 * 8];
+        let mut left = [0; 16 * 32];
+        let mut right = [0; 32 * 8];
         let mut sums = [0.0; 16 * 8];
         for lane in 0..32 {
             for (register, row) in a.iter().enumerate().take(self.a_registers()) {
@@ -73,14 +84,13 @@ impl Mma {
                 });
             }
         }
-        if self.element != Element::Tf32 {
-            left.iter_mut()
-                .chain(&mut right)
-                .for_each(|bits| *bits &= 0xFFFF);
+        let mask = self.element.mask();
+        for bits in left[..16 * k].iter_mut().chain(&mut right[..8 * k]) {
+            *bits &= mask;
         }
         multiply_add(
             model,
-            self.element,
+            [self.element, self.right],
             self.sum,
             Shape { m: 16, n: 8, k },
             &left,
@@ -107,12 +117,10 @@ pub fn for_each_a(
 ) {
     let (g, t) = (lane / 4, lane % 4);
     let row = g + 8 * (register & 1);
-    if element == Element::Tf32 {
-        f(row, t + 4 * (register >> 1), 0);
-    } else {
-        let column = 2 * t + 8 * (register >> 1);
-        f(row, column, 0);
-        f(row, column + 1, 16);
+    let (per_word, bits) = (4 / element.bytes() as usize, 8 * element.bytes());
+    let column = per_word * (t + 4 * (register >> 1));
+    for part in 0..per_word {
+        f(row, column + part, part as u32 * bits);
     }
 }
 
@@ -124,11 +132,10 @@ pub fn for_each_b(
     mut f: impl FnMut(usize, usize, u32),
 ) {
     let (g, t) = (lane / 4, lane % 4);
-    if element == Element::Tf32 {
-        f(t + 4 * register, g, 0);
-    } else {
-        f(2 * t + 8 * register, g, 0);
-        f(2 * t + 8 * register + 1, g, 16);
+    let (per_word, bits) = (4 / element.bytes() as usize, 8 * element.bytes());
+    let row = per_word * (t + 4 * register);
+    for part in 0..per_word {
+        f(row + part, g, part as u32 * bits);
     }
 }
 
@@ -144,7 +151,7 @@ pub fn get_sums(
 ) {
     let (g, t) = (lane / 4, lane % 4);
     match sum {
-        Sum::F32 => {
+        Sum::F32 | Sum::S32 => {
             let (row, column) = (
                 g + 8 * (register / 2 % 2),
                 8 * (register / 4) + 2 * t + register % 2,
@@ -163,7 +170,7 @@ pub fn get_sums(
 pub fn put_sums(sum: Sum, lane: usize, register: usize, f: impl Fn(usize, usize) -> f32) -> u32 {
     let mut word = 0;
     match sum {
-        Sum::F32 => get_sums(sum, lane, register, 0, |row, column, _| {
+        Sum::F32 | Sum::S32 => get_sums(sum, lane, register, 0, |row, column, _| {
             word = f(row, column).to_bits()
         }),
         Sum::F16 => get_sums(sum, lane, register, 0, |row, column, _| {
@@ -217,13 +224,20 @@ mod tests {
             ("m16n8k8", Element::F16, Sum::F16),
             ("m16n8k8", Element::Tf32, Sum::F32),
             ("m16n8k4", Element::Tf32, Sum::F32),
+            ("m16n8k32", Element::E4m3, Sum::F32),
+            ("m16n8k32", Element::E5m2, Sum::F16),
+            ("m16n8k16", Element::E4m3, Sum::F16),
         ];
         for (shape, element, sum) in table {
             let mma = Mma::new(shape, element, sum).unwrap();
             let bits = |v: i32| match element {
                 Element::Bf16 => u32::from(half::bf16::from_f32(v as f32).to_bits()),
                 Element::F16 => u32::from(half::f16::from_f32(v as f32).to_bits()),
-                Element::Tf32 => (v as f32).to_bits(),
+                Element::E5m2 => u32::from(half::f16::from_f32(v as f32).to_bits()) >> 8,
+                Element::E4m3 => {
+                    (0..256).find(|bits| Element::E4m3.value(*bits) == v as f32).unwrap()
+                }
+                _ => (v as f32).to_bits(),
             };
             let a_at = |row: usize, column: usize| (row * 3 + column * 5) as i32 % 7 - 3;
             let b_at = |row: usize, column: usize| (row * 5 + column * 2) as i32 % 9 - 4;

@@ -2,6 +2,9 @@
 
 mod arithmetic;
 mod control;
+mod convert;
+mod logic;
+mod matrix;
 mod memory;
 mod values;
 
@@ -19,6 +22,8 @@ pub struct Decoder<'d> {
     /// Row of each virtual register.
     pub rows: &'d [u32],
     pub widths: &'d [Width],
+    /// Row of the carry.
+    pub carry: u32,
     /// Where the line branches to, and where its lanes meet again.
     pub branch: Option<(u32, u32)>,
     pub narrow: Vec<u32>,
@@ -146,11 +151,12 @@ fn half(ty: Ty) -> Option<Half> {
 type Decoded<T> = Result<T, Problem>;
 
 impl<'d> Decoder<'d> {
-    pub fn new(file: &'d str, rows: &'d [u32], widths: &'d [Width]) -> Decoder<'d> {
+    pub fn new(file: &'d str, rows: &'d [u32], widths: &'d [Width], carry: u32) -> Decoder<'d> {
         Decoder {
             file,
             rows,
             widths,
+            carry,
             branch: None,
             narrow: Vec::new(),
             wide: Vec::new(),
@@ -226,7 +232,7 @@ impl<'d> Decoder<'d> {
             Arg::Int(value) => self.constant(*value as u32),
             Arg::F32(bits) => self.constant(*bits),
             Arg::F64(bits) => self.constant((f64::from_bits(*bits) as f32).to_bits()),
-            Arg::Shared(at) | Arg::Param(at) => self.constant(*at),
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => self.constant(*at),
             _ => return Err(self.problem(line, "an operand is no value of 32 bits")),
         })
     }
@@ -243,7 +249,10 @@ impl<'d> Decoder<'d> {
             Arg::Int(value) => self.constant64(*value),
             Arg::F64(bits) => self.constant64(*bits),
             Arg::F32(bits) => self.constant64(f64::from(f32::from_bits(*bits)).to_bits()),
-            Arg::Shared(at) | Arg::Param(at) => self.constant64(u64::from(*at)),
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => {
+                self.constant64(u64::from(*at))
+            }
+            Arg::Global(at) => self.constant64(*at),
             _ => return Err(self.problem(line, "an operand is no value of 64 bits")),
         })
     }
@@ -360,9 +369,13 @@ impl<'d> Decoder<'d> {
                 },
                 offset,
             },
-            Arg::Shared(at) | Arg::Param(at) => Addr {
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => Addr {
                 base: Base::None,
                 offset: i64::from(*at).wrapping_add(offset),
+            },
+            Arg::Global(at) => Addr {
+                base: Base::None,
+                offset: (*at as i64).wrapping_add(offset),
             },
             Arg::Int(at) => Addr {
                 base: Base::None,
@@ -403,6 +416,12 @@ impl<'d> Decoder<'d> {
 
     fn op(&mut self, line: &Line<'_>) -> Decoded<Op> {
         let mut m = Modifiers::new(line);
+        if let Some(op) = self.carrying(line, &mut m)? {
+            return match m.peek() {
+                None => Ok(op),
+                Some(_) => Err(self.unknown(line)),
+            };
+        }
         let op = match line.parts[0] {
             "mov" => self.mov(line, &mut m)?,
             "add" | "sub" | "mul" | "div" | "min" | "max" | "rem" | "mul24" => {
@@ -412,10 +431,12 @@ impl<'d> Decoder<'d> {
             "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" => self.logic(line, &mut m)?,
             "neg" | "abs" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh"
             | "popc" | "clz" | "brev" | "bfind" | "copysign" => self.one(line, &mut m)?,
-            "bfi" | "bfe" | "lop3" | "prmt" | "shf" | "sad" | "dp4a" | "bmsk" | "szext" => {
-                self.bits(line, &mut m)?
+            "bfi" | "bfe" | "lop3" | "prmt" | "shf" | "sad" | "dp4a" | "dp2a" | "mad24" | "fns"
+            | "bmsk" | "szext" => self.bits(line, &mut m)?,
+            "selp" | "slct" | "setp" | "set" | "testp" | "isspacep" => {
+                self.select(line, &mut m)?
             }
-            "selp" | "slct" | "setp" | "set" => self.select(line, &mut m)?,
+            "cvt" if line.parts.get(1) == Some(&"pack") => self.convert_pack(line, &mut m)?,
             "cvt" => self.convert(line, &mut m)?,
             "cvta" => self.cvta(line, &mut m)?,
             "ld" | "ldu" | "st" => self.memory(line, &mut m)?,
@@ -438,19 +459,32 @@ impl<'d> Decoder<'d> {
                 Op::Exit
             }
             "exit" => Op::Exit,
-            "trap" => Op::Trap,
+            "trap" => Op::Trap(line.parts.get(1).copied().unwrap_or("trap").into()),
             "nanosleep" => {
                 m.takes("u32");
                 self.src(line, 0)?;
+                Op::Sleep
+            }
+            "prefetch" | "prefetchu" | "discard" | "applypriority" => {
+                m.skip(&[
+                    "global",
+                    "local",
+                    "L1",
+                    "L2",
+                    "L2::evict_normal",
+                    "L2::evict_last",
+                    "L2::128B",
+                ]);
                 Op::Nop
             }
-            "prefetch" | "prefetchu" => {
-                m.skip(&["global", "L1", "L2"]);
+            "pmevent" | "brkpt" => {
+                m.skip(&["mask"]);
                 Op::Nop
             }
             _ => return Err(self.unknown(line)),
         };
         match m.peek() {
+            _ if matches!(op, Op::Trap(_)) => Ok(op),
             None => Ok(op),
             Some(_) => Err(self.unknown(line)),
         }
@@ -496,7 +530,13 @@ fn class(op: &Op) -> Class {
         | Op::Half2 { .. }
         | Op::HalfFma { .. }
         | Op::Half1 { .. }
-        | Op::CvtPack { .. } => Class::Float,
+        | Op::CvtPack { .. }
+        | Op::Cvt8 { .. }
+        | Op::Cvt8Halves { .. }
+        | Op::CvtFrom8 { .. }
+        | Op::SetpPair { .. }
+        | Op::SetHalves { .. }
+        | Op::Testp { .. } => Class::Float,
         Op::Cvt { c, .. } if c.to.float() || c.from.float() => Class::Float,
         Op::Setp { ty, .. } | Op::Set { ty, .. } if ty.float() => Class::Float,
         Op::Shfl { .. }
@@ -509,8 +549,9 @@ fn class(op: &Op) -> Class {
         | Op::Fence { .. }
         | Op::Bra { .. }
         | Op::Exit
-        | Op::Trap
-        | Op::Nop => Class::Control,
+        | Op::Trap(_)
+        | Op::Nop
+        | Op::Sleep => Class::Control,
         Op::Hopper(op) => hopper::class(op),
         _ => Class::Integer,
     }
@@ -518,8 +559,10 @@ fn class(op: &Op) -> Class {
 
 fn yields(op: &Op) -> bool {
     match op {
-        Op::Ld { space, .. } => *space != Space::Param,
-        Op::St { .. }
+        Op::Ld { space, .. } | Op::St { space, .. } => {
+            !matches!(space, Space::Param | Space::Local)
+        }
+        Op::Sleep
         | Op::Atom(_)
         | Op::CpAsync { .. }
         | Op::CpWait(_)

@@ -1,8 +1,13 @@
 //! Decoded instructions: operands are row indices, modifiers are resolved.
 
+mod functions;
+mod types;
+
 use super::hopper::HopperOp;
 use super::resolve::Special;
 use crate::ptx::counters::Class;
+pub use functions::*;
+pub use types::*;
 
 /// A register row, or with [`CONST`] set a row of constants.
 pub type R = u32;
@@ -18,319 +23,13 @@ pub struct P {
     pub negated: bool,
 }
 
-/// Types of operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ty {
-    U8,
-    U16,
-    U32,
-    U64,
-    S8,
-    S16,
-    S32,
-    S64,
-    B8,
-    B16,
-    B32,
-    B64,
-    F16,
-    F16x2,
-    Bf16,
-    Bf16x2,
-    Tf32,
-    F32,
-    F64,
-    Pred,
-}
-
-impl Ty {
-    pub fn from_name(name: &str) -> Option<Ty> {
-        Some(match name {
-            "u8" => Ty::U8,
-            "u16" => Ty::U16,
-            "u32" => Ty::U32,
-            "u64" => Ty::U64,
-            "s8" => Ty::S8,
-            "s16" => Ty::S16,
-            "s32" => Ty::S32,
-            "s64" => Ty::S64,
-            "b8" => Ty::B8,
-            "b16" => Ty::B16,
-            "b32" => Ty::B32,
-            "b64" => Ty::B64,
-            "f16" => Ty::F16,
-            "f16x2" => Ty::F16x2,
-            "bf16" => Ty::Bf16,
-            "bf16x2" => Ty::Bf16x2,
-            "tf32" => Ty::Tf32,
-            "f32" => Ty::F32,
-            "f64" => Ty::F64,
-            "pred" => Ty::Pred,
-            _ => return None,
-        })
-    }
-
-    pub fn bytes(self) -> u32 {
-        match self {
-            Ty::U8 | Ty::S8 | Ty::B8 | Ty::Pred => 1,
-            Ty::U16 | Ty::S16 | Ty::B16 | Ty::F16 | Ty::Bf16 => 2,
-            Ty::U64 | Ty::S64 | Ty::B64 | Ty::F64 => 8,
-            _ => 4,
-        }
-    }
-
-    pub fn signed(self) -> bool {
-        matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
-    }
-
-    pub fn float(self) -> bool {
-        matches!(
-            self,
-            Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::Tf32 | Ty::F32 | Ty::F64
-        )
-    }
-}
-
-/// Rounding of a float result or to an integer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Round {
-    /// To nearest, ties to even.
-    Near,
-    /// To nearest, ties away from zero.
-    Away,
-    Zero,
-    Down,
-    Up,
-}
-
-/// Modifiers of float arithmetic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mods {
-    pub round: Round,
-    pub ftz: bool,
-    pub sat: bool,
-    /// `.NaN` of min and max, `.relu`.
-    pub nan: bool,
-    pub relu: bool,
-}
-
-impl Mods {
-    pub const PLAIN: Mods = Mods {
-        round: Round::Near,
-        ftz: false,
-        sat: false,
-        nan: false,
-        relu: false,
-    };
-}
-
-/// Two 32-bit (or 16-bit) integers to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum I32 {
-    Add,
-    Sub,
-    Mul,
-    MulHiU,
-    MulHiS,
-    /// 16 × 16 → 32.
-    MulWideU16,
-    MulWideS16,
-    And,
-    Or,
-    Xor,
-    Shl,
-    ShrU,
-    ShrS,
-    MinU,
-    MaxU,
-    MinS,
-    MaxS,
-    DivU,
-    DivS,
-    RemU,
-    RemS,
-    Mul24U,
-    Mul24S,
-    Add16,
-    Sub16,
-    Mul16,
-    Shl16,
-    ShrU16,
-    ShrS16,
-    MinS16,
-    MaxS16,
-    DivS16,
-    RemS16,
-    AddSatS,
-    SubSatS,
-}
-
-/// Two 64-bit integers to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum I64 {
-    Add,
-    Sub,
-    Mul,
-    MulHiU,
-    MulHiS,
-    And,
-    Or,
-    Xor,
-    MinU,
-    MaxU,
-    MinS,
-    MaxS,
-    DivU,
-    DivS,
-    RemU,
-    RemS,
-}
-
-/// One 32-bit value to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum U32 {
-    Not,
-    Not16,
-    Neg,
-    Neg16,
-    Abs,
-    Abs16,
-    Popc,
-    Clz,
-    Brev,
-    BfindU,
-    BfindS,
-    BfindShiftU,
-    BfindShiftS,
-    Cnot,
-}
-
-/// One 64-bit value to one of 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum U64 {
-    Not,
-    Neg,
-    Abs,
-    Brev,
-}
-
-/// One 64-bit value to one of 32 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum N64 {
-    Popc,
-    Clz,
-    BfindU,
-    BfindS,
-    BfindShiftU,
-    BfindShiftS,
-}
-
-/// Three 32-bit values to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum T32 {
-    Mad,
-    MadHiU,
-    MadHiS,
-    Mad16,
-    /// 16 × 16 + 32 → 32.
-    MadWideU16,
-    MadWideS16,
-    /// Truth table.
-    Lop3(u8),
-    Prmt,
-    PrmtF4e,
-    PrmtB4e,
-    PrmtRc8,
-    PrmtEcl,
-    PrmtEcr,
-    PrmtRc16,
-    ShfLWrap,
-    ShfLClamp,
-    ShfRWrap,
-    ShfRClamp,
-    BfeU,
-    BfeS,
-    SadU,
-    SadS,
-    Dp4aUU,
-    Dp4aSS,
-    Dp4aUS,
-    Dp4aSU,
-    BmskClamp,
-    BmskWrap,
-    SzextUClamp,
-    SzextUWrap,
-    SzextSClamp,
-    SzextSWrap,
-}
-
-/// Two floats to one, in any format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum F2 {
-    Add,
-    Sub,
-    Mul,
-    Div,
-    Min,
-    Max,
-    Copysign,
-}
-
-/// One float to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum F1 {
-    Neg,
-    Abs,
-    Rcp,
-    Sqrt,
-    Rsqrt,
-    Sin,
-    Cos,
-    Lg2,
-    Ex2,
-    Tanh,
-}
-
-/// Formats of halves, alone or packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Half {
-    pub brain: bool,
-    pub packed: bool,
-}
-
-/// Comparisons. Those of floats with `u` are true for NaN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cmp {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-    Equ,
-    Neu,
-    Ltu,
-    Leu,
-    Gtu,
-    Geu,
-    Num,
-    Nan,
-}
-
-/// Functions of two predicates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bool {
-    And,
-    Or,
-    Xor,
-}
-
 /// State spaces of memory instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
     Generic,
     Global,
     Shared,
+    Local,
     Param,
 }
 
@@ -347,39 +46,6 @@ pub enum Base {
     None,
     R32(R),
     R64(R),
-}
-
-/// Atomic operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtomOp {
-    Add,
-    Min,
-    Max,
-    And,
-    Or,
-    Xor,
-    Inc,
-    Dec,
-    Exch,
-    Cas,
-}
-
-/// How a shuffle finds its source lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shuffle {
-    Up,
-    Down,
-    Bfly,
-    Idx,
-}
-
-/// Votes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vote {
-    All,
-    Any,
-    Uni,
-    Ballot,
 }
 
 /// What a barrier does besides waiting.
@@ -405,47 +71,30 @@ pub struct Barrier {
     pub result: u32,
 }
 
-/// Element types of mma operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
-    F16,
-    Bf16,
-    Tf32,
-    S8,
-    U8,
-}
-
-/// `mma.sync.m16n8k…`.
+/// `mma.sync`.
 #[derive(Clone, Debug)]
 pub struct Mma {
+    /// Rows, 8 or 16; columns are 8.
+    pub m: u32,
     pub k: u32,
     pub a_type: Element,
     pub b_type: Element,
     /// Sums of f16 instead of f32 (or s32 for integers).
     pub half_sums: bool,
+    /// Sums of integers are clamped.
+    pub finite: bool,
     pub d: Vec<R>,
     pub a: Vec<R>,
     pub b: Vec<R>,
     pub c: Vec<R>,
 }
 
-/// A conversion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cvt {
-    pub to: Ty,
-    pub from: Ty,
-    /// Rounding, to integers for `integer`.
-    pub round: Round,
-    pub integer: bool,
-    pub ftz: bool,
-    pub sat: bool,
-    pub relu: bool,
-}
-
 /// What an instruction does.
 #[derive(Clone, Debug)]
 pub enum Op {
     Nop,
+    /// `nanosleep`: another warp may run.
+    Sleep,
     Mov32 {
         d: R,
         s: R,
@@ -546,7 +195,9 @@ pub enum Op {
         b: R,
         c: R,
     },
+    /// A product's lower or upper half, plus c.
     Mad64 {
+        f: I64,
         d: R,
         a: R,
         b: R,
@@ -573,7 +224,19 @@ pub enum Op {
         b: R,
         c: R,
     },
-    /// `add.cc`, `addc` and kin are not known.
+    /// `add.cc`, `addc`, `mad.lo.cc` and kin, of 32 or 64 bits.
+    Carry {
+        f: Carry,
+        wide: bool,
+        /// Row of the carry, a predicate; whether it is added, and whether it is written.
+        carry: u32,
+        takes: bool,
+        gives: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
     Selp32 {
         d: R,
         a: R,
@@ -603,6 +266,42 @@ pub enum Op {
         a: R,
         b: R,
         with: Option<(Bool, P)>,
+    },
+    /// Of pairs of halves: a predicate each.
+    SetpPair {
+        brain: bool,
+        cmp: Cmp,
+        ftz: bool,
+        d: u32,
+        q: u32,
+        a: R,
+        b: R,
+        with: Option<(Bool, P)>,
+    },
+    /// `set` of halves, alone or packed; `float`: 1.0, else all bits.
+    SetHalves {
+        h: Half,
+        cmp: Cmp,
+        ftz: bool,
+        float: bool,
+        /// The result has 32 bits, of one comparison.
+        narrow: bool,
+        d: R,
+        a: R,
+        b: R,
+    },
+    /// `testp`.
+    Testp {
+        kind: Kind,
+        wide: bool,
+        d: u32,
+        a: R,
+    },
+    /// `isspacep`.
+    IsSpace {
+        space: Space,
+        d: u32,
+        a: R,
     },
     /// `set.…`: all bits, or 1.0, where true.
     Set {
@@ -642,6 +341,7 @@ pub enum Op {
         c: R,
     },
     Fma64 {
+        round: Round,
         d: R,
         a: R,
         b: R,
@@ -655,6 +355,9 @@ pub enum Op {
     },
     One64 {
         f: F1,
+        round: Round,
+        /// `.approx.ftz`: of the upper 32 bits only.
+        coarse: bool,
         d: R,
         a: R,
     },
@@ -694,6 +397,36 @@ pub enum Op {
         d: R,
         a: R,
         b: R,
+    },
+    /// Two f32 to a pair of 8-bit floats; `a` becomes the upper one.
+    Cvt8 {
+        kind: Float8,
+        relu: bool,
+        d: R,
+        a: R,
+        b: R,
+    },
+    /// A pair of halves to a pair of 8-bit floats.
+    Cvt8Halves {
+        kind: Float8,
+        relu: bool,
+        d: R,
+        a: R,
+    },
+    /// A pair of 8-bit floats to a pair of halves.
+    CvtFrom8 {
+        kind: Float8,
+        relu: bool,
+        d: R,
+        a: R,
+    },
+    /// `cvt.pack.sat`: two s32, cut to a narrower type, above the lower bits of `c`.
+    CvtPackInt {
+        to: Ty,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
     },
     /// `strong`: volatile, relaxed, acquire: may meet other threads' accesses.
     Ld {
@@ -784,23 +517,22 @@ pub enum Op {
         meet: u32,
     },
     Exit,
-    Trap,
+    /// Why.
+    Trap(Box<str>),
     /// What only sm_90 has.
     Hopper(Box<HopperOp>),
 }
 
-/// An atomic operation.
+/// An atomic operation, on one element or on a vector of them, each for itself.
 #[derive(Clone, Debug)]
 pub struct Atom {
     pub op: AtomOp,
     pub ty: Ty,
     pub space: Space,
-    /// Row of the old value; [`SINK`] for `red`.
-    pub d: R,
     pub at: Addr,
-    pub b: R,
-    /// The new value of `cas`.
-    pub c: R,
+    /// Per element: the row of the old value ([`SINK`] for `red`), the operand, and the new value
+    /// of `cas`.
+    pub rows: Vec<[R; 3]>,
     /// `.acq_rel`, `.acquire`, `.release`.
     pub ordered: bool,
 }

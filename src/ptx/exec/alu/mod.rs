@@ -1,12 +1,19 @@
 //! Instructions that compute on registers: each lane for itself.
 
+mod compare;
+mod convert;
+mod special;
+
 use super::Common;
 use super::bits;
 use super::float;
 use super::warp::{Row, Warp, Wide};
+use crate::ptx::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::ptx::program::Entry;
 use crate::ptx::program::op::*;
-use crate::ptx::program::resolve::Special;
+use compare::compare;
+use convert::convert;
+use special::special;
 
 #[inline(always)]
 fn map1(w: &mut Warp, e: &Entry, active: u32, d: R, a: R, f: impl Fn(u32) -> u32) {
@@ -169,6 +176,7 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
             U64::Not => wide1(w, e, active, d, a, |a| !a),
             U64::Neg => wide1(w, e, active, d, a, u64::wrapping_neg),
             U64::Abs => wide1(w, e, active, d, a, |a| (a as i64).unsigned_abs()),
+            U64::Cnot => wide1(w, e, active, d, a, |a| u64::from(a == 0)),
             U64::Brev => wide1(w, e, active, d, a, u64::reverse_bits),
         },
         Op::N64 { f, d, a } => {
@@ -209,11 +217,11 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
             }
             w.put_wide(d, &out, active);
         }
-        Op::Mad64 { d, a, b, c } => {
+        Op::Mad64 { f, d, a, b, c } => {
             let (a, b, c) = (w.w(e, a), w.w(e, b), w.w(e, c));
             let mut out: Wide = [0; 32];
             for i in 0..32 {
-                out[i] = a[i].wrapping_mul(b[i]).wrapping_add(c[i]);
+                out[i] = bits::two_wide(f, a[i], b[i]).wrapping_add(c[i]);
             }
             w.put_wide(d, &out, active);
         }
@@ -291,11 +299,7 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
             let mut rest = !bits;
             if let Some((f, p)) = with {
                 let p = w.p(p);
-                (bits, rest) = match f {
-                    Bool::And => (bits & p, rest & p),
-                    Bool::Or => (bits | p, rest | p),
-                    Bool::Xor => (bits ^ p, rest ^ p),
-                };
+                (bits, rest) = (join(f, bits, p), join(f, rest, p));
             }
             w.put_pred(d, bits, active);
             w.put_pred(q, rest, active);
@@ -316,12 +320,7 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
             w.put(d, &out, active);
         }
         Op::Pred2 { f, d, a, b } => {
-            let (a, b) = (w.p(a), w.p(b));
-            let bits = match f {
-                Bool::And => a & b,
-                Bool::Or => a | b,
-                Bool::Xor => a ^ b,
-            };
+            let bits = join(f, w.p(a), w.p(b));
             w.put_pred(d, bits, active);
         }
         Op::F32 { f, m, d, a, b } => floats(w, e, active, f, m, d, a, b),
@@ -334,18 +333,23 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
                 float::fma_with(m, a, b, c)
             }),
         },
-        Op::Fma64 { d, a, b, c } => {
+        Op::Fma64 { round, d, a, b, c } => {
             let (a, b, c) = (w.w(e, a), w.w(e, b), w.w(e, c));
             let mut out: Wide = [0; 32];
             for i in 0..32 {
-                out[i] = f64::from_bits(a[i])
-                    .mul_add(f64::from_bits(b[i]), f64::from_bits(c[i]))
-                    .to_bits();
+                let of = f64::from_bits;
+                out[i] = float::fma_wide(round, of(a[i]), of(b[i]), of(c[i])).to_bits();
             }
             w.put_wide(d, &out, active);
         }
         Op::One32 { f, m, d, a } => lanes1(w, e, active, d, a, |a| float::one(f, m, a)),
-        Op::One64 { f, d, a } => wide1(w, e, active, d, a, |a| float::one_wide(f, a)),
+        Op::One64 {
+            f,
+            round,
+            coarse,
+            d,
+            a,
+        } => wide1(w, e, active, d, a, |a| float::one_wide(f, round, coarse, a)),
         Op::Half2 { f, h, m, d, a, b } => map2(w, e, active, d, a, b, |a, b| {
             float::two_halves(f, h, m, a, b)
         }),
@@ -358,14 +362,170 @@ pub fn step(w: &mut Warp, common: &mut Common<'_>, op: &Op, active: u32) -> bool
             let part = |x: u32| {
                 let x = f32::from_bits(x);
                 let x = if c.relu && x <= 0.0 { 0.0 } else { x };
+                let x = if c.finite { float::finite(c.to, x) } else { x };
                 u32::from(float::to_half(brain, x, c.round))
             };
             part(a) << 16 | part(b)
         }),
-        Op::Nop => {}
+        Op::Cvt8 {
+            kind,
+            relu,
+            d,
+            a,
+            b,
+        } => map2(w, e, active, d, a, b, |a, b| {
+            let part = |x: u32| float::to_float8(kind, relu, f32::from_bits(x));
+            part(a) << 8 | part(b)
+        }),
+        Op::Cvt8Halves { kind, relu, d, a } => map1(w, e, active, d, a, |a| {
+            let part = |x: u32| float::to_float8(kind, relu, float::from_half(false, x as u16));
+            part(a >> 16) << 8 | part(a)
+        }),
+        Op::CvtFrom8 { kind, relu, d, a } => map1(w, e, active, d, a, |a| {
+            let part = |x: u32| float::from_float8(kind, relu, x);
+            part(a >> 8) << 16 | part(a)
+        }),
+        Op::CvtPackInt { to, d, a, b, c } => map3(w, e, active, d, a, b, c, |a, b, c| {
+            let (low, high) = match to {
+                Ty::S8 => (-128, 127),
+                Ty::U8 => (0, 255),
+                Ty::S16 => (-32768, 32767),
+                _ => (0, 65535),
+            };
+            let bits = 8 * to.bytes();
+            let part = |x: u32| (x as i32).clamp(low, high) as u32 & ((1 << bits) - 1);
+            let rest = if bits == 16 { 0 } else { c << (2 * bits) };
+            rest | part(a) << bits | part(b)
+        }),
+        Op::Carry {
+            f,
+            wide,
+            carry,
+            takes,
+            gives,
+            d,
+            a,
+            b,
+            c,
+        } => {
+            let row = |r: R| -> Wide {
+                match wide {
+                    true => *w.w(e, r),
+                    false => w.r(e, r).map(u64::from),
+                }
+            };
+            let (a, b, c) = (row(a), row(b), row(c));
+            let old = w.preds.get(carry as usize).copied().unwrap_or(0);
+            let (mut out, mut given): (Wide, u32) = ([0; 32], 0);
+            for i in 0..32 {
+                let taken = takes && old >> i & 1 != 0;
+                let width = if wide { 64 } else { 32 };
+                let (value, carried) = bits::carry(f, width, a[i], b[i], c[i], taken);
+                out[i] = value;
+                given |= u32::from(carried) << i;
+            }
+            match wide {
+                true => w.put_wide(d, &out, active),
+                false => w.put(d, &out.map(|x| x as u32), active),
+            }
+            if gives {
+                w.put_pred(carry, given, active);
+            }
+        }
+        Op::SetpPair {
+            brain,
+            cmp,
+            ftz,
+            d,
+            q,
+            a,
+            b,
+            with,
+        } => {
+            let (a, b) = (w.r(e, a), w.r(e, b));
+            let (mut low, mut high) = (0u32, 0u32);
+            for i in 0..32 {
+                let test = |shift: u32| {
+                    let (a, b) = ((a[i] >> shift) as u16, (b[i] >> shift) as u16);
+                    u32::from(float::compare_halves(brain, cmp, ftz, a, b)) << i
+                };
+                low |= test(0);
+                high |= test(16);
+            }
+            if let Some((f, p)) = with {
+                let p = w.p(p);
+                (low, high) = (join(f, low, p), join(f, high, p));
+            }
+            w.put_pred(d, low, active);
+            w.put_pred(q, high, active);
+        }
+        Op::SetHalves {
+            h,
+            cmp,
+            ftz,
+            float: ones,
+            narrow,
+            d,
+            a,
+            b,
+        } => map2(w, e, active, d, a, b, |a, b| {
+            let one = match (ones, h.brain) {
+                (true, false) => 0x3C00,
+                (true, true) => 0x3F80,
+                _ => 0xFFFF,
+            };
+            let part = |shift: u32| {
+                let (a, b) = ((a >> shift) as u16, (b >> shift) as u16);
+                u32::from(float::compare_halves(h.brain, cmp, ftz, a, b)) * one
+            };
+            match (h.packed, narrow) {
+                (true, _) => part(0) | part(16) << 16,
+                (_, true) => part(0) * 0x1_0001,
+                _ => part(0),
+            }
+        }),
+        Op::Testp { kind, wide, d, a } => {
+            let mut bits = 0u32;
+            for i in 0..32 {
+                let holds = match wide {
+                    true => float::test(kind, w.w(e, a)[i], 0x7FF << 52, 1 << 52),
+                    false => float::test(kind, u64::from(w.r(e, a)[i]), 0x7F80_0000, 0x80_0000),
+                };
+                bits |= u32::from(holds) << i;
+            }
+            w.put_pred(d, bits, active);
+        }
+        Op::IsSpace { space, d, a } => {
+            let mut bits = 0u32;
+            for (i, address) in w.w(e, a).iter().enumerate() {
+                let within = |window: u64| address.wrapping_sub(window) < WINDOW_BYTES;
+                let (shared, local, param) = (
+                    within(SHARED_WINDOW),
+                    within(LOCAL_WINDOW),
+                    within(PARAM_WINDOW),
+                );
+                let holds = match space {
+                    Space::Shared => shared,
+                    Space::Local => local,
+                    Space::Param => param,
+                    _ => !shared && !local && !param,
+                };
+                bits |= u32::from(holds) << i;
+            }
+            w.put_pred(d, bits, active);
+        }
+        Op::Nop | Op::Sleep => {}
         _ => return false,
     }
     true
+}
+
+fn join(f: Bool, a: u32, b: u32) -> u32 {
+    match f {
+        Bool::And => a & b,
+        Bool::Or => a | b,
+        Bool::Xor => a ^ b,
+    }
 }
 
 /// As [`map1`], for what is too costly to compute in lanes that are not active.
@@ -457,173 +617,3 @@ fn floats(w: &mut Warp, e: &Entry, active: u32, f: F2, m: Mods, d: R, a: R, b: R
     }
 }
 
-#[inline(always)]
-fn test(a: &Row, b: &Row, f: impl Fn(u32, u32) -> bool) -> u32 {
-    let mut bits = 0;
-    for i in 0..32 {
-        bits |= u32::from(f(a[i], b[i])) << i;
-    }
-    bits
-}
-
-#[inline(always)]
-fn test_wide(a: &Wide, b: &Wide, f: impl Fn(u64, u64) -> bool) -> u32 {
-    let mut bits = 0;
-    for i in 0..32 {
-        bits |= u32::from(f(a[i], b[i])) << i;
-    }
-    bits
-}
-
-fn compare(w: &Warp, e: &Entry, ty: Ty, cmp: Cmp, ftz: bool, a: R, b: R) -> u32 {
-    macro_rules! ordered {
-        ($test:ident, $a:expr, $b:expr, $as:expr) => {{
-            let f = $as;
-            match cmp {
-                Cmp::Eq => $test($a, $b, |a, b| f(a) == f(b)),
-                Cmp::Ne => $test($a, $b, |a, b| f(a) != f(b)),
-                Cmp::Lt => $test($a, $b, |a, b| f(a) < f(b)),
-                Cmp::Le => $test($a, $b, |a, b| f(a) <= f(b)),
-                Cmp::Gt => $test($a, $b, |a, b| f(a) > f(b)),
-                Cmp::Ge => $test($a, $b, |a, b| f(a) >= f(b)),
-                _ => 0,
-            }
-        }};
-    }
-    macro_rules! floating {
-        ($test:ident, $a:expr, $b:expr, $as:expr) => {{
-            let f = $as;
-            let either = |a, b| f(a).is_nan() | f(b).is_nan();
-            match cmp {
-                // Of floats `ne` is false for NaN; `neu` is true.
-                Cmp::Ne => $test($a, $b, |a, b| (f(a) < f(b)) | (f(a) > f(b))),
-                Cmp::Equ => $test($a, $b, |a, b| (f(a) == f(b)) | either(a, b)),
-                Cmp::Neu => $test($a, $b, |a, b| f(a) != f(b)),
-                Cmp::Ltu => $test($a, $b, |a, b| (f(a) < f(b)) | either(a, b)),
-                Cmp::Leu => $test($a, $b, |a, b| (f(a) <= f(b)) | either(a, b)),
-                Cmp::Gtu => $test($a, $b, |a, b| (f(a) > f(b)) | either(a, b)),
-                Cmp::Geu => $test($a, $b, |a, b| (f(a) >= f(b)) | either(a, b)),
-                Cmp::Num => $test($a, $b, |a, b| !either(a, b)),
-                Cmp::Nan => $test($a, $b, either),
-                _ => ordered!($test, $a, $b, f),
-            }
-        }};
-    }
-    if ty.bytes() == 8 {
-        let (a, b) = (w.w(e, a), w.w(e, b));
-        return match ty {
-            Ty::S64 => ordered!(test_wide, a, b, |x: u64| x as i64),
-            Ty::F64 => floating!(test_wide, a, b, f64::from_bits),
-            _ => ordered!(test_wide, a, b, |x: u64| x),
-        };
-    }
-    let (a, b) = (w.r(e, a), w.r(e, b));
-    match ty {
-        Ty::S32 => ordered!(test, a, b, |x: u32| x as i32),
-        Ty::S16 => ordered!(test, a, b, |x: u32| x as i16),
-        Ty::U16 | Ty::B16 => ordered!(test, a, b, |x: u32| x as u16),
-        Ty::F32 if ftz => floating!(test, a, b, |x: u32| f32::from_bits(float::flush(x))),
-        Ty::F32 => floating!(test, a, b, f32::from_bits),
-        Ty::F16 => floating!(test, a, b, |x: u32| float::from_half(false, x as u16)),
-        Ty::Bf16 => floating!(test, a, b, |x: u32| float::from_half(true, x as u16)),
-        _ => ordered!(test, a, b, |x: u32| x),
-    }
-}
-
-fn convert(w: &mut Warp, e: &Entry, active: u32, c: &Cvt, d: R, a: R) {
-    let plain = !c.sat && !c.ftz && !c.relu;
-    match (c.from, c.to) {
-        (Ty::U32, Ty::U64 | Ty::S64) => {
-            let out = w.r(e, a).map(u64::from);
-            return w.put_wide(d, &out, active);
-        }
-        (Ty::S32, Ty::S64 | Ty::U64) if plain => {
-            let out = w.r(e, a).map(|x| x as i32 as u64);
-            return w.put_wide(d, &out, active);
-        }
-        (Ty::U64 | Ty::S64, Ty::U32 | Ty::S32) if plain => {
-            let out = w.w(e, a).map(|x| x as u32);
-            return w.put(d, &out, active);
-        }
-        (Ty::U16, Ty::U32) => return map1(w, e, active, d, a, |x| x & 0xFFFF),
-        (Ty::U32, Ty::U16) if plain => return map1(w, e, active, d, a, |x| x & 0xFFFF),
-        (Ty::Bf16, Ty::F32) if plain => {
-            return map1(w, e, active, d, a, |x| {
-                let x = x << 16;
-                if x & 0x7FFF_FFFF > 0x7F80_0000 {
-                    float::NAN
-                } else {
-                    x
-                }
-            });
-        }
-        (Ty::F32, Ty::Bf16) if plain && c.round == Round::Near => {
-            return map1(w, e, active, d, a, |x| {
-                let rounded = (x.wrapping_add(0x7FFF + (x >> 16 & 1))) >> 16;
-                if x & 0x7FFF_FFFF > 0x7F80_0000 {
-                    0x7FFF
-                } else {
-                    rounded
-                }
-            });
-        }
-        (Ty::U32, Ty::F32) if c.round == Round::Near && !c.sat => {
-            return map1(w, e, active, d, a, |x| (x as f32).to_bits());
-        }
-        (Ty::S32, Ty::F32) if c.round == Round::Near && !c.sat => {
-            return map1(w, e, active, d, a, |x| (x as i32 as f32).to_bits());
-        }
-        (Ty::F32, Ty::U32) if plain && c.round == Round::Zero => {
-            return map1(w, e, active, d, a, |x| f32::from_bits(x) as u32);
-        }
-        (Ty::F32, Ty::S32) if plain && c.round == Round::Zero => {
-            return map1(w, e, active, d, a, |x| f32::from_bits(x) as i32 as u32);
-        }
-        (Ty::F32, Ty::Tf32) => return map1(w, e, active, d, a, |x| float::to_tf32(x, c.round)),
-        _ => {}
-    }
-    let source: Wide = match c.from.bytes() {
-        8 => *w.w(e, a),
-        _ => w.r(e, a).map(u64::from),
-    };
-    let mut out: Wide = [0; 32];
-    for i in 0..32 {
-        if active >> i & 1 != 0 {
-            out[i] = float::convert(c, source[i]);
-        }
-    }
-    match c.to.bytes() {
-        8 => w.put_wide(d, &out, active),
-        _ => w.put(d, &out.map(|x| x as u32), active),
-    }
-}
-
-fn special(w: &Warp, common: &Common<'_>, what: Special) -> Row {
-    let launch = common.launch;
-    let [x, y, _] = launch.block;
-    let thread = |lane: u32| 32 * w.index + lane;
-    let mut out: Row = [0; 32];
-    for (lane, out) in (0u32..).zip(out.iter_mut()) {
-        *out = match what {
-            Special::Tid(0) => thread(lane) % x,
-            Special::Tid(1) => thread(lane) / x % y,
-            Special::Tid(_) => thread(lane) / x / y,
-            Special::Ntid(axis) => launch.block[usize::from(axis)],
-            Special::Ctaid(axis) => common.at[usize::from(axis)],
-            Special::Nctaid(axis) => launch.grid[usize::from(axis)],
-            Special::Laneid => lane,
-            Special::Warpid => w.index,
-            Special::Nwarpid => (x * y * launch.block[2]).div_ceil(32),
-            Special::LanemaskEq => 1 << lane,
-            Special::LanemaskLt => (1 << lane) - 1,
-            Special::LanemaskLe => (1 << lane) | ((1 << lane) - 1),
-            Special::LanemaskGt => !((1 << lane) | ((1 << lane) - 1)),
-            Special::LanemaskGe => !((1 << lane) - 1),
-            Special::Zero => 0,
-            Special::One => 1,
-            Special::DynamicShared => launch.dynamic_shared_bytes,
-            Special::TotalShared => common.shared.end(),
-        };
-    }
-    out
-}
