@@ -13,6 +13,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod warp;
+mod wmma;
 
 use super::counters::{CLASSES, Counters};
 use super::memory::blocks::{BlockClock, BlockTimes, Touched};
@@ -366,6 +367,7 @@ fn step(warp: &mut Warp, common: &mut Common<'_>, inst: &Inst, active: u32) -> R
             at,
         } => tensor::stmatrix(warp, common, active, *count, *transposed, s, *at),
         Op::Mma(mma) => tensor::mma(warp, common, active, mma),
+        Op::Wmma(op) => wmma::step(warp, common, active, op),
         Op::Shfl {
             mode,
             d,

@@ -20,6 +20,16 @@ use resolve::Layout;
 /// Most bytes of an entry's parameters (PTX ISA, sm_70 and later).
 const MAX_PARAM_BYTES: u32 = 32764;
 
+/// How deep functions may be inlined for a message to find the user's line.
+const INLINED: usize = 16;
+
+/// Whether a source file is a toolkit's, by its name: CUDA's headers and Triton's own functions.
+fn library(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let suffix = name.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    matches!(suffix, "h" | "hpp" | "inl" | "") || path.contains("/triton/language/")
+}
+
 /// A parameter of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Param {
@@ -156,10 +166,32 @@ impl Module {
             return format!("{}:{}", self.name, inst.line);
         }
         let own = format!("{}:{}", file(location.file), location.line);
-        match location.inlined_at {
+        // Out of a library's header to whoever called it.
+        let mut outer = location.inlined_at;
+        let is_library = |number: u32| library(file(number));
+        for _ in 0..INLINED {
+            match outer {
+                Some((number, line)) if is_library(location.file) && is_library(number) => {
+                    outer = self.inlined_at(number, line);
+                }
+                _ => break,
+            }
+        }
+        match outer.or(location.inlined_at) {
+            Some((number, line)) if is_library(location.file) => {
+                format!("{}:{line} (in {own})", file(number))
+            }
             Some((number, line)) => format!("{own} (from {}:{line})", file(number)),
             None => own,
         }
+    }
+
+    /// Where a line that calls is inlined itself.
+    fn inlined_at(&self, file: u32, line: u32) -> Option<(u32, u32)> {
+        self.locations
+            .iter()
+            .filter(|at| (at.file, at.line) == (file, line))
+            .find_map(|at| at.inlined_at)
     }
 
     /// Whether two instructions come from the same source line.

@@ -134,36 +134,8 @@ pub fn load(
             }
         }
         _ => {
-            let mut addresses = addresses(w, common, at);
-            match space {
-                Space::Param => {
-                    let far = |lane: u32| addresses[lane as usize] >= u64::from(LOCAL_START);
-                    let local = lanes(active).filter(|l| far(*l)).fold(0, |m, l| m | 1 << l);
-                    load_local(w, local, &addresses, total, words)?;
-                    load_param(common, active & !local, &addresses, total, words)?;
-                }
-                Space::Local => load_local(w, active, &addresses, total, words)?,
-                Space::Shared => load_shared(w, common, active, &addresses, total, words)?,
-                Space::Global => load_global(w, common, active, &addresses, total, strong, words)?,
-                Space::Generic => {
-                    let at = windows(&addresses, active);
-                    for lane in lanes(active & !at.global) {
-                        addresses[lane as usize] &= WINDOW_BYTES - 1;
-                    }
-                    if at.shared != 0 {
-                        load_shared(w, common, at.shared, &addresses, total, words)?;
-                    }
-                    if at.param != 0 {
-                        load_param(common, at.param, &addresses, total, words)?;
-                    }
-                    if at.local != 0 {
-                        load_local(w, at.local, &addresses, total, words)?;
-                    }
-                    if at.global != 0 {
-                        load_global(w, common, at.global, &addresses, total, strong, words)?;
-                    }
-                }
-            }
+            let addresses = addresses(w, common, at);
+            fetch(w, common, active, space, addresses, total, strong, words)?;
         }
     }
     let size = ty.bytes();
@@ -198,6 +170,50 @@ pub fn load(
         }
     }
     Ok(())
+}
+
+/// The words of each lane's access, wherever it points.
+#[allow(clippy::too_many_arguments)]
+pub fn fetch(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    space: Space,
+    mut addresses: Wide,
+    total: u32,
+    strong: bool,
+    words: &mut Words,
+) -> Result<(), Stop> {
+    match space {
+        Space::Param => {
+            let far = |lane: u32| addresses[lane as usize] >= u64::from(LOCAL_START);
+            let local = lanes(active).filter(|l| far(*l)).fold(0, |m, l| m | 1 << l);
+            load_local(w, local, &addresses, total, words)?;
+            load_param(common, active & !local, &addresses, total, words)
+        }
+        Space::Local => load_local(w, active, &addresses, total, words),
+        Space::Shared => load_shared(w, common, active, &addresses, total, words),
+        Space::Global => load_global(w, common, active, &addresses, total, strong, words),
+        Space::Generic => {
+            let at = windows(&addresses, active);
+            for lane in lanes(active & !at.global) {
+                addresses[lane as usize] &= WINDOW_BYTES - 1;
+            }
+            if at.shared != 0 {
+                load_shared(w, common, at.shared, &addresses, total, words)?;
+            }
+            if at.param != 0 {
+                load_param(common, at.param, &addresses, total, words)?;
+            }
+            if at.local != 0 {
+                load_local(w, at.local, &addresses, total, words)?;
+            }
+            match at.global {
+                0 => Ok(()),
+                global => load_global(w, common, global, &addresses, total, strong, words),
+            }
+        }
+    }
 }
 
 /// Bytes of the parameter block as words.
@@ -295,7 +311,22 @@ pub fn store(
             }
         }
     }
-    let mut addresses = addresses(w, common, at);
+    let addresses = addresses(w, common, at);
+    put(w, common, active, space, addresses, total, strong, words)
+}
+
+/// Stores the words of each lane, wherever it points.
+#[allow(clippy::too_many_arguments)]
+pub fn put(
+    w: &mut Warp,
+    common: &mut Common<'_>,
+    active: u32,
+    space: Space,
+    mut addresses: Wide,
+    total: u32,
+    strong: bool,
+    words: &Words,
+) -> Result<(), Stop> {
     match space {
         Space::Shared => store_shared(w, common, active, &addresses, total, words),
         Space::Global => store_global(w, common, active, &addresses, total, strong, words),

@@ -7,6 +7,7 @@ mod logic;
 mod matrix;
 mod memory;
 mod values;
+mod wmma;
 
 use std::collections::HashMap;
 
@@ -444,6 +445,7 @@ impl<'d> Decoder<'d> {
             "cp" => self.copy(line, &mut m)?,
             "ldmatrix" | "stmatrix" => self.matrix(line, &mut m)?,
             "mma" => self.mma(line, &mut m)?,
+            "wmma" => self.wmma(line, &mut m)?,
             "shfl" | "vote" | "match" | "redux" | "activemask" => self.collective(line, &mut m)?,
             "bar" | "barrier" => self.barrier(line, &mut m)?,
             "membar" | "fence" => self.fence(line, &mut m)?,
@@ -509,6 +511,14 @@ impl<'d> Decoder<'d> {
 fn class(op: &Op) -> Class {
     match op {
         Op::Mma(_) => Class::Tensor,
+        Op::Wmma(op) => match &**op {
+            Wmma::Multiply { .. } => Class::Tensor,
+            Wmma::Move {
+                space: Space::Shared,
+                ..
+            } => Class::Shared,
+            Wmma::Move { .. } => Class::Global,
+        },
         Op::Ldmatrix { .. } | Op::Stmatrix { .. } => Class::Shared,
         Op::Ld { space, .. } | Op::St { space, .. } => match space {
             Space::Shared => Class::Shared,
@@ -568,6 +578,7 @@ fn yields(op: &Op) -> bool {
         | Op::CpWait(_)
         | Op::Ldmatrix { .. }
         | Op::Stmatrix { .. }
+        | Op::Wmma(_)
         | Op::Shfl { .. }
         | Op::Vote { .. }
         | Op::Match { .. }

@@ -2,12 +2,14 @@
 
 mod functions;
 mod types;
+mod wmma;
 
 use super::hopper::HopperOp;
 use super::resolve::Special;
 use crate::ptx::counters::Class;
 pub use functions::*;
 pub use types::*;
+pub use wmma::{Fragment, Number, Wmma};
 
 /// A register row, or with [`CONST`] set a row of constants.
 pub type R = u32;
@@ -471,6 +473,7 @@ pub enum Op {
         at: Addr,
     },
     Mma(Box<Mma>),
+    Wmma(Box<Wmma>),
     Shfl {
         mode: Shuffle,
         d: R,

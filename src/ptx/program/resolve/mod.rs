@@ -115,6 +115,7 @@ impl Line<'_> {
             | "prefetch" | "prefetchu" | "nanosleep" | "setmaxnreg" | "griddepcontrol"
             | "discard" | "applypriority" | "stmatrix" | "wgmma" | "pmevent" | "brkpt" | "call"
             | "multimem" => false,
+            "wmma" => self.parts.get(1) != Some(&"store"),
             "bar" | "barrier" => self.parts.contains(&"red"),
             "mbarrier" => matches!(
                 self.parts.get(1),
