@@ -300,8 +300,16 @@ pub fn three(f: T32, a: u32, b: u32, c: u32) -> u32 {
         T32::Dp2a(sa, sb, upper) => (0..2).fold(c, |sum, i| {
             let half = (a >> (16 * i)) as u16;
             let byte = (b >> (8 * i + if upper { 16 } else { 0 })) as u8;
-            let half = if sa { i32::from(half as i16) } else { i32::from(half) };
-            let byte = if sb { i32::from(byte as i8) } else { i32::from(byte) };
+            let half = if sa {
+                i32::from(half as i16)
+            } else {
+                i32::from(half)
+            };
+            let byte = if sb {
+                i32::from(byte as i8)
+            } else {
+                i32::from(byte)
+            };
             sum.wrapping_add((half * byte) as u32)
         }),
         T32::Mad24U => two(I32::Mul24U, a, b).wrapping_add(c),

@@ -69,8 +69,10 @@ pub struct Warp {
     pub committed: Row,
     /// The allocation that was accessed last.
     pub allocation: usize,
-    /// Global atomics since the last barrier.
-    pub atomics: u32,
+    /// Atomics and strong loads in a row that found and left everything as the one before did.
+    pub vain: u32,
+    /// Instruction, address and value of the last strong load.
+    pub seen: (u32, u64, u32),
 }
 
 impl Warp {
@@ -92,7 +94,8 @@ impl Warp {
             copies: VecDeque::new(),
             committed: [0; 32],
             allocation: 0,
-            atomics: 0,
+            vain: 0,
+            seen: (0, 0, 0),
         }
     }
 
@@ -113,7 +116,8 @@ impl Warp {
         self.local.fill([u32::MAX; 32]);
         self.copies.clear();
         self.committed = [0; 32];
-        self.atomics = 0;
+        self.vain = 0;
+        self.seen = (0, 0, 0);
     }
 
     /// A row that is read.

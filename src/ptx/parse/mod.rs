@@ -291,7 +291,8 @@ impl<'a> Parser<'_, 'a> {
                         _ => Space::Const,
                     };
                     // Textures and samplers: code that names one is refused, as using an undeclared name.
-                    let odd = |kind| matches!(kind, Kind::Word(".texref" | ".samplerref" | ".surfref"));
+                    let odd =
+                        |kind| matches!(kind, Kind::Word(".texref" | ".samplerref" | ".surfref"));
                     if self.peek().is_some_and(odd) {
                         while self.next()? != Kind::Sign(b';') {}
                         continue;
@@ -426,9 +427,8 @@ impl<'a> Parser<'_, 'a> {
                 }
                 _ => {
                     self.at -= 1;
-                    return Err(
-                        self.problem("a directive of the function that is not known to this machine")
-                    );
+                    return Err(self
+                        .problem("a directive of the function that is not known to this machine"));
                 }
             }
         };

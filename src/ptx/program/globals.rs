@@ -49,9 +49,7 @@ impl Globals {
                 let words = format!("more than {MOST_BYTES} bytes of variables");
                 return Err(Problem::at(file, variable.line, words));
             }
-            globals
-                .addresses
-                .insert(variable.name.to_string(), address);
+            globals.addresses.insert(variable.name.to_string(), address);
         }
         for variable in text.variables.iter().filter(own).filter(|v| v.bytes > 0) {
             let bytes = globals.bytes(variable, file)?;

@@ -28,7 +28,11 @@ impl Mma {
         let k = match (shape, element) {
             ("m16n8k16", Element::Bf16 | Element::F16) => 16,
             ("m16n8k16" | "m16n8k32", Element::E4m3 | Element::E5m2) => {
-                if shape == "m16n8k16" { 16 } else { 32 }
+                if shape == "m16n8k16" {
+                    16
+                } else {
+                    32
+                }
             }
             ("m16n8k8", Element::Bf16 | Element::F16 | Element::Tf32) => 8,
             ("m16n8k4", Element::Tf32) => 4,
@@ -234,9 +238,9 @@ mod tests {
                 Element::Bf16 => u32::from(half::bf16::from_f32(v as f32).to_bits()),
                 Element::F16 => u32::from(half::f16::from_f32(v as f32).to_bits()),
                 Element::E5m2 => u32::from(half::f16::from_f32(v as f32).to_bits()) >> 8,
-                Element::E4m3 => {
-                    (0..256).find(|bits| Element::E4m3.value(*bits) == v as f32).unwrap()
-                }
+                Element::E4m3 => (0..256)
+                    .find(|bits| Element::E4m3.value(*bits) == v as f32)
+                    .unwrap(),
                 _ => (v as f32).to_bits(),
             };
             let a_at = |row: usize, column: usize| (row * 3 + column * 5) as i32 % 7 - 3;

@@ -15,12 +15,7 @@ pub fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     };
     match op {
         AtomOp::Add => match ty {
-            Ty::F32 => u64::from(float::two(
-                F2::Add,
-                Mods::PLAIN,
-                old as u32,
-                b as u32,
-            )),
+            Ty::F32 => u64::from(float::two(F2::Add, Mods::PLAIN, old as u32, b as u32)),
             Ty::F64 => float::two_wide(F2::Add, Mods::PLAIN, old, b),
             Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2 => {
                 let h = half(ty);
@@ -91,8 +86,10 @@ fn half(ty: Ty) -> Half {
     }
 }
 
-/// Global atomics of a warp without a barrier after which it counts as waiting for another block.
-const PATIENCE: u32 = 1 << 22;
+/// Accesses in a row that change nothing, after which other blocks have their turn; and after which
+/// the block waits in vain.
+const TURN: u32 = 64;
+const PATIENCE: u32 = 1 << 20;
 
 /// An atomic operation, lane after lane.
 pub fn atomic(w: &mut Warp, common: &mut Common<'_>, active: u32, atom: &Atom) -> Result<(), Stop> {
@@ -123,12 +120,6 @@ pub fn atomic(w: &mut Warp, common: &mut Common<'_>, active: u32, atom: &Atom) -
         }
     }
     if global != 0 {
-        w.atomics += 1;
-        if w.atomics > PATIENCE {
-            return Err(Stop::warp(format!(
-                "{PATIENCE} global atomics without a barrier: a thread that waits for another block"
-            )));
-        }
         if common.fenced || atom.ordered {
             common.fenced = false;
             common.launch.times.release(&mut common.clock);
@@ -141,6 +132,7 @@ pub fn atomic(w: &mut Warp, common: &mut Common<'_>, active: u32, atom: &Atom) -
         }
     }
     let e = common.entry;
+    let mut changed = false;
     for ([d, b, c], element) in atom.rows.iter().zip(0u64..) {
         let row = |w: &Warp, r: R| -> Wide {
             match bytes {
@@ -154,10 +146,12 @@ pub fn atomic(w: &mut Warp, common: &mut Common<'_>, active: u32, atom: &Atom) -
             let i = lane as usize;
             let address = addresses[i] + element * u64::from(bytes);
             let change = |old: u64| combine(atom.op, atom.ty, old, b[i], c[i]);
+            let mask = u64::MAX >> (64 - 8 * bytes);
             out[i] = match shared >> lane & 1 {
                 1 => atomic_shared(w, common, lane, address, bytes, change)?,
                 _ => atomic_global(w, common, lane, address, bytes, change)?,
             };
+            changed |= change(out[i]) & mask != out[i];
         }
         match bytes {
             8 => w.put_wide(*d, &out, active),
@@ -167,7 +161,25 @@ pub fn atomic(w: &mut Warp, common: &mut Common<'_>, active: u32, atom: &Atom) -
     if global != 0 {
         common.launch.times.acquire(&mut common.clock);
     }
-    Ok(())
+    let vain = global != 0 && !changed;
+    waits(w, common, vain)
+}
+
+/// Counts what a warp does in vain: a thread that waits for another block lets it run.
+pub fn waits(w: &mut Warp, common: &mut Common<'_>, vain: bool) -> Result<(), Stop> {
+    if !vain {
+        w.vain = 0;
+        return Ok(());
+    }
+    w.vain += 1;
+    common.waits |= w.vain.is_multiple_of(TURN);
+    match w.vain > PATIENCE {
+        true => Err(Stop::warp(format!(
+            "{PATIENCE} atomics or strong loads in a row changed nothing: \
+             a thread that waits for another block in vain"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn atomic_shared(

@@ -1,6 +1,6 @@
 //! Global memory: allocations, initialised bytes, races between blocks.
 
-use super::{Words, count_sectors, lanes, misaligned, replace};
+use super::{Words, count_sectors, lanes, misaligned, replace, waits};
 use crate::ptx::exec::warp::{Warp, Wide};
 use crate::ptx::exec::{Common, Stop};
 use crate::ptx::memory::global::Allocation;
@@ -66,6 +66,12 @@ pub fn load_global(
             let value = found.word(index).load(std::sync::atomic::Ordering::Relaxed);
             row[lane as usize] = value >> (8 * (offset % 4));
         }
+    }
+    if strong {
+        let first = active.trailing_zeros() as usize & 31;
+        let seen = (w.pc, addresses[first], words[0][first]);
+        let vain = std::mem::replace(&mut w.seen, seen) == seen;
+        return waits(w, common, vain);
     }
     Ok(())
 }

@@ -8,14 +8,13 @@ mod shared;
 
 use super::warp::{ALL, Row, Warp, Wide};
 use super::{Common, Stop};
-use crate::ptx::memory::{
-    LOCAL_START, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
-};
+use crate::ptx::memory::{LOCAL_START, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::ptx::program::op::{Addr, Base, R, SINK, Space, Ty};
+use atomic::waits;
 pub use atomic::{atomic, combine};
 pub use count::{count_banks, count_sectors};
-pub use global::{allocation, check_read, load_global, unordered};
 use global::store_global;
+pub use global::{allocation, check_read, load_global, unordered};
 use local::{load_local, store_local};
 use shared::{load_shared, store_shared};
 pub use shared::{shared_address, shared_wrong};
@@ -68,13 +67,16 @@ pub struct Windows {
 fn windows(addresses: &Wide, active: u32) -> Windows {
     let (mut shared, mut param, mut local) = (0, 0, 0);
     // Most warps have none of these.
-    let low = addresses.iter().fold(0, |most, address| most | address >> 40);
+    let low = addresses
+        .iter()
+        .fold(0, |most, address| most | address >> 40);
     if low & 0x7C == 0x7C {
         for lane in lanes(active) {
             let address = addresses[lane as usize];
             let within = |window: u64| address.wrapping_sub(window) < WINDOW_BYTES;
             // A function's parameters live in local memory.
-            let own = within(PARAM_WINDOW) && address & (WINDOW_BYTES - 1) >= u64::from(LOCAL_START);
+            let own =
+                within(PARAM_WINDOW) && address & (WINDOW_BYTES - 1) >= u64::from(LOCAL_START);
             shared |= u32::from(within(SHARED_WINDOW)) << lane;
             local |= u32::from(within(LOCAL_WINDOW) || own) << lane;
             param |= u32::from(within(PARAM_WINDOW) && !own) << lane;

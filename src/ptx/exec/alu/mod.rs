@@ -616,4 +616,3 @@ fn floats(w: &mut Warp, e: &Entry, active: u32, f: F2, m: Mods, d: R, a: R, b: R
         _ => map2(w, e, active, d, a, b, |a, b| float::two(f, m, a, b)),
     }
 }
-

@@ -28,7 +28,11 @@ pub fn to_tf32(x: u32, c: &Cvt) -> u32 {
         Round::Near => x.wrapping_add(0xFFF + (x >> 13 & 1)) & !0x1FFF,
         _ => x & !0x1FFF,
     };
-    if c.finite && r == infinity { infinity - 0x2000 } else { r }
+    if c.finite && r == infinity {
+        infinity - 0x2000
+    } else {
+        r
+    }
 }
 
 /// The range of an integer type.
@@ -123,7 +127,11 @@ pub fn convert(c: &Cvt, raw: u64) -> u64 {
             let narrow = to_odd(value);
             let narrow = if c.sat { saturate(narrow) } else { narrow };
             let narrow = if c.relu && narrow <= 0.0 { 0.0 } else { narrow };
-            let narrow = if c.finite { finite(c.to, narrow) } else { narrow };
+            let narrow = if c.finite {
+                finite(c.to, narrow)
+            } else {
+                narrow
+            };
             u64::from(to_half(c.to == Ty::Bf16, narrow, round))
         }
     }

@@ -130,7 +130,10 @@ pub fn fma_wide(round: Round, a: f64, b: f64, c: f64) -> f64 {
     let (x, x_low) = two_sum(c, low);
     let (y, y_low) = two_sum(p, x);
     let e = ((y - s) + y_low) + x_low;
-    if s == 0.0 && e == 0.0 && round == Round::Down && !(p.is_sign_positive() && c.is_sign_positive())
+    if s == 0.0
+        && e == 0.0
+        && round == Round::Down
+        && !(p.is_sign_positive() && c.is_sign_positive())
     {
         return -0.0;
     }

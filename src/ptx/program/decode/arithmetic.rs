@@ -26,7 +26,10 @@ impl Decoder<'_> {
             };
         }
         let ty = self.ty(line, m)?;
-        if matches!(m.peek(), Some("cc")) || xorsign || (approx && !(name == "div" && ty == Ty::F32)) {
+        if matches!(m.peek(), Some("cc"))
+            || xorsign
+            || (approx && !(name == "div" && ty == Ty::F32))
+        {
             return Err(self.unknown(line));
         }
         if ty.float() {
@@ -213,13 +216,20 @@ impl Decoder<'_> {
                     b: self.src(line, 2)?,
                     c: self.src(line, 3)?,
                 },
-                Ty::F64 if Mods { round: Round::Near, ..mods } == Mods::PLAIN => Op::Fma64 {
-                    round: mods.round,
-                    d: self.dst64(line, 0)?,
-                    a: self.src64(line, 1)?,
-                    b: self.src64(line, 2)?,
-                    c: self.src64(line, 3)?,
-                },
+                Ty::F64
+                    if Mods {
+                        round: Round::Near,
+                        ..mods
+                    } == Mods::PLAIN =>
+                {
+                    Op::Fma64 {
+                        round: mods.round,
+                        d: self.dst64(line, 0)?,
+                        a: self.src64(line, 1)?,
+                        b: self.src64(line, 2)?,
+                        c: self.src64(line, 3)?,
+                    }
+                }
                 _ => return Err(self.unknown(line)),
             });
         }

@@ -34,8 +34,7 @@ impl Decoder<'_> {
         }
         let from = self.ty(line, m)?;
         let halves = matches!(to, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32);
-        if (finite && (!halves || from != Ty::F32)) || to == Ty::Pred
-            || from == Ty::Pred {
+        if (finite && (!halves || from != Ty::F32)) || to == Ty::Pred || from == Ty::Pred {
             return Err(self.unknown(line));
         }
         let c = Cvt {

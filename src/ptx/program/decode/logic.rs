@@ -199,12 +199,12 @@ impl Decoder<'_> {
                         || (approx && matches!(f, F1::Rcp | F1::Rsqrt)) =>
                 {
                     Ok(Op::One64 {
-                    f,
-                    round: mods.round,
-                    coarse: approx && mods.ftz,
-                    d: self.dst64(line, 0)?,
-                    a: self.src64(line, 1)?,
-                })
+                        f,
+                        round: mods.round,
+                        coarse: approx && mods.ftz,
+                        d: self.dst64(line, 0)?,
+                        a: self.src64(line, 1)?,
+                    })
                 }
                 _ => Err(self.unknown(line)),
             };

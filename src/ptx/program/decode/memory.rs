@@ -41,10 +41,25 @@ impl Decoder<'_> {
             "L2::256B",
             "L2::cache_hint",
         ];
-        let strong = m.peek().is_some_and(|word| ORDER[1..].contains(&word));
-        m.skip(ORDER);
-        m.takes("mmio");
-        let mut space = self.space(m).unwrap_or(Space::Generic);
+        // Compilers write order, scope and space in more than one sequence.
+        let (mut strong, mut space) = (false, None);
+        loop {
+            match m.peek() {
+                Some(word) if ORDER.contains(&word) => {
+                    strong |= word != "weak";
+                    m.takes(word);
+                }
+                Some("mmio") => {
+                    m.takes("mmio");
+                }
+                _ => match self.space(m) {
+                    Some(found) if space.is_none() => space = Some(found),
+                    Some(_) => return Err(self.unknown(line)),
+                    None => break,
+                },
+            }
+        }
+        let mut space = space.unwrap_or(Space::Generic);
         let hinted = line.parts.contains(&"L2::cache_hint");
         m.skip(CACHE);
         let count = m
@@ -57,9 +72,7 @@ impl Decoder<'_> {
             .unwrap_or(1);
         let ty = self.ty(line, m)?;
         let store = line.parts[0] == "st";
-        if matches!(ty, Ty::Pred | Ty::Tf32)
-            || u32::from(count) * ty.bytes() > 32
-        {
+        if matches!(ty, Ty::Pred | Ty::Tf32) || u32::from(count) * ty.bytes() > 32 {
             return Err(self.unknown(line));
         }
         let (values, place) = if store { (1, 0) } else { (0, 1) };

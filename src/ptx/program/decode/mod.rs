@@ -250,9 +250,7 @@ impl<'d> Decoder<'d> {
             Arg::Int(value) => self.constant64(*value),
             Arg::F64(bits) => self.constant64(*bits),
             Arg::F32(bits) => self.constant64(f64::from(f32::from_bits(*bits)).to_bits()),
-            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => {
-                self.constant64(u64::from(*at))
-            }
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => self.constant64(u64::from(*at)),
             Arg::Global(at) => self.constant64(*at),
             _ => return Err(self.problem(line, "an operand is no value of 64 bits")),
         })
@@ -434,9 +432,7 @@ impl<'d> Decoder<'d> {
             | "popc" | "clz" | "brev" | "bfind" | "copysign" => self.one(line, &mut m)?,
             "bfi" | "bfe" | "lop3" | "prmt" | "shf" | "sad" | "dp4a" | "dp2a" | "mad24" | "fns"
             | "bmsk" | "szext" => self.bits(line, &mut m)?,
-            "selp" | "slct" | "setp" | "set" | "testp" | "isspacep" => {
-                self.select(line, &mut m)?
-            }
+            "selp" | "slct" | "setp" | "set" | "testp" | "isspacep" => self.select(line, &mut m)?,
             "cvt" if line.parts.get(1) == Some(&"pack") => self.convert_pack(line, &mut m)?,
             "cvt" => self.convert(line, &mut m)?,
             "cvta" => self.cvta(line, &mut m)?,

@@ -216,10 +216,7 @@ impl Decoder<'_> {
                         },
                     });
                 }
-                if matches!(
-                    ty,
-                    Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 | Ty::Tf32
-                ) {
+                if matches!(ty, Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 | Ty::Tf32) {
                     return Err(self.unknown(line));
                 }
                 let unordered = !matches!(

@@ -14,7 +14,11 @@ impl Decoder<'_> {
     }
 
     fn wmma_move(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>, store: bool) -> Decoded<Wmma> {
-        let part = m.of(|word| ['a', 'b', 'c', 'd'].into_iter().find(|p| word == p.to_string()));
+        let part = m.of(|word| {
+            ['a', 'b', 'c', 'd']
+                .into_iter()
+                .find(|p| word == p.to_string())
+        });
         let part = part.filter(|part| (*part == 'd') == store);
         let (Some(part), true, true) = (part, m.takes("sync"), m.takes("aligned")) else {
             return Err(self.unknown(line));

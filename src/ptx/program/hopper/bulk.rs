@@ -6,7 +6,11 @@ use crate::ptx::program::op::{Addr, R};
 use crate::ptx::program::resolve::{Arg, Line};
 
 /// Behind `cp.async.bulk`.
-pub fn bulk(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> Decoded<HopperOp> {
+pub fn bulk(
+    line: &Line<'_>,
+    decoder: &mut Decoder<'_>,
+    m: &mut Modifiers<'_>,
+) -> Decoded<HopperOp> {
     if m.takes("commit_group") {
         return Ok(HopperOp::BulkCommit);
     }
@@ -201,7 +205,11 @@ fn reduce_op(word: &str) -> Option<ReduceOp> {
 }
 
 /// Behind `cp.reduce.async.bulk`.
-pub fn reduce(line: &Line<'_>, decoder: &mut Decoder<'_>, m: &mut Modifiers<'_>) -> Decoded<HopperOp> {
+pub fn reduce(
+    line: &Line<'_>,
+    decoder: &mut Decoder<'_>,
+    m: &mut Modifiers<'_>,
+) -> Decoded<HopperOp> {
     use crate::ptx::tensor::map::DataType;
     if m.takes("tensor") {
         let rank = dimensions(line, decoder, m)?;

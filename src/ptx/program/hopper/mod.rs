@@ -5,6 +5,7 @@
 
 mod bulk;
 mod mbarrier;
+mod tensormap;
 mod wgmma;
 
 use super::decode::{Decoder, Modifiers};
@@ -12,6 +13,7 @@ use super::op::{Addr, P, R};
 use super::resolve::{Arg, Line};
 use crate::ptx::Problem;
 use crate::ptx::counters::Class;
+use crate::ptx::tensor::map::Field;
 use crate::ptx::tensor::wgmma as shapes;
 pub use wgmma::{Touch, touches};
 
@@ -86,6 +88,20 @@ pub enum HopperOp {
     /// `fence.mbarrier_init`, griddepcontrol, hints for caches: nothing to do with one block to a
     /// cluster and one kernel at a time.
     Nothing,
+    /// `tensormap.replace`: a field of a tensor map in memory.
+    MapReplace {
+        at: Addr,
+        global: bool,
+        field: Field,
+        dimension: u32,
+        value: R,
+        wide: bool,
+    },
+    /// `tensormap.cp_fenceproxy`: a tensor map from shared to global memory.
+    MapPublish {
+        to: Addr,
+        from: Addr,
+    },
     /// A cache policy: an opaque word.
     Policy {
         d: R,
@@ -240,6 +256,11 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
             }
             HopperOp::SetMaxNreg
         }
+        ("fence", "proxy") if third.starts_with("tensormap") => {
+            m.skip(&["proxy", "tensormap::generic", "acquire", "release"]);
+            m.skip(&["cta", "cluster", "gpu", "sys"]);
+            HopperOp::Nothing
+        }
         ("fence", "proxy") => {
             m.takes("proxy");
             if !m.takes("async") {
@@ -266,6 +287,8 @@ pub fn decode(line: &Line<'_>, decoder: &mut Decoder<'_>) -> Decoded<Option<Hopp
             decoder.address(line, 0)?;
             HopperOp::Nothing
         }
+        ("tensormap", "replace") => tensormap::replace(line, decoder, &mut m)?,
+        ("tensormap", "cp_fenceproxy") => tensormap::publish(line, decoder, &mut m)?,
         ("createpolicy", _) => {
             if line.parts.last() != Some(&"b64") {
                 return Err(decoder.unknown(line));
@@ -314,12 +337,13 @@ fn count(line: &Line<'_>, decoder: &Decoder<'_>, least: usize, most: usize) -> D
 pub fn class(op: &HopperOp) -> Class {
     match op {
         HopperOp::Wgmma(_) => Class::Tensor,
-        HopperOp::Mbarrier { .. } => Class::Shared,
+        HopperOp::Mbarrier { .. } | HopperOp::MapReplace { .. } => Class::Shared,
         HopperOp::CpArrive { .. }
         | HopperOp::BulkLoad { .. }
         | HopperOp::BulkStore { .. }
         | HopperOp::TensorLoad { .. }
         | HopperOp::TensorStore { .. }
+        | HopperOp::MapPublish { .. }
         | HopperOp::BulkCommit
         | HopperOp::BulkWait { .. } => Class::Async,
         HopperOp::PendingCount { .. }

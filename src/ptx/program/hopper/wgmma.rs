@@ -44,11 +44,10 @@ pub fn wgmma_(
     };
     let float8 = |e: Element| e.bytes() == 1 && !e.is_integer();
     let integers = element.is_integer();
-    let pair = element == right
-        || (integers && right.is_integer())
-        || (float8(element) && float8(right));
-    let Some(mut shape) = wgmma::Wgmma::new(&shape_name, element, sum)
-        .filter(|_| pair && (!clamp || integers))
+    let pair =
+        element == right || (integers && right.is_integer()) || (float8(element) && float8(right));
+    let Some(mut shape) =
+        wgmma::Wgmma::new(&shape_name, element, sum).filter(|_| pair && (!clamp || integers))
     else {
         return Err(decoder.unknown(line));
     };

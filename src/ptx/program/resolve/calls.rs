@@ -118,7 +118,8 @@ impl<'t, 'a> Resolver<'t, 'a> {
                 });
                 return Ok(());
             }
-            let words = format!("`{name}` has no body here: what it does is not known to this machine");
+            let words =
+                format!("`{name}` has no body here: what it does is not known to this machine");
             return Err(self.problem(statement.line, words));
         };
         if self.calls.contains(&name) {

@@ -83,7 +83,9 @@ impl Arg<'_> {
             }
             Arg::Address(base, _, coordinates) => {
                 base.renumber(number);
-                coordinates.iter_mut().for_each(|part| part.renumber(number));
+                coordinates
+                    .iter_mut()
+                    .for_each(|part| part.renumber(number));
             }
             _ => {}
         }
@@ -114,7 +116,7 @@ impl Line<'_> {
             "st" | "red" | "cp" | "bra" | "brx" | "ret" | "exit" | "trap" | "membar" | "fence"
             | "prefetch" | "prefetchu" | "nanosleep" | "setmaxnreg" | "griddepcontrol"
             | "discard" | "applypriority" | "stmatrix" | "wgmma" | "pmevent" | "brkpt" | "call"
-            | "multimem" => false,
+            | "multimem" | "tensormap" => false,
             "wmma" => self.parts.get(1) != Some(&"store"),
             "bar" | "barrier" => self.parts.contains(&"red"),
             "mbarrier" => matches!(
@@ -284,12 +286,17 @@ pub fn resolve<'a>(
 fn shared_variables<'t, 'a>(text: &'t Text<'a>, kernel: &'t Kernel<'a>) -> Vec<&'t Variable<'a>> {
     let bodies = || {
         let functions = text.functions.iter().filter_map(|f| f.body.as_deref());
-        functions.chain(std::iter::once(kernel.body.as_slice())).flatten()
+        functions
+            .chain(std::iter::once(kernel.body.as_slice()))
+            .flatten()
     };
     let mut named = HashSet::new();
     for item in bodies() {
         if let Item::Statement(statement) = item {
-            statement.operands.iter().for_each(|operand| names(operand, &mut named));
+            statement
+                .operands
+                .iter()
+                .for_each(|operand| names(operand, &mut named));
         }
     }
     let inner = bodies().filter_map(|item| match item {
@@ -529,10 +536,7 @@ impl<'t, 'a> Resolver<'t, 'a> {
 
     /// `brx.idx` as a comparison and a branch for each target but the last. (It is one instruction
     /// on a GPU: counters see more.)
-    fn branch_by_index(
-        &mut self,
-        line: Line<'a>,
-    ) -> Result<(), Problem> {
+    fn branch_by_index(&mut self, line: Line<'a>) -> Result<(), Problem> {
         let list = match (&line.parts[1..], line.args.as_slice(), line.guard) {
             (["idx"] | ["idx", "uni"], [_, Arg::Word(list)], None) => {
                 self.labels.lists.get(list).cloned()

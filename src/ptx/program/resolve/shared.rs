@@ -20,10 +20,7 @@ pub struct Layout {
 impl Layout {
     /// Lays arrays out: static ones in order, then those that are as large as the launch says.
     /// `found` is told where each starts.
-    pub fn new<'a>(
-        variables: &[&Variable<'a>],
-        mut found: impl FnMut(&'a str, u32),
-    ) -> Layout {
+    pub fn new<'a>(variables: &[&Variable<'a>], mut found: impl FnMut(&'a str, u32)) -> Layout {
         let mut layout = Layout::default();
         let mut next = SHARED_START;
         let mut charged = 0u32;
