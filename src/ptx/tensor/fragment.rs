@@ -3,7 +3,7 @@
 //! With g = lane/4 and t = lane%4 (PTX ISA, "Matrix fragments for mma"); the low half of a register
 //! comes first. Registers are counted as PTX lists them.
 
-use super::accumulate::{Accumulation, Shape, Sum, multiply_add};
+use super::accumulate::{Accumulation, COLUMNS, Sum, tile};
 use super::element::Element;
 
 /// A register row: one word per lane.
@@ -67,45 +67,61 @@ impl Mma {
     /// # Panics
     /// If a slice has fewer rows than that.
     pub fn execute(self, model: Accumulation, a: &[Row], b: &[Row], c: &[Row], d: &mut [Row]) {
-        let k = self.k;
-        let mut left = [0; 16 * 32];
-        let mut right = [0; 32 * 8];
-        let mut sums = [0.0; 16 * 8];
-        for lane in 0..32 {
-            for (register, row) in a.iter().enumerate().take(self.a_registers()) {
-                for_each_a(self.element, lane, register, |row_, column, shift| {
-                    left[row_ * k + column] = row[lane] >> shift;
-                });
+        match self.k {
+            4 => self.terms::<4>(model, a, b, c, d),
+            8 => self.terms::<8>(model, a, b, c, d),
+            16 => self.terms::<16>(model, a, b, c, d),
+            _ => self.terms::<32>(model, a, b, c, d),
+        }
+    }
+
+    fn terms<const K: usize>(
+        self,
+        model: Accumulation,
+        a: &[Row],
+        b: &[Row],
+        c: &[Row],
+        d: &mut [Row],
+    ) {
+        let mut left = [[0; K]; 16];
+        let mut right = [[0; COLUMNS]; K];
+        let mut sums = [[0.0; COLUMNS]; 16];
+        let (bits, mask) = (8 * self.element.bytes(), self.element.mask());
+        let per_word = (32 / bits) as usize;
+        // As `for_each_a` and `for_each_b` say, a register at a time.
+        for (register, row) in a.iter().enumerate().take(self.a_registers()) {
+            let first = per_word * 4 * (register >> 1);
+            for (g, words) in row.as_chunks::<4>().0.iter().enumerate() {
+                let line = &mut left[g + 8 * (register & 1)];
+                for (t, word) in words.iter().enumerate() {
+                    for part in 0..per_word {
+                        line[first + per_word * t + part] = word >> (part as u32 * bits) & mask;
+                    }
+                }
             }
-            for (register, row) in b.iter().enumerate().take(self.b_registers()) {
-                for_each_b(self.element, lane, register, |row_, column, shift| {
-                    right[row_ * 8 + column] = row[lane] >> shift;
-                });
+        }
+        for (register, row) in b.iter().enumerate().take(self.b_registers()) {
+            let first = per_word * 4 * register;
+            for (g, words) in row.as_chunks::<4>().0.iter().enumerate() {
+                for (t, word) in words.iter().enumerate() {
+                    for part in 0..per_word {
+                        right[first + per_word * t + part][g] = word >> (part as u32 * bits) & mask;
+                    }
+                }
             }
-            for (register, row) in c.iter().enumerate().take(self.d_registers()) {
-                get_sums(self.sum, lane, register, row[lane], |row, column, value| {
-                    sums[row * 8 + column] = value
+        }
+        for (register, row) in c.iter().enumerate().take(self.d_registers()) {
+            for (lane, word) in row.iter().enumerate() {
+                get_sums(self.sum, lane, register, *word, |row, column, value| {
+                    sums[row][column] = value
                 });
             }
         }
-        let mask = self.element.mask();
-        for bits in left[..16 * k].iter_mut().chain(&mut right[..8 * k]) {
-            *bits &= mask;
-        }
-        multiply_add(
-            model,
-            [self.element, self.right],
-            self.sum,
-            Shape { m: 16, n: 8, k },
-            &left,
-            &right,
-            &mut sums,
-        );
-        for lane in 0..32 {
-            for (register, d) in d.iter_mut().enumerate().take(self.d_registers()) {
-                d[lane] = put_sums(self.sum, lane, register, |row, column| {
-                    sums[row * 8 + column]
-                });
+        let elements = [self.element, self.right];
+        tile(model, elements, self.sum, K, &left, &right, &mut sums);
+        for (register, row) in d.iter_mut().enumerate().take(self.d_registers()) {
+            for (lane, word) in row.iter_mut().enumerate() {
+                *word = put_sums(self.sum, lane, register, |row, column| sums[row][column]);
             }
         }
     }
@@ -113,6 +129,7 @@ impl Mma {
 
 /// Calls `f(row, column, shift)` for each element of A (16 rows) that this register holds; the
 /// element is the register shifted right by `shift`. Used by `mma` and by A of `wgmma` alike.
+#[inline(always)]
 pub fn for_each_a(
     element: Element,
     lane: usize,
@@ -129,6 +146,7 @@ pub fn for_each_a(
 }
 
 /// As [`for_each_a`], for B (8 columns).
+#[inline(always)]
 pub fn for_each_b(
     element: Element,
     lane: usize,
@@ -146,6 +164,7 @@ pub fn for_each_b(
 /// Calls `f(row, column, value)` for what accumulator register number `register` of a tile of 16
 /// rows and any multiple of 8 columns holds. With f32, registers 4j … 4j+3 are columns 8j … 8j+7;
 /// with f16, registers 2j and 2j+1.
+#[inline(always)]
 pub fn get_sums(
     sum: Sum,
     lane: usize,
@@ -171,6 +190,7 @@ pub fn get_sums(
 }
 
 /// The word of an accumulator register; the inverse of [`get_sums`].
+#[inline(always)]
 pub fn put_sums(sum: Sum, lane: usize, register: usize, f: impl Fn(usize, usize) -> f32) -> u32 {
     let mut word = 0;
     match sum {

@@ -3,7 +3,7 @@
 //! Warp w of the warpgroup holds rows 16w … 16w + 15 of D, and of A where A comes from registers,
 //! laid out as [`super::fragment`] says.
 
-use super::accumulate::{Accumulation, Shape, Sum, multiply_add, multiply_add_integers};
+use super::accumulate::{Accumulation, COLUMNS, Shape, Sum, multiply_add_integers, tile};
 use super::descriptor::{Descriptor, Major};
 use super::element::Element;
 use super::fragment::{Row, for_each_a, get_sums, put_sums};
@@ -162,7 +162,7 @@ impl Wgmma {
     /// # Panics
     /// If a slice is shorter than that.
     pub fn execute(self, model: Accumulation, a: &[u32], b: &[u32], scale_d: bool, d: &mut [Row]) {
-        let (n, k) = (self.n, self.k());
+        let k = self.k();
         let sign = 1 << (8 * self.element.bytes() - 1);
         // A sign in each product is a sign in either factor.
         let flip = if self.negate_a != self.negate_b {
@@ -173,35 +173,56 @@ impl Wgmma {
         if self.sum == Sum::S32 {
             return self.execute_integers(a, b, scale_d, d);
         }
-        let left: Vec<u32> = a[..16 * k].iter().map(|bits| bits ^ flip).collect();
-        let mut right = vec![0; k * n];
-        for column in 0..n {
-            for term in 0..k {
-                right[term * n + column] = b[column * k + term];
-            }
+        match k {
+            8 => self.execute_floats::<8>(model, a, b, flip, scale_d, d),
+            16 => self.execute_floats::<16>(model, a, b, flip, scale_d, d),
+            _ => self.execute_floats::<32>(model, a, b, flip, scale_d, d),
         }
-        let mut sums = vec![0.0; 16 * n];
-        if scale_d {
-            for (register, row) in d.iter().enumerate().take(self.d_registers()) {
-                for (lane, &word) in row.iter().enumerate() {
-                    get_sums(self.sum, lane, register, word, |r, column, value| {
-                        sums[r * n + column] = value
-                    });
+    }
+
+    fn execute_floats<const K: usize>(
+        self,
+        model: Accumulation,
+        a: &[u32],
+        b: &[u32],
+        flip: u32,
+        scale_d: bool,
+        d: &mut [Row],
+    ) {
+        let mut left = [[0; K]; 16];
+        for (line, bits) in left.iter_mut().zip(a.chunks_exact(K)) {
+            *line = std::array::from_fn(|term| bits[term] ^ flip);
+        }
+        let per_tile = if self.sum == Sum::F16 { 2 } else { 4 };
+        let elements = [self.element, self.right];
+        // Columns 8 j … 8 j + 7 are four registers (of f16 two) of D.
+        for (j, registers) in d
+            .chunks_exact_mut(per_tile)
+            .enumerate()
+            .take(self.n / COLUMNS)
+        {
+            let mut right = [[0; COLUMNS]; K];
+            for column in 0..COLUMNS {
+                let bits = &b[(j * COLUMNS + column) * K..][..K];
+                for (line, bits) in right.iter_mut().zip(bits) {
+                    line[column] = *bits;
                 }
             }
-        }
-        multiply_add(
-            model,
-            [self.element, self.right],
-            self.sum,
-            Shape { m: 16, n, k },
-            &left,
-            &right,
-            &mut sums,
-        );
-        for (register, row) in d.iter_mut().enumerate().take(self.d_registers()) {
-            for (lane, word) in row.iter_mut().enumerate() {
-                *word = put_sums(self.sum, lane, register, |r, column| sums[r * n + column]);
+            let mut sums = [[0.0; COLUMNS]; 16];
+            if scale_d {
+                for (register, row) in registers.iter().enumerate() {
+                    for (lane, &word) in row.iter().enumerate() {
+                        get_sums(self.sum, lane, register, word, |r, column, value| {
+                            sums[r][column] = value
+                        });
+                    }
+                }
+            }
+            tile(model, elements, self.sum, K, &left, &right, &mut sums);
+            for (register, row) in registers.iter_mut().enumerate() {
+                for (lane, word) in row.iter_mut().enumerate() {
+                    *word = put_sums(self.sum, lane, register, |r, column| sums[r][column]);
+                }
             }
         }
     }

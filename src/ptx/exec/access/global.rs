@@ -111,6 +111,12 @@ pub fn check_read(
                 unordered(common, lane, what, found.start + 4 * index as u64, &other)
             })?;
         }
+        let written = found.known_bytes(offset, bytes);
+        if !written.is_empty() {
+            let result = common.launch.times.check_bytes(written, own, &common.clock);
+            let address = found.start + offset as u64;
+            result.map_err(|other| unordered(common, lane, what, address, &other))?;
+        }
     }
     Ok(())
 }
@@ -164,13 +170,19 @@ pub fn store_global(
         for (word, row) in words.iter().enumerate().take(total.div_ceil(4) as usize) {
             let index = offset / 4 + word;
             let value = row[lane as usize];
-            // Blocks that write to different bytes of a word do not disturb each other.
-            if races && total >= 4 {
-                let result =
-                    common
-                        .launch
-                        .times
-                        .write(found.shadow(index), own, &common.clock, strong);
+            if races {
+                let (times, shadow) = (&common.launch.times, found.shadow(index));
+                // Blocks that write to different bytes of a word do not disturb each other.
+                let result = match total {
+                    1 | 2 if strong => Ok(()),
+                    1 | 2 => {
+                        let bytes = found.byte_shadows(offset, total);
+                        times.write_bytes(shadow, bytes, own, &common.clock)
+                    }
+                    _ => times
+                        .check_bytes(found.known_bytes(4 * index, 4), own, &common.clock)
+                        .and_then(|()| times.write(shadow, own, &common.clock, strong)),
+                };
                 result.map_err(|other| unordered(common, lane, "write to", address, &other))?;
             }
             let place = found.word(index);

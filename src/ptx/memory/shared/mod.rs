@@ -2,68 +2,12 @@
 //! to nothing, who wrote it last and who has read it since. Words that are accessed in parts are
 //! split into their bytes.
 
-use super::clocks::{AGENTS, Clocks, FIRST_COPIER, Vector};
+mod copies;
+mod stamp;
 
-/// An access: `[flags 4][time 26][agent 6][lane 6][instruction 22]`; 0 is none.
-pub type Stamp = u64;
-
-const PC_BITS: u32 = 22;
-const LANE_BITS: u32 = 6;
-const AGENT_BITS: u32 = 6;
-const TIME_BITS: u32 = 26;
-/// In place of a lane: several lanes of the warp.
-const SEVERAL: u64 = 32;
-/// A copy that nobody has waited for yet.
-const IN_FLIGHT: u64 = 1 << 63;
-/// The write was atomic.
-const ATOMIC: u64 = 1 << 62;
-/// Of writes: the word is split; of reads: several warps have read. The rest is an index.
-const LIST: u64 = 1 << 61;
-/// Written by a `cp.async` that has been waited for: the asynchronous proxy sees it without a fence.
-const COPIED: u64 = 1 << 60;
-/// The word belongs to no array.
-const NOTHING: u64 = u64::MAX;
-
-/// Longest program whose instructions fit a stamp.
-pub const MAX_INSTRUCTIONS: usize = 1 << PC_BITS;
-
-/// Who accesses.
-#[derive(Clone, Copy, Debug)]
-pub struct Who {
-    pub warp: u32,
-    pub lane: u32,
-    pub pc: u32,
-    /// The warp's time.
-    pub time: u32,
-    /// Accesses of its other lanes before this time are ordered.
-    pub lanes: u32,
-}
-
-impl Who {
-    fn stamp(self) -> Stamp {
-        stamp(self.warp, self.lane, self.time, self.pc)
-    }
-}
-
-/// A stamp of its parts.
-pub fn stamp(agent: u32, lane: u32, time: u32, pc: u32) -> Stamp {
-    let time = u64::from(time) & ((1 << TIME_BITS) - 1);
-    (((time << AGENT_BITS | u64::from(agent)) << LANE_BITS | u64::from(lane)) << PC_BITS)
-        | u64::from(pc)
-}
-
-fn pc(stamp: Stamp) -> u32 {
-    stamp as u32 & ((1 << PC_BITS) - 1)
-}
-fn lane(stamp: Stamp) -> u64 {
-    stamp >> PC_BITS & ((1 << LANE_BITS) - 1)
-}
-fn agent(stamp: Stamp) -> usize {
-    (stamp >> (PC_BITS + LANE_BITS)) as usize & ((1 << AGENT_BITS) - 1)
-}
-fn time(stamp: Stamp) -> u32 {
-    (stamp >> (PC_BITS + LANE_BITS + AGENT_BITS)) as u32 & ((1 << TIME_BITS) - 1)
-}
+use super::clocks::{AGENTS, Clocks, FIRST_COPIER};
+use stamp::{ATOMIC, IN_FLIGHT, LIST, NOTHING, agent, merge, ordered, pc, race};
+pub use stamp::{MAX_INSTRUCTIONS, Stamp, Who, stamp};
 
 /// What is wrong with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,13 +35,29 @@ struct Shade {
     read: Stamp,
 }
 
+/// The last read of each agent.
+#[derive(Clone, Copy)]
+struct Readers {
+    stamps: [Stamp; AGENTS],
+    /// The block's barriers before the last of them.
+    epoch: u32,
+    /// Copies are among them, which barriers do not order.
+    copies: bool,
+}
+
+const NOBODY: Readers = Readers {
+    stamps: [0; AGENTS],
+    epoch: 0,
+    copies: false,
+};
+
 /// Shared memory of a block.
 pub struct Shared {
     words: Vec<u32>,
     shades: Vec<Shade>,
     split: Vec<[Shade; 4]>,
     free_split: Vec<u32>,
-    readers: Vec<[Stamp; AGENTS]>,
+    readers: Vec<Readers>,
     free_readers: Vec<u32>,
     /// First byte behind everything.
     end: u32,
@@ -110,6 +70,15 @@ enum Kind {
     Read,
     Write,
     Atomic,
+}
+
+impl Readers {
+    #[inline(always)]
+    fn add(&mut self, who: Who, clocks: &Clocks) {
+        let place = &mut self.stamps[who.warp as usize];
+        *place = merge(*place, who.stamp(), who);
+        self.epoch = clocks.epoch;
+    }
 }
 
 impl Shared {
@@ -225,11 +194,11 @@ impl Shared {
     fn take_readers(&mut self) -> usize {
         match self.free_readers.pop() {
             Some(slot) => {
-                self.readers[slot as usize] = [0; AGENTS];
+                self.readers[slot as usize] = NOBODY;
                 slot as usize
             }
             None => {
-                self.readers.push([0; AGENTS]);
+                self.readers.push(NOBODY);
                 self.readers.len() - 1
             }
         }
@@ -252,8 +221,7 @@ impl Shared {
         let plain = write & (IN_FLIGHT | LIST | ATOMIC) == 0 && write != 0;
         if bytes == 4 && plain && ordered(write, who, clocks) {
             if read & LIST != 0 {
-                let place = &mut self.readers[(read & !LIST) as usize][who.warp as usize];
-                *place = merge(*place, who.stamp(), who);
+                self.readers[(read & !LIST) as usize].add(who, clocks);
                 return Ok(());
             }
             let mut read = read;
@@ -424,11 +392,13 @@ impl Shared {
             };
         }
         let list = &self.readers[(read & !LIST) as usize];
-        match list
-            .iter()
-            .take(clocks.seen.len())
-            .find(|r| **r != 0 && !ordered(**r, who, clocks))
-        {
+        if !list.copies && list.epoch < clocks.epoch {
+            return Ok(());
+        }
+        let (warps, copies) = list.stamps.split_at(FIRST_COPIER);
+        let copies = if list.copies { copies } else { &[] };
+        let mut all = warps[..clocks.seen.len()].iter().chain(copies);
+        match all.find(|r| **r != 0 && !ordered(**r, who, clocks)) {
             Some(read) => Err(race(*read, atomics)),
             None => Ok(()),
         }
@@ -439,189 +409,18 @@ impl Shared {
         let own = who.stamp();
         let old = *read;
         if old & LIST != 0 {
-            let place = &mut self.readers[(old & !LIST) as usize][who.warp as usize];
-            *place = merge(*place, own, who);
+            self.readers[(old & !LIST) as usize].add(who, clocks);
         } else if old == 0 || agent(old) == who.warp as usize {
             *read = merge(old, own, who);
         } else if ordered(old, who, clocks) {
             *read = own;
         } else {
             let slot = self.take_readers();
-            self.readers[slot][agent(old)] = old;
-            self.readers[slot][who.warp as usize] = own;
+            let list = &mut self.readers[slot];
+            list.stamps[agent(old)] = old;
+            list.copies = agent(old) >= FIRST_COPIER;
+            list.add(who, clocks);
             *read = LIST | slot as u64;
         }
-    }
-
-    /// Marks whole words as on their way. Whoever accesses them before [`Shared::land`] is told so.
-    pub fn depart(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        who: Who,
-        clocks: &Clocks,
-    ) -> Result<(), Wrong> {
-        self.depart_as(address, bytes, who, clocks, who.stamp())
-    }
-
-    /// As [`Shared::depart`], with the stamp of another agent.
-    pub fn depart_as(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        who: Who,
-        clocks: &Clocks,
-        mark: Stamp,
-    ) -> Result<(), Wrong> {
-        if !self.checked {
-            return Ok(());
-        }
-        for word in 0..bytes / 4 {
-            let address = address + 4 * word;
-            if self.claim(address as usize / 4, who, clocks, mark | IN_FLIGHT) {
-                continue;
-            }
-            self.touch(address, 4, who, clocks, Kind::Write)?;
-            self.shades[address as usize / 4] = Shade {
-                write: mark | IN_FLIGHT,
-                read: 0,
-            };
-        }
-        Ok(())
-    }
-
-    /// Words have arrived: from now on they are a write with this stamp.
-    pub fn land(&mut self, address: u32, bytes: u32, mark: Stamp) {
-        if !self.checked {
-            return;
-        }
-        for word in address / 4..(address + bytes).div_ceil(4) {
-            if let Some(shade) = self.shades.get_mut(word as usize) {
-                shade.write = mark;
-            }
-        }
-    }
-
-    /// As [`Shared::land`], as a write of a thread by `cp.async`.
-    pub fn land_for(&mut self, address: u32, bytes: u32, who: Who) {
-        self.land_copied(address, bytes, who.stamp());
-    }
-
-    /// As [`Shared::land`], of a `cp.async`.
-    pub fn land_copied(&mut self, address: u32, bytes: u32, mark: Stamp) {
-        self.land(address, bytes, mark | COPIED);
-    }
-
-    /// Checks a read of a word through the asynchronous proxy, by an agent behind the warps, and
-    /// records it under `mark`. `seen` and `fenced` are what its issuers know together.
-    ///
-    /// What `cp.async` wrote needs no fence: Triton's wgmma kernels have none there, and run.
-    pub fn read_async(
-        &mut self,
-        address: u32,
-        seen: &Vector,
-        fenced: &Vector,
-        mark: Stamp,
-    ) -> Result<(), Wrong> {
-        if !self.checked {
-            return Ok(());
-        }
-        let at = address as usize / 4;
-        let write = self.shades[at].write;
-        if write == NOTHING {
-            return Err(Wrong::Nothing);
-        }
-        if write & LIST != 0 && write & IN_FLIGHT == 0 {
-            let slot = (write & !LIST) as usize;
-            for byte in 0..4 {
-                let mut shade = self.split[slot][byte];
-                self.one_async(&mut shade, seen, fenced, mark)?;
-                self.split[slot][byte] = shade;
-            }
-            return Ok(());
-        }
-        let mut shade = self.shades[at];
-        self.one_async(&mut shade, seen, fenced, mark)?;
-        self.shades[at] = shade;
-        Ok(())
-    }
-
-    fn one_async(
-        &mut self,
-        shade: &mut Shade,
-        seen: &Vector,
-        fenced: &Vector,
-        mark: Stamp,
-    ) -> Result<(), Wrong> {
-        let write = shade.write;
-        if write == NOTHING {
-            return Err(Wrong::Nothing);
-        }
-        if write & IN_FLIGHT != 0 {
-            return Err(Wrong::InFlight { pc: pc(write) });
-        }
-        if write == 0 {
-            return Err(Wrong::Unwritten);
-        }
-        if time(write) > seen[agent(write)] {
-            return Err(race(write, true));
-        }
-        if agent(write) < FIRST_COPIER && write & COPIED == 0 && time(write) > fenced[agent(write)]
-        {
-            let lane = lane(write);
-            let thread = (lane < SEVERAL).then(|| 32 * agent(write) as u32 + lane as u32);
-            return Err(Wrong::Unfenced {
-                thread,
-                pc: pc(write),
-            });
-        }
-        let old = shade.read;
-        if old & LIST != 0 {
-            self.readers[(old & !LIST) as usize][agent(mark)] = mark;
-        } else if old == 0 || agent(old) == agent(mark) || time(old) <= seen[agent(old)] {
-            shade.read = mark;
-        } else {
-            let slot = self.take_readers();
-            self.readers[slot][agent(old)] = old;
-            self.readers[slot][agent(mark)] = mark;
-            shade.read = LIST | slot as u64;
-        }
-        Ok(())
-    }
-
-    /// The agent, time and instruction of the last write of a word, if there was one.
-    #[allow(dead_code)] // For the instructions that only sm_90 has.
-    pub fn last_write(&self, address: u32) -> Option<(usize, u32, u32)> {
-        let write = self.shades.get(address as usize / 4)?.write;
-        (write != 0 && write != NOTHING && write & LIST == 0)
-            .then(|| (agent(write), time(write), pc(write)))
-    }
-}
-
-/// Whether an access happened before `who`'s.
-#[inline(always)]
-fn ordered(stamp: Stamp, who: Who, clocks: &Clocks) -> bool {
-    let agent = agent(stamp);
-    if agent == who.warp as usize {
-        return lane(stamp) == u64::from(who.lane) || time(stamp) < who.lanes;
-    }
-    time(stamp) <= clocks.seen[who.warp as usize][agent]
-}
-
-/// The reads of one warp in one stamp.
-fn merge(old: Stamp, own: Stamp, who: Who) -> Stamp {
-    if old == 0 || time(old) < who.lanes || lane(old) == lane(own) {
-        return own;
-    }
-    own & !(((1 << LANE_BITS) - 1) << PC_BITS) | SEVERAL << PC_BITS
-}
-
-fn race(stamp: Stamp, wrote: bool) -> Wrong {
-    let (warp, lane) = (agent(stamp) as u32, lane(stamp));
-    Wrong::Race {
-        wrote,
-        thread: (lane < SEVERAL && warp < 32).then(|| 32 * warp + lane as u32),
-        warp,
-        pc: pc(stamp),
     }
 }

@@ -26,7 +26,10 @@
 //!
 //! Integers are added exactly, whatever the model.
 
-use super::element::{Element, SIGNIFICAND_FRACTION, ZERO_EXPONENT};
+mod tile;
+
+use super::element::Element;
+pub use tile::{COLUMNS, tile};
 
 /// How products are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,13 +88,10 @@ struct Fused {
     /// Terms that are added at once.
     terms: usize,
     /// Fraction bits of the largest term that the others keep.
-    fraction: u32,
+    fraction: i32,
     /// Fraction bits of the sum.
-    kept: i32,
+    kept: u32,
 }
-
-/// Fraction bits that terms are computed with before they are cut.
-const FRACTION: u32 = 25;
 
 /// What an accumulator is stored as. Values travel as f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,13 +140,14 @@ pub struct Shape {
     pub k: usize,
 }
 
-/// `d += a · b` of elements of A's and B's types. `a` holds m·k and `b` k·n element bits, `d` m·n values (of `sum`'s precision).
+/// `d += a · b` of elements of A's and B's types. `a` holds m·k and `b` k·n element bits, `d` m·n
+/// values (of `sum`'s precision).
 ///
 /// # Panics
 /// If a slice is shorter than `shape` says; the callers' slices come from fixed fragment sizes.
 pub fn multiply_add(
     model: Accumulation,
-    [element, right_element]: [Element; 2],
+    elements: [Element; 2],
     sum: Sum,
     shape: Shape,
     a: &[u32],
@@ -155,76 +156,26 @@ pub fn multiply_add(
 ) {
     let Shape { m, n, k } = shape;
     assert!(a.len() >= m * k && b.len() >= k * n && d.len() >= m * n);
-    // mma.sync's B has at most 256 elements: no allocation for each.
-    let (mut small, mut large);
-    let b_values: &mut [f32] = if k * n <= 256 {
-        small = [0.0; 256];
-        &mut small[..k * n]
-    } else {
-        large = vec![0.0; k * n];
-        &mut large
-    };
-    for (value, &bits) in b_values.iter_mut().zip(b) {
-        *value = right_element.value(bits);
-    }
-    match model.fused(element) {
-        None => {
-            for (row, d) in d.chunks_exact_mut(n).take(m).enumerate() {
-                for (term, &left) in a[row * k..][..k].iter().enumerate() {
-                    let left = element.value(left);
-                    for (d, &right) in d.iter_mut().zip(&b_values[term * n..][..n]) {
-                        *d += left * right;
-                    }
-                }
-                if sum == Sum::F16 {
-                    d.iter_mut()
-                        .for_each(|d| *d = half::f16::from_f32(*d).to_f32());
-                }
-            }
+    // A multiple of the terms that any model adds at once.
+    const K: usize = 32;
+    let mut left = vec![[0; K]; m];
+    for start in (0..k).step_by(K) {
+        let terms = (k - start).min(K);
+        for (row, left) in left.iter_mut().enumerate() {
+            left[..terms].copy_from_slice(&a[row * k + start..][..terms]);
         }
-        Some(fused) => {
-            let a_values: Vec<f32> = a[..m * k].iter().map(|&bits| element.value(bits)).collect();
-            let left: Vec<(i32, i32)> =
-                a[..m * k].iter().map(|&bits| element.parts(bits)).collect();
-            // Column by column, so that the terms of one sum lie together.
-            let mut right = vec![(0, 0); n * k];
-            for term in 0..k {
-                for column in 0..n {
-                    right[column * k + term] = right_element.parts(b[term * n + column]);
-                }
+        for first in (0..n).step_by(COLUMNS) {
+            let columns = (n - first).min(COLUMNS);
+            let (mut right, mut sums) = ([[0; COLUMNS]; K], vec![[0.0; COLUMNS]; m]);
+            for (term, right) in right.iter_mut().enumerate().take(terms) {
+                right[..columns].copy_from_slice(&b[(start + term) * n + first..][..columns]);
             }
-            let strange_row: Vec<bool> = a_values
-                .chunks_exact(k)
-                .map(|row| !row.iter().all(|v| v.is_finite()))
-                .collect();
-            let strange_column: Vec<bool> = (0..n)
-                .map(|column| !(0..k).all(|term| b_values[term * n + column].is_finite()))
-                .collect();
-            for row in 0..m {
-                for column in 0..n {
-                    let d = &mut d[row * n + column];
-                    if strange_row[row] || strange_column[column] || !d.is_finite() {
-                        *d = not_finite(
-                            &a_values[row * k..][..k],
-                            |term| b_values[term * n + column],
-                            *d,
-                        );
-                        continue;
-                    }
-                    for start in (0..k).step_by(fused.terms) {
-                        let end = (start + fused.terms).min(k);
-                        *d = fused_sum(
-                            &left[row * k..][start..end],
-                            &right[column * k..][start..end],
-                            *d,
-                            fused,
-                            sum,
-                        );
-                        if !d.is_finite() {
-                            break;
-                        }
-                    }
-                }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                sums[..columns].copy_from_slice(&d[row * n + first..][..columns]);
+            }
+            tile(model, elements, sum, terms, &left, &right, &mut sums);
+            for (row, sums) in sums.iter().enumerate() {
+                d[row * n + first..][..columns].copy_from_slice(&sums[..columns]);
             }
         }
     }
@@ -243,92 +194,6 @@ fn not_finite(left: &[f32], right: impl Fn(usize) -> f32, d: f32) -> f32 {
     } else {
         sum as f32
     }
-}
-
-fn fused_sum(left: &[(i32, i32)], right: &[(i32, i32)], c: f32, fused: Fused, sum: Sum) -> f32 {
-    let (c_significand, c_exponent) = accumulator_parts(c, sum);
-    let mut top = c_exponent;
-    for (l, r) in left.iter().zip(right) {
-        top = top.max(l.1 + r.1);
-    }
-    // Terms of FRACTION bits lose `spare` of them where fewer are kept.
-    let spare = FRACTION - fused.fraction;
-    let cut = |value: i64, places: i32| cut(value, places + spare as i32) << spare;
-    let mut total = cut(
-        i64::from(c_significand) << (FRACTION - 23),
-        top - c_exponent,
-    );
-    for (l, r) in left.iter().zip(right) {
-        // Two factors of 10 fraction bits: a product of 20.
-        let product = i64::from(l.0 * r.0) << (FRACTION - 2 * SIGNIFICAND_FRACTION);
-        total += cut(product, top - (l.1 + r.1));
-    }
-    let scale = top - FRACTION as i32;
-    match sum {
-        Sum::F16 => nearest_f16(total, scale),
-        _ => towards_zero(total, scale, fused.kept),
-    }
-}
-
-/// `value / 2^places`, towards zero.
-fn cut(value: i64, places: i32) -> i64 {
-    let magnitude = if places > 62 {
-        0
-    } else {
-        value.abs() >> places
-    };
-    if value < 0 { -magnitude } else { magnitude }
-}
-
-/// Signed significand with 23 fraction bits, and exponent.
-fn accumulator_parts(c: f32, sum: Sum) -> (i32, i32) {
-    let bits = c.to_bits();
-    let (field, fraction) = ((bits >> 23 & 0xFF) as i32, (bits & 0x7F_FFFF) as i32);
-    let (magnitude, exponent) = match (field, fraction) {
-        (0, 0) => (0, ZERO_EXPONENT),
-        (0, _) => (fraction, -126),
-        // An f16 subnormal is a normal f32: it aligns with f16's smallest exponent.
-        _ if sum == Sum::F16 && field - 127 < -14 => {
-            ((fraction | 0x80_0000) >> (-14 - (field - 127)), -14)
-        }
-        _ => (fraction | 0x80_0000, field - 127),
-    };
-    (
-        if c.is_sign_negative() {
-            -magnitude
-        } else {
-            magnitude
-        },
-        exponent,
-    )
-}
-
-/// `value · 2^scale` cut to f32 with `kept` fraction bits; too large becomes infinity, an exact zero +0.
-fn towards_zero(value: i64, scale: i32, kept: i32) -> f32 {
-    if value == 0 {
-        return 0.0;
-    }
-    let magnitude = value.unsigned_abs();
-    let leading = 63 - magnitude.leading_zeros() as i32;
-    // The unit in the last place: so far below the leading bit, not below f32's smallest.
-    let unit = (leading + scale - kept).max(-149);
-    let drop = unit - scale;
-    let kept = if drop >= 0 {
-        if drop > 63 { 0 } else { magnitude >> drop }
-    } else {
-        magnitude << -drop
-    };
-    // Exact: at most 24 bits, at or above the smallest unit; infinity where the exponent is too large.
-    let result = (kept as f64 * 2f64.powi(unit)) as f32;
-    if value < 0 { -result } else { result }
-}
-
-fn nearest_f16(value: i64, scale: i32) -> f32 {
-    if value == 0 {
-        return 0.0;
-    }
-    // At most 33 bits: exact in f64, one rounding.
-    half::f16::from_f64(value as f64 * 2f64.powi(scale)).to_f32()
 }
 
 #[cfg(test)]
