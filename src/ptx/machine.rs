@@ -10,6 +10,9 @@ use super::memory::global::{Allocation, Allocations};
 use super::program::globals::GlobalVariable;
 use super::{Counters, Fault, Module, Options, Problem, launch};
 
+/// Most blocks of a launch that runs all of them.
+const MOST_BLOCKS: u32 = 1 << 27;
+
 /// A chip with its memory.
 pub struct Machine {
     options: Options,
@@ -169,7 +172,13 @@ impl Machine {
             return Err(refused(words));
         }
         let numbers: Vec<u32> = match blocks {
-            None => (0..grid.iter().product()).collect(),
+            None => match grid.iter().product() {
+                0..=MOST_BLOCKS => (0..grid.iter().product()).collect(),
+                blocks => {
+                    let words = format!("a grid of {blocks} blocks: at most {MOST_BLOCKS} are run");
+                    return Err(refused(words));
+                }
+            },
             Some(list) => {
                 let number = |at: &[u32; 3]| {
                     let inside = at.iter().zip(grid).all(|(a, n)| *a < n);

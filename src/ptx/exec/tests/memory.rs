@@ -143,3 +143,65 @@ fn modules_have_variables() {
         assert_eq!(u64::from_le_bytes(bytes), 503 | counter << 32);
     }
 }
+
+#[test]
+fn bytes_of_a_word_are_told_apart() {
+    let run = |body: &str| {
+        let text = kernel(&format!(
+            "mov.u32 %r2, %ctaid.x; cvt.u64.u32 %rd2, %r2; setp.eq.u32 %p1, %r0, 0; {body}"
+        ));
+        let module = Module::parse(&text, "test.ptx").unwrap();
+        let machine = Machine::new(Options::default());
+        let memory = machine.alloc(256, 16).unwrap();
+        machine.fill(memory, 256, 0).unwrap();
+        let mut params = [memory.to_le_bytes(), memory.to_le_bytes()].concat();
+        params.extend([0; 4]);
+        machine
+            .launch(&module, "k", [2, 1, 1], [32, 1, 1], 0, &params)
+            .map(|_| ())
+            .map_err(|fault| fault.to_string())
+    };
+    // Each block its own byte.
+    assert_eq!(
+        run("add.u64 %rd3, %rd19, %rd2; @%p1 st.global.u8 [%rd3], %r2;"),
+        Ok(())
+    );
+    for body in [
+        "@%p1 st.global.u8 [%rd19+1], %r2;",
+        "mov.b16 %rs1, 1; @%p1 st.global.u16 [%rd19+2], %rs1;",
+        // The first block writes, the second one reads the byte, or the word.
+        "setp.eq.and.u32 %p2, %r2, 0, %p1; @%p2 st.global.u8 [%rd19+1], 1; setp.eq.and.u32 %p3, %r2, 1, %p1; @%p3 ld.global.u8 %rs1, [%rd19+1];",
+        "setp.eq.and.u32 %p2, %r2, 0, %p1; @%p2 st.global.u8 [%rd19+1], 1; setp.eq.and.u32 %p3, %r2, 1, %p1; @%p3 ld.global.u32 %r3, [%rd19];",
+        "setp.eq.and.u32 %p2, %r2, 0, %p1; @%p2 st.global.u8 [%rd19+1], 1; setp.eq.and.u32 %p3, %r2, 1, %p1; @%p3 st.global.u32 [%rd19], 9;",
+    ] {
+        let said = run(body).unwrap_err();
+        assert!(said.contains("data race between blocks"), "{body}\n{said}");
+    }
+}
+
+#[test]
+fn lanes_that_meet_in_part() {
+    // Each lane writes a word and reads that of the lane 1, or 16, away.
+    let exchange = |masks: &str, distance: u32| {
+        format!(
+            "mov.u32 %r2, cell; shl.b32 %r3, %r0, 2; add.u32 %r4, %r2, %r3; st.shared.u32 [%r4], %r0; \
+             setp.lt.u32 %p1, %r0, 16; {masks} bar.warp.sync %r5; xor.b32 %r6, %r3, {}; add.u32 %r6, %r6, %r2; ld.shared.u32 %r1, [%r6];",
+            4 * distance
+        )
+    };
+    let halves = "selp.b32 %r5, 0xFFFF, 0xFFFF0000, %p1;";
+    let run = |body: &str| {
+        run_as(body, 32, Schedule::Sequential, Checks::ALL)
+            .map(|_| ())
+            .map_err(|fault| fault.to_string())
+    };
+    assert_eq!(run(&exchange(halves, 1)), Ok(()));
+    assert_eq!(run(&exchange("mov.u32 %r5, -1;", 16)), Ok(()));
+    let said = run(&exchange(halves, 16)).unwrap_err();
+    assert!(said.contains("data race: read of shared address"), "{said}");
+    // What a lane learnt in one meeting it passes on in the next.
+    let chain = format!(
+        "{halves} bar.warp.sync %r5; and.b32 %r7, %r0, 8; setp.eq.u32 %p2, %r7, 0; selp.b32 %r5, 0x00FF00FF, 0xFF00FF00, %p2;"
+    );
+    assert_eq!(run(&exchange(&chain, 24)), Ok(()));
+}
