@@ -1,6 +1,6 @@
 //! Integers and bit fields of one lane.
 
-use crate::ptx::program::op::{Carry, I32, I64, N64, T32, U32};
+use crate::ptx::program::op::{Carry, I32, I64, N64, Part, T32, U32};
 
 const NONE: u32 = u32::MAX;
 
@@ -144,6 +144,50 @@ fn pair(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
     let low = f(a as u16, b as u16);
     let high = f((a >> 16) as u16, (b >> 16) as u16);
     u32::from(low) | u32::from(high) << 16
+}
+
+/// Each part of a word for itself; with `add`, their sum and c.
+#[allow(clippy::too_many_arguments)]
+pub fn parts(
+    f: Part,
+    parts: u32,
+    [to, left, right]: [bool; 3],
+    sat: bool,
+    add: bool,
+    a: u32,
+    b: u32,
+    c: u32,
+) -> u32 {
+    let width = 32 / parts;
+    let mask = u32::MAX >> (32 - width);
+    let part = |word: u32, i: u32, signed: bool| {
+        let high = word << (32 - width - width * i);
+        match signed {
+            true => i64::from(high as i32 >> (32 - width)),
+            false => i64::from(high >> (32 - width)),
+        }
+    };
+    let (low, high) = match to {
+        true => (-1i64 << (width - 1), (1i64 << (width - 1)) - 1),
+        false => (0, i64::from(mask)),
+    };
+    (0..parts).fold(if add { c } else { 0 }, |word, i| {
+        let (a, b) = (part(a, i, left), part(b, i, right));
+        let value = match f {
+            Part::Add => a + b,
+            Part::Sub => a - b,
+            // Rounded away from zero.
+            Part::Average => (a + b + i64::from(a + b >= 0)) >> 1,
+            Part::Difference => (a - b).abs(),
+            Part::Min => a.min(b),
+            Part::Max => a.max(b),
+        };
+        let value = if sat { value.clamp(low, high) } else { value };
+        match add {
+            true => word.wrapping_add(value as u32),
+            false => word | (value as u32 & mask) << (width * i),
+        }
+    })
 }
 
 /// A sum, difference or product with a carry (a borrow) in, and the one that comes out, of `width` bits.

@@ -182,7 +182,8 @@ impl Reader<'_> {
         let entry = keys.text("entry")?.to_string();
         let ptx_path = self.folder.join(keys.text("ptx")?);
         let ptx = read_text(&ptx_path)?;
-        let module = Module::parse(&ptx, &ptx_path.display().to_string())?;
+        let shown = ptx_path.display().to_string();
+        let module = Module::parse_entry(&ptx, &shown, &entry)?;
         let mut args = Vec::with_capacity(list.len());
         for (i, value) in list.iter().enumerate() {
             args.push(self.arg(&format!("args[{i}]"), value)?);

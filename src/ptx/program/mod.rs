@@ -83,6 +83,8 @@ impl Entry {
 #[derive(Debug)]
 pub struct Module {
     name: String,
+    /// All kernels of the text.
+    kernels: Vec<String>,
     target: Arch,
     entries: Vec<Entry>,
     files: Vec<(u32, String)>,
@@ -98,6 +100,16 @@ static MODULES: AtomicU64 = AtomicU64::new(0);
 impl Module {
     /// Parses and decodes a PTX text; `name` names it in messages.
     pub fn parse(text: &str, name: &str) -> Result<Module, Problem> {
+        Module::read(text, name, None)
+    }
+
+    /// The same for one kernel of the text: others may do what the machine does not know, and cannot
+    /// be launched.
+    pub fn parse_entry(text: &str, name: &str, entry: &str) -> Result<Module, Problem> {
+        Module::read(text, name, Some(entry))
+    }
+
+    fn read(text: &str, name: &str, only: Option<&str>) -> Result<Module, Problem> {
         let text = parse::parse(text, name)?;
         let target = Arch::of_target(text.target).ok_or_else(|| {
             Problem::new(format!(
@@ -109,10 +121,12 @@ impl Module {
         let entries = text
             .kernels
             .iter()
+            .filter(|kernel| only.is_none_or(|only| kernel.name == only))
             .map(|kernel| entry(&text, kernel, &globals, name))
             .collect::<Result<_, _>>()?;
         Ok(Module {
             name: name.to_string(),
+            kernels: text.kernels.iter().map(|k| k.name.to_string()).collect(),
             target,
             entries,
             files: text
@@ -134,6 +148,11 @@ impl Module {
     /// What it was compiled for.
     pub fn target(&self) -> Arch {
         self.target
+    }
+
+    /// Names of all kernels of the text, those that were not decoded too.
+    pub fn kernels(&self) -> &[String] {
+        &self.kernels
     }
 
     /// Its kernels.

@@ -41,6 +41,19 @@ pub fn step(w: &mut Warp, e: &Entry, op: &Op, active: u32) -> bool {
             let rest = if bits == 16 { 0 } else { c << (2 * bits) };
             rest | part(a) << bits | part(b)
         }),
+        Op::Parts {
+            f,
+            parts,
+            signed,
+            sat,
+            add,
+            d,
+            a,
+            b,
+            c,
+        } => map3(w, e, active, d, a, b, c, |a, b, c| {
+            bits::parts(f, parts, signed, sat, add, a, b, c)
+        }),
         Op::Carry {
             f,
             wide,

@@ -283,6 +283,22 @@ fn bits_that_video_and_hashes_use() {
         ("cvt.pack.sat.u8.s32.b32 %r1, 300, -5, 0x1234;", 0x1234_FF00),
         ("cvt.pack.sat.s16.s32 %r1, 40000, -40000;", 0x7FFF_8000),
         ("cnot.b32 %r1, 0;", 1),
+        (
+            "vabsdiff4.u32.u32.u32 %r1, 0x10FF0005, 0x20010305, 0;",
+            0x10FE_0300,
+        ),
+        (
+            "vabsdiff4.u32.u32.u32.add %r1, 0x10FF0005, 0x20010305, 7;",
+            0x10 + 0xFE + 3 + 7,
+        ),
+        (
+            "vadd2.s32.s32.s32.sat %r1, 0x7FFF8000, 0x0001FFFF, 0;",
+            0x7FFF_8000,
+        ),
+        (
+            "vmax4.s32.s32.s32 %r1, 0x7F80FF00, 0x00000001, 0;",
+            0x7F00_0001,
+        ),
     ]);
 }
 

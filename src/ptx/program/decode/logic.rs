@@ -441,4 +441,38 @@ impl Decoder<'_> {
             }
         }
     }
+
+    /// `vadd2`, `vabsdiff4` and kin, with all parts in their places.
+    pub(super) fn parts(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
+        let (name, parts) = line.parts[0].split_at(line.parts[0].len() - 1);
+        let f = match name {
+            "vadd" => Part::Add,
+            "vsub" => Part::Sub,
+            "vavrg" => Part::Average,
+            "vabsdiff" => Part::Difference,
+            "vmin" => Part::Min,
+            "vmax" => Part::Max,
+            _ => return Err(self.unknown(line)),
+        };
+        let mut signed = [false; 3];
+        for signed in &mut signed {
+            *signed = match self.ty(line, m)? {
+                Ty::U32 => false,
+                Ty::S32 => true,
+                _ => return Err(self.unknown(line)),
+            };
+        }
+        let (sat, add) = (m.takes("sat"), m.takes("add"));
+        Ok(Op::Parts {
+            f,
+            parts: if parts == "2" { 2 } else { 4 },
+            signed,
+            sat,
+            add,
+            d: self.dst(line, 0)?,
+            a: self.src(line, 1)?,
+            b: self.src(line, 2)?,
+            c: self.src(line, 3)?,
+        })
+    }
 }

@@ -434,6 +434,8 @@ impl<'d> Decoder<'d> {
             "bfi" | "bfe" | "lop3" | "prmt" | "shf" | "sad" | "dp4a" | "dp2a" | "mad24" | "fns"
             | "bmsk" | "szext" => self.bits(line, &mut m)?,
             "selp" | "slct" | "setp" | "set" | "testp" | "isspacep" => self.select(line, &mut m)?,
+            "vadd2" | "vadd4" | "vsub2" | "vsub4" | "vavrg2" | "vavrg4" | "vabsdiff2"
+            | "vabsdiff4" | "vmin2" | "vmin4" | "vmax2" | "vmax4" => self.parts(line, &mut m)?,
             "cvt" if line.parts.get(1) == Some(&"pack") => self.convert_pack(line, &mut m)?,
             "cvt" => self.convert(line, &mut m)?,
             "cvta" => self.cvta(line, &mut m)?,

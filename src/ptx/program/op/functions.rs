@@ -267,3 +267,14 @@ pub enum Kind {
     Normal,
     Subnormal,
 }
+
+/// What video instructions do with each part of 8 or 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Add,
+    Sub,
+    Average,
+    Difference,
+    Min,
+    Max,
+}

@@ -391,6 +391,19 @@ pub enum Op {
         b: R,
         c: R,
     },
+    /// `vadd4` and kin. Signs are of d, a and b.
+    Parts {
+        f: Part,
+        parts: u32,
+        signed: [bool; 3],
+        sat: bool,
+        /// The parts' sum is added to c.
+        add: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
     /// `strong`: volatile, relaxed, acquire: may meet other threads' accesses.
     Ld {
         space: Space,
