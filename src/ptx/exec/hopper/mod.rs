@@ -10,6 +10,7 @@
 
 mod bulk;
 mod mbarrier;
+mod tensormap;
 mod wgmma;
 
 use std::collections::BTreeMap;
@@ -206,6 +207,27 @@ pub fn step(
         HopperOp::SetMaxNreg => whole(warp, active, "setmaxnreg")?,
         HopperOp::ProxyFence => common.clocks.fence_proxy(w),
         HopperOp::Nothing => {}
+        HopperOp::MapReplace {
+            at,
+            global,
+            field,
+            dimension,
+            value,
+            wide,
+        } => {
+            let of = tensormap::Replacement {
+                at: *at,
+                global: *global,
+                field: *field,
+                dimension: *dimension,
+                value: *value,
+                wide: *wide,
+            };
+            tensormap::replace(warp, common, active, &of)?;
+        }
+        HopperOp::MapPublish { to, from } => {
+            tensormap::publish(warp, common, active, *to, *from)?;
+        }
         HopperOp::Policy { d } => warp.put_wide(*d, &[0; 32], active),
         HopperOp::Mapa32 { d, a } => {
             let row = *warp.r(common.entry, *a);
