@@ -149,8 +149,10 @@ impl Place {
             out: self.path(out),
             init: None,
             resume,
+            new_data: false,
             max_iters,
             profile: false,
+            check: u2pl_engine::contact::Check::default(),
         };
         train::run(self.config(sets), &options, observer)
     }

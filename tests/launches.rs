@@ -118,7 +118,7 @@ fn step(recipe: &str) -> Counts {
 #[test]
 fn a_voc_step() {
     let launches = step("voc");
-    let of = |kernel: &str| launches.get(kernel).copied().unwrap_or_default();
+    let _of = |kernel: &str| launches.get(kernel).copied().unwrap_or_default();
     println!(
         "{} launches: {launches:#?}",
         launches.values().sum::<usize>()

@@ -230,7 +230,7 @@ impl PtxDriver {
     fn module(&self, kernel: &KernelInfo) -> Result<&Module> {
         let replaced = self.replaced.as_ref();
         let module = replaced.filter(|m| m.entry(kernel.name).is_some());
-        let module = module.or_else(|| self.modules.get(kernel.unit));
+        let module = module.or_else(|| self.modules.get(kernel.unit).map(|m| &**m));
         module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))
     }
 

@@ -18,11 +18,11 @@ pub fn step(w: &mut Warp, e: &Entry, op: &Op, active: u32) -> bool {
             a,
             b,
         } => map2(w, e, active, d, a, b, |a, b| {
-            let part = |x: u32| float::to_float8(kind, relu, f32::from_bits(x));
+            let part = |x: u32| float::into_float8(kind, relu, f32::from_bits(x));
             part(a) << 8 | part(b)
         }),
         Op::Cvt8Halves { kind, relu, d, a } => map1(w, e, active, d, a, |a| {
-            let part = |x: u32| float::to_float8(kind, relu, float::from_half(false, x as u16));
+            let part = |x: u32| float::into_float8(kind, relu, float::from_half(false, x as u16));
             part(a >> 16) << 8 | part(a)
         }),
         Op::CvtFrom8 { kind, relu, d, a } => map1(w, e, active, d, a, |a| {
