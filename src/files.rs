@@ -48,6 +48,49 @@ pub(crate) fn target(path: &Path) -> Target {
     }
 }
 
+/// Refuses, before anything is done, to write a file whose folder does not exist; `made` is a folder that
+/// will be there.
+///
+/// # Errors
+/// [`Error::Input`] naming the file.
+pub fn check_place(file: &Path, made: Option<&Path>) -> Result<()> {
+    let folder = file.parent().filter(|f| !f.as_os_str().is_empty());
+    match folder {
+        _ if file == Path::new("-") => Ok(()),
+        Some(folder) if Some(folder) != made && !folder.is_dir() => Err(Error::input(
+            file.display().to_string(),
+            "its folder does not exist",
+            "make the folder, or name another file",
+        )),
+        _ if file.is_dir() => Err(Error::input(
+            file.display().to_string(),
+            "is a folder",
+            "name a file",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an output folder that holds something, unless that is wanted.
+///
+/// # Errors
+/// [`Error::Input`] naming it; [`Error::Io`] when it cannot be looked into.
+pub fn check_empty(folder: &Path, force: bool) -> Result<()> {
+    if !folder.exists() || force {
+        return Ok(());
+    }
+    let mut entries =
+        fs::read_dir(folder).map_err(|e| Error::io(folder, "use it for output", e))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::input(
+            folder.display().to_string(),
+            "the output folder exists and is not empty",
+            "choose another folder, or overwrite with --force",
+        )),
+    }
+}
+
 /// Removes from `folder` what a process that was killed had not finished writing.
 pub fn remove_unfinished(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::common::{ConfigArgs, DeviceArgs, say};
+use super::common::{CheckArgs, ConfigArgs, DeviceArgs, say};
 use crate::config::{Authors, Config};
 use crate::eval::Metrics;
 use crate::method::diagnostics::Report;
@@ -24,6 +24,8 @@ pub struct Args {
     config: ConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     /// Run folder to create (or, with --resume, to go on in). Default: the first free runs/NAME-N
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -31,11 +33,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Start from random weights where a configuration in the authors' format means ImageNet's
-    #[arg(long, conflicts_with_all = ["init", "resume"])]
+    #[arg(long, conflicts_with_all = ["init", "resume", "resume_with_new_data"])]
     from_scratch: bool,
     /// Go on where the run in --out stopped; its own config.yaml is used unless --config is given
     #[arg(long, requires = "out")]
     resume: bool,
+    /// As --resume, although the lists name other images than the run was started with
+    #[arg(long, requires = "out")]
+    resume_with_new_data: bool,
     /// Stop after this many iterations in all
     #[arg(long, value_name = "N")]
     max_iters: Option<usize>,
@@ -49,6 +54,7 @@ pub struct Args {
 /// # Errors
 /// Those of [`train::run`].
 pub fn run(mut args: Args) -> Result<()> {
+    args.resume |= args.resume_with_new_data;
     if args.resume && args.config.config.is_none() {
         args.config.config = args.out.as_ref().map(|out| out.join("config.yaml"));
     }
@@ -70,8 +76,10 @@ pub fn run(mut args: Args) -> Result<()> {
         out,
         init: args.init,
         resume: args.resume,
+        new_data: args.resume_with_new_data,
         max_iters: args.max_iters,
         profile: args.profile,
+        check: args.check.check(),
     };
     let mut display = Display::new(stop_signal());
     let ran = match demo {

@@ -360,6 +360,17 @@ pub enum SupLoss {
     Ohem,
 }
 
+/// What a run does whose losses or weights are no longer numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDivergence {
+    /// Ends; the last good checkpoint stays.
+    #[default]
+    Stop,
+    /// Goes back to the last good checkpoint, once, and on from there with a tenth of the learning rate.
+    Rollback,
+}
+
 /// Optimisation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -403,6 +414,8 @@ pub struct Train {
     pub val_every: usize,
     /// Write what a run shows into its folder for TensorBoard too.
     pub tensorboard: bool,
+    /// What happens when a loss or a weight is no longer a number.
+    pub on_divergence: OnDivergence,
 }
 
 impl Default for Train {
@@ -427,6 +440,7 @@ impl Default for Train {
             log_every: 10,
             val_every: 1,
             tensorboard: true,
+            on_divergence: OnDivergence::Stop,
         }
     }
 }

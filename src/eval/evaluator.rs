@@ -30,11 +30,20 @@ impl Evaluator {
         }
     }
 
+    /// As [`Predictor::meet`], of everything that datasets are scored with.
+    ///
+    /// # Errors
+    /// As [`Predictor::meet`].
+    pub fn meet(&mut self, set: ParamSet) -> Result<()> {
+        self.predictor.meet(set, true)
+    }
+
     /// Scores every image of `dataset` with the weights `set` of the state arena. Images are
     /// decoded ahead on threads; `progress` gets (done, total) after each.
     ///
     /// # Errors
-    /// A damaged file's or an unlabelled image's, naming it; the device's.
+    /// A damaged file's, an unlabelled image's, or one's whose scores are no finite numbers, naming it;
+    /// the device's.
     pub fn evaluate(
         &mut self,
         arena: ArenaId,
@@ -79,14 +88,21 @@ impl Evaluator {
             };
             let (width, height) = (decoded.width, decoded.height);
             let image = Rgb::new(width, height, decoded.rgb)?;
-            let (confusion, prediction) = match look {
-                Look::Counts => (predictor.confusion(weights, &image, &labels)?, None),
-                Look::Maps => {
-                    let prediction = predictor.maps(weights, &image)?.argmax;
+            let found = match look {
+                Look::Counts => predictor
+                    .confusion(weights, &image, &labels)
+                    .map(|confusion| (confusion, None)),
+                Look::Maps => predictor.maps(weights, &image).map(|maps| {
+                    let prediction = maps.argmax;
                     let confusion = count(&labels, &prediction, classes, predictor.ignore());
                     (confusion, Some(prediction))
-                }
+                }),
             };
+            let (confusion, prediction) = found.map_err(|error| {
+                let sample = dataset.samples().get(i);
+                let name = sample.map_or(dataset.id(i), |s| s.image.display().to_string());
+                predictor.explained(error, weights, &image).of_image(name)
+            })?;
             let scored = Scored {
                 width,
                 height,

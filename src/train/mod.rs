@@ -2,14 +2,17 @@
 //!
 //! Comes in: a configuration and a device. Goes out: a run folder with the resolved
 //! configuration, metrics, checkpoints and pictures, and a [`Summary`]. [`session`] holds the
-//! device side, [`run_dir`] the folder, [`checkpoint`] what a run needs to go on bit for bit,
-//! [`samples`] the pictures, [`events`] the file that TensorBoard reads, [`demo`] the comparison
-//! that `train` without a configuration runs.
+//! device side, [`run_dir`] the folder, [`origin`] what a run was started with, [`checkpoint`] what it
+//! needs to go on bit for bit, `recover` how it does, [`samples`] the pictures,
+//! [`events`] the file that TensorBoard reads, [`demo`] the comparison that `train` without a
+//! configuration runs.
 
 mod board;
 pub mod checkpoint;
 pub mod demo;
 pub mod events;
+pub mod origin;
+mod recover;
 pub mod run_dir;
 pub mod samples;
 pub mod session;
@@ -25,8 +28,9 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::config::schema::{Algorithm, Mode};
+use crate::contact::{self, Check};
 use crate::data::check::most_unusable;
-use crate::data::{Batch, Dataset, Loader, LoaderSettings, Skipped, check, pack};
+use crate::data::{Batch, Dataset, Loader, LoaderSettings, Part, Skipped, check, pack};
 use crate::device::Device;
 use crate::eval::{Evaluator, Metrics, Weights};
 use crate::files::write_atomic;
@@ -36,6 +40,8 @@ use crate::method::schedule;
 use crate::{Error, Result};
 use board::Board;
 use checkpoint::Progress;
+use origin::Origin;
+use recover::{Resumed, diverged, slower};
 use run_dir::RunDir;
 use session::{Session, Staged};
 use sheet::Sheet;
@@ -51,10 +57,14 @@ pub struct Options {
     pub init: Option<PathBuf>,
     /// Go on from `checkpoints/last.safetensors` of the run folder.
     pub resume: bool,
+    /// Go on although lists name other images than before.
+    pub new_data: bool,
     /// Stop after this many iterations in all.
     pub max_iters: Option<usize>,
     /// Time every operation of the last step into `profile.json` of the run folder.
     pub profile: bool,
+    /// How the device's kernels are checked before they are used first.
+    pub check: Check,
 }
 
 /// Name under `samples/` of the picture that a run ends (or pauses) with.
@@ -155,6 +165,7 @@ struct Source {
 struct Trainer {
     cfg: Config,
     session: Session,
+    origin: Origin,
     evaluator: Evaluator,
     dir: RunDir,
     board: Board,
@@ -192,29 +203,42 @@ impl Trainer {
         let mut unusable = found.unusable;
         let val_is_void = found.val_held.is_void(&cfg.data);
         let val = Arc::new(found.val);
+        let saved = match options.resume {
+            true => Some(checkpoint::open(&options.out)?),
+            false => None,
+        };
         let epoch_iters = schedule::epoch_iters(
             &cfg,
             labeled.len(),
             unlabeled.as_ref().map_or(0, |d| d.len()),
         );
-
+        // Epochs keep their length, so the schedule goes on as planned where lists have grown.
+        let was = saved.as_ref().and_then(|s| s.origin.as_ref());
+        let epoch_iters = was.map_or(epoch_iters, |o| o.epoch_iters);
         check_epoch(&cfg, epoch_iters)?;
-
-        let resume_from = run_dir::checkpoint_path(&options.out, "last");
-        let resumed = if options.resume {
-            Some(checkpoint::open(&resume_from, &cfg)?)
-        } else {
-            None
+        let mut lists = vec![(Part::Labeled, &*labeled), (Part::Val, &*val)];
+        lists.extend(unlabeled.as_deref().map(|d| (Part::Unlabeled, d)));
+        let origin = Origin::new(&cfg, &lists, epoch_iters, &*options.device);
+        let resumed = match saved {
+            Some(saved) => Some(Resumed::new(saved, &cfg, &origin, options.new_data)?),
+            None => None,
         };
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
             tracing::warn!("the contrast term has nothing to learn from: {reason}");
         }
+        contact::introduce(&*options.device, &options.check);
         let mut session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
-        let evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
+        let mut evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
+        // Before the first step, not at the first validation.
+        evaluator.meet(session.param_set("student")?)?;
         let (mut dir, progress) = match resumed {
-            Some(file) => {
+            Some(Resumed { saved, changed }) => {
                 let released = cfg.method.mode == Mode::Released;
-                let progress = checkpoint::restore(&file, &session, !released)?;
+                let progress = checkpoint::restore(&saved.file, &session, !released)?;
+                session.slow_down(slower(progress));
+                if saved.fault.is_some() {
+                    checkpoint::promote(&options.out)?;
+                }
                 if released && progress.iteration > 0 {
                     tracing::warn!(
                         "mode released resumes as the authors' code does: the learning rate stays \
@@ -222,7 +246,14 @@ impl Trainer {
                     );
                     session.forget(progress.iteration);
                 }
-                (RunDir::reopen(&options.out, progress.iteration)?, progress)
+                let mut dir = RunDir::reopen(&options.out, progress.iteration)?;
+                if !changed.keys.is_empty() {
+                    dir.save_config(&cfg)?;
+                }
+                if let Some(line) = changed.to_json(saved.fault.as_deref()) {
+                    dir.log(&json!({ "iter": progress.iteration, "resumed": line }))?;
+                }
+                (dir, progress)
             }
             None => {
                 if let Some(init) = &init {
@@ -245,7 +276,7 @@ impl Trainer {
         if !options.resume {
             // A run that ends before its first validation goes on from here; and a disk without room
             // for a checkpoint shows before there is anything to lose.
-            checkpoint::save(&dir.checkpoint("last"), &session, &cfg, progress)?;
+            checkpoint::save(dir.path(), &session, &cfg, &origin, progress)?;
         }
         if !options.resume && absent != json!({"labeled": [], "val": []}) {
             dir.log(&json!({"iter": 0, "absent": absent}))?;
@@ -253,6 +284,7 @@ impl Trainer {
         Ok(Self {
             cfg,
             session,
+            origin,
             evaluator,
             dir,
             board,
@@ -366,6 +398,21 @@ impl Trainer {
 
     fn train(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<Summary> {
         let clock = Instant::now();
+        while let Err(error) = self.steps(options, observer) {
+            self.roll_back(error)?;
+        }
+        let done = self.progress.iteration;
+        let summary = match self.finish(clock, observer).map_err(|e| diverged(e, done)) {
+            Ok(summary) => summary,
+            Err(e @ Error::Diverged { .. }) => return Err(e),
+            Err(e) => return Err(self.give_up(e)),
+        };
+        observer.end(&summary);
+        Ok(summary)
+    }
+
+    /// Every step that is left, with validations and checkpoints.
+    fn steps(&mut self, options: &Options, observer: &mut dyn Observer) -> Result<()> {
         let total = self.session.schedule().total();
         let end = options.max_iters.map_or(total, |n| n.min(total));
         let start = self.progress.iteration;
@@ -383,6 +430,7 @@ impl Trainer {
             "machine": machine::describe(&**self.session.device()),
         }))?;
         observer.begin(&self.cfg, start, end);
+        self.validate_again(observer)?;
 
         for iteration in start..end {
             let micro_batches = self.session.micro_batches();
@@ -405,7 +453,12 @@ impl Trainer {
                     self.session.micro_step(iteration, micro)?;
                 }
             }
+            let epoch = iteration / self.epoch_iters;
+            let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
+            let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
+            let due = due || iteration + 1 == total;
             self.progress.iteration = iteration + 1;
+            self.progress.unvalidated = due;
             // The device has its next step: now there is time to wait for the last one's numbers.
             let told = self.log(queued.take(), &mut watch, observer);
             let told = told.and_then(|()| self.tell_skipped());
@@ -415,15 +468,15 @@ impl Trainer {
             } else {
                 observer.step(iteration + 1, self.session.scalars(iteration).lr, None);
             }
-            let epoch = iteration / self.epoch_iters;
-            let epoch_ends = (iteration + 1) % self.epoch_iters == 0;
-            let due = epoch_ends && (epoch + 1).is_multiple_of(self.cfg.train.val_every.max(1));
-            if due || iteration + 1 == total {
+            if due {
                 self.log(queued.take(), &mut watch, observer)?;
                 let validated = self.validate(epoch, iteration < warmup, observer);
-                // An epoch is not lost for a validation that finds no memory, say.
+                let validated = validated.map_err(|e| diverged(e, iteration + 1));
+                // An epoch is not lost for a validation that finds no memory, say; but a good
+                // checkpoint is for a network without answers.
                 match validated {
                     Ok(()) => self.save()?,
+                    Err(e @ Error::Diverged { .. }) => return Err(e),
                     Err(e) => return Err(self.give_up(e)),
                 }
             }
@@ -441,10 +494,7 @@ impl Trainer {
             // A pause leaves nothing but its checkpoint: going on equals never having stopped.
             self.save()?;
         }
-        let summary = self.finish(clock, observer);
-        let summary = summary.map_err(|e| self.give_up(e))?;
-        observer.end(&summary);
-        Ok(summary)
+        Ok(())
     }
 
     /// Whether metrics are due after `done` iterations.
@@ -466,11 +516,10 @@ impl Trainer {
         let done = iteration + 1;
         let report = queued.report(&**self.session.device())?;
         if !report.is_finite() {
-            return Err(Error::input(
-                "train.lr",
-                format!("the loss is no longer a number at iteration {done}"),
-                "lower train.lr (or train.head_lr_mult)",
-            ));
+            return Err(Error::Diverged {
+                what: "the loss".into(),
+                iteration: done,
+            });
         }
         watch.see(&report);
         let lr = self.session.scalars(iteration).lr;
@@ -503,6 +552,19 @@ impl Trainer {
         }
     }
 
+    /// Makes up for a validation that failed after the checkpoint's last step.
+    fn validate_again(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if !self.progress.unvalidated {
+            return Ok(());
+        }
+        let done = self.progress.iteration;
+        let step = done.saturating_sub(1);
+        let warmup = self.session.schedule().is_warmup(step);
+        let validated = self.validate(step / self.epoch_iters, warmup, observer);
+        validated.map_err(|e| diverged(e, done))?;
+        self.save()
+    }
+
     fn validate(&mut self, epoch: usize, warmup: bool, observer: &mut dyn Observer) -> Result<()> {
         let who = self.judged(warmup);
         let metrics = self.evaluate(who)?;
@@ -513,11 +575,6 @@ impl Trainer {
                  follows last.safetensors"
             );
         }
-        self.dir.log(&json!({
-            "iter": self.progress.iteration,
-            "epoch": epoch,
-            "val": {"model": who, "miou": miou, "iou": metrics.iou()},
-        }))?;
         let done = self.progress.iteration;
         if let Some(miou) = miou {
             self.board.validated(done, miou, &metrics.iou())?;
@@ -529,12 +586,25 @@ impl Trainer {
             let weights = self.session.read("student.weights")?;
             self.board.weights(done, self.session.params(), &weights)?;
         }
-        self.last_val = Some((self.progress.iteration, who, miou));
         if self.val_is_void || miou.is_some_and(|miou| miou > self.progress.best_miou) {
-            self.progress.best_miou = miou.unwrap_or(self.progress.best_miou);
+            let progress = Progress {
+                best_miou: miou.unwrap_or(self.progress.best_miou),
+                unvalidated: false,
+                ..self.progress
+            };
             let best = self.dir.checkpoint("best");
-            checkpoint::save_networks(&best, &self.session, &self.cfg, self.progress)?;
+            let origin = &self.origin;
+            checkpoint::save_networks(&best, &self.session, &self.cfg, origin, progress)?;
+            self.progress = progress;
         }
+        // Last: a validation with a line is over, and one that fails half-way is made again.
+        self.dir.log(&json!({
+            "iter": done,
+            "epoch": epoch,
+            "val": {"model": who, "miou": miou, "iou": metrics.iou()},
+        }))?;
+        self.last_val = Some((done, who, miou));
+        self.progress.unvalidated = false;
         Ok(())
     }
 
@@ -559,8 +629,8 @@ impl Trainer {
     }
 
     fn save(&self) -> Result<()> {
-        let path = self.dir.checkpoint("last");
-        checkpoint::save(&path, &self.session, &self.cfg, self.progress)
+        let dir = self.dir.path();
+        checkpoint::save(dir, &self.session, &self.cfg, &self.origin, self.progress)
     }
 
     /// mIoU of both networks; a validation of this very state is not repeated.

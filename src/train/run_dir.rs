@@ -72,6 +72,14 @@ impl RunDir {
         Self::open_metrics(path)
     }
 
+    /// Saves the configuration that a run goes on with.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be written.
+    pub fn save_config(&self, cfg: &Config) -> Result<()> {
+        write_atomic(&self.path.join("config.yaml"), cfg.to_yaml()?.as_bytes())
+    }
+
     fn open_metrics(path: &Path) -> Result<Self> {
         let file = path.join("metrics.jsonl");
         let metrics = OpenOptions::new()

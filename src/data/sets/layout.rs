@@ -1,6 +1,6 @@
 //! Dataset layouts: from a list's line to the paths of an image and its mask, and back.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::dataset::Sample;
 use crate::config::schema::{Data, DataKind, LabelEncoding};
@@ -146,4 +146,18 @@ impl<'a> Layout<'a> {
             .find(|mask| mask.exists());
         beside.or(plain).unwrap_or_else(|| own(PAIR_TAILS[0]))
     }
+}
+
+/// Path of what is written for `image` below an output folder, without extension: that of the image
+/// below the folder of images, or else below the root. What follows a dot within the name stays.
+pub fn result_name(data: &Data, image: &Path) -> PathBuf {
+    let layout = Layout::new(data);
+    let below = [layout.images.as_path(), data.root.as_path()]
+        .into_iter()
+        .find_map(|folder| image.strip_prefix(folder).ok())
+        .unwrap_or(image);
+    // Nothing is written outside of the output folder.
+    let inside = |c: &Component| matches!(c, Component::Normal(_));
+    let below: PathBuf = below.components().filter(inside).collect();
+    below.with_file_name(below.file_stem().unwrap_or_default())
 }

@@ -22,4 +22,5 @@ pub mod survey;
 pub use batch::{Batch, pack};
 pub use check::{Check, check};
 pub use dataset::{Dataset, Part, Sample};
+pub use layout::result_name;
 pub use loader::{Loader, LoaderSettings, Skipped, epoch_order};

@@ -28,6 +28,9 @@ pub enum u2pl_status {
     U2PL_ERROR_DEVICE = 6,
     /// A bug of the engine.
     U2PL_ERROR_INTERNAL = 7,
+    /// The network gives the image scores that are no finite numbers: its weights diverged, or the
+    /// image holds such numbers. Nothing was written.
+    U2PL_ERROR_NOT_FINITE = 8,
 }
 
 thread_local! {
@@ -84,9 +87,11 @@ fn of(error: &Error) -> u2pl_status {
         Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
         Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
         Error::Saved { cause, .. } => of(cause),
-        Error::Side { .. } | Error::Stopped { .. } | Error::Internal(_) => {
-            u2pl_status::U2PL_ERROR_INTERNAL
-        }
+        Error::NotFinite { .. } => u2pl_status::U2PL_ERROR_NOT_FINITE,
+        Error::Side { .. }
+        | Error::Stopped { .. }
+        | Error::Diverged { .. }
+        | Error::Internal(_) => u2pl_status::U2PL_ERROR_INTERNAL,
     }
 }
 
