@@ -342,7 +342,16 @@ fn eval_names_the_list_mask_or_key_at_fault() {
     );
     let mask = image::GrayImage::from_pixel(47, 36, image::Luma([7]));
     mask.save(place.path("masks/1.png")).unwrap();
-    assert_says(&eval(&["--list", "val.txt"]), &["1.png", "7"]);
+    // The others are scored: a line for the mask, one for what is missing in the numbers.
+    let set = ["--set", &root, "--list", "val.txt"];
+    let (code, stdout, stderr) = place.run(&with(&EVAL, &set));
+    assert_eq!(code, 2, "{stderr}");
+    let errors = stderr.lines().filter(|l| l.starts_with("error: "));
+    let errors: Vec<&str> = errors.collect();
+    assert_eq!(errors.len(), 2, "{stderr}");
+    assert_says(errors[0], &["1.png", "7"]);
+    assert_says(errors[1], &["1 of 3 images could not be scored"]);
+    assert_says(&stdout, &["mIoU"]);
     let shapes = ["--set", "data.kind=shapes", "--list", "val.txt"];
     assert_says(&eval(&shapes), &["--list", "synthetic"]);
 }
