@@ -17,7 +17,7 @@ use crate::data::{Dataset, Part, Sample};
 use crate::{Error, Result};
 
 /// Keys that no number of a run depends on. What the paths name is compared by [`Listed`].
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
     "data.root",
     "data.labeled",
     "data.unlabeled",
@@ -27,6 +27,7 @@ const FREE: [&str; 13] = [
     "data.workers",
     "data.cache_mib",
     "data.class_names",
+    "data.max_bad_unlabeled",
     "train.log_every",
     "train.val_every",
     "train.tensorboard",

@@ -127,10 +127,15 @@ fn an_image_that_fails_does_not_cost_what_was_found_before() {
     let place = Place::new();
     fs::write(place.path("images/1.png"), b"no picture").unwrap();
     let base = with(&EVAL, &["--set", "data.root=.", "--list", "val.txt"]);
-    place.mistake(&with(&base, &["--csv", "o.csv", "--masks", "o"]));
+    let (code, _, said) = place.run(&with(&base, &["--csv", "o.csv", "--masks", "o"]));
+    assert_eq!(code, 2, "{said}");
+    assert_says(
+        &said,
+        &["images/1.png", "1 of 3 images could not be scored"],
+    );
     let csv = fs::read_to_string(place.path("o.csv")).unwrap();
     assert!(csv.lines().nth(1).unwrap().starts_with("0,1320,"), "{csv}");
-    assert!(names(&place.path("o")).contains(&"0.png".to_string()));
+    assert_eq!(names(&place.path("o")), ["0.png", "2.png"]);
 }
 
 /// A file larger than `ulimit -f` allows is as good as a full disk: the write fails half-way.
