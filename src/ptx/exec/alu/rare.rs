@@ -75,7 +75,7 @@ pub fn step(w: &mut Warp, e: &Entry, op: &Op, active: u32) -> bool {
             let old = w.preds.get(carry as usize).copied().unwrap_or(0);
             let (mut out, mut given): (Wide, u32) = ([0; 32], 0);
             for i in 0..32 {
-                let taken = takes && old >> i & 1 != 0;
+                let taken = takes.then_some(old >> i & 1 != 0);
                 let width = if wide { 64 } else { 32 };
                 let (value, carried) = bits::carry(f, width, a[i], b[i], c[i], taken);
                 out[i] = value;
