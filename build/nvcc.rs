@@ -36,7 +36,7 @@ const KEPT_VERSIONS: usize = 3;
 const MAX_JOBS: usize = 2;
 
 /// Kernels of tests, in `kernels/simt/tests`: no fatbin holds them, the tests read their PTX.
-const TESTS: [&str; 2] = ["planted", "unit"];
+const TESTS: [&str; 3] = ["planted", "unit", "conflict"];
 
 /// Everything that changes what this file does. Not `PATH`: a new shell would rebuild the crate.
 const VARIABLES: &[&str] = &[
@@ -522,7 +522,8 @@ fn rust(built: &Built) -> String {
 
 /// The PTX of every unit, to be included by what executes it.
 fn ptx_table(built: &Built) -> String {
-    let mut text = String::from("pub(super) const UNITS: &[(&str, &str, &str)] = &[\n");
+    let mut text = format!("pub(super) const TOOLKIT: &str = {:?};\n", built.toolkit);
+    text.push_str("pub(super) const UNITS: &[(&str, &str, &str)] = &[\n");
     for (name, arch, path) in &built.ptx {
         let path = path.display().to_string();
         let _ = writeln!(text, "    ({name:?}, {arch:?}, include_str!({path:?})),");

@@ -170,7 +170,7 @@ pub fn table(recipe: &Recipe, device: &dyn Device) -> Result<Vec<Case>> {
 ///
 /// # Errors
 /// As [`table`].
-pub(super) fn programs(recipe: &Recipe, device: &dyn Device) -> Result<Vec<(&'static str, Graph)>> {
+pub(crate) fn programs(recipe: &Recipe, device: &dyn Device) -> Result<Vec<(&'static str, Graph)>> {
     let cfg = &recipe.cfg;
     let map = device.map_dtype();
     let blueprint = Blueprint::new(cfg, recipe.staged_pixels, map)?;
@@ -225,9 +225,16 @@ fn evaluation(cfg: &Config, inference: &Graph, [h, w]: [usize; 2]) -> Graph {
     g
 }
 
-/// Adds the calls of `graph` to `cases`.
-fn collect(program: &'static str, graph: &Graph, device: &dyn Device, cases: &mut Vec<Case>) {
+/// The calls of `graph` added to `cases`: for each node the place of its case, `None` for one that
+/// writes nothing.
+pub(crate) fn collect(
+    program: &'static str,
+    graph: &Graph,
+    device: &dyn Device,
+    cases: &mut Vec<Case>,
+) -> Vec<Option<usize>> {
     let plan = Plan::new(graph, device);
+    let mut places = Vec::with_capacity(graph.nodes().len());
     for node in graph.nodes() {
         let view = |t: &_| plan.view(graph, *t, ArenaId(0), ArenaId(1));
         let ins: Vec<View> = node.ins.iter().map(view).collect();
@@ -246,9 +253,12 @@ fn collect(program: &'static str, graph: &Graph, device: &dyn Device, cases: &mu
             reduced: None,
         };
         if case.outs.iter().all(|o| elements(o.shape) == 0) {
+            places.push(None);
             continue;
         }
-        match cases.iter_mut().find(|c| same_work(c, &case)) {
+        let known = cases.iter().position(|c| same_work(c, &case));
+        places.push(Some(known.unwrap_or(cases.len())));
+        match known.map(|i| &mut cases[i]) {
             Some(known) => match known.uses.iter_mut().find(|u| u.program == program) {
                 Some(usage) => usage.count += 1,
                 None => known.uses.push(Use { program, count: 1 }),
@@ -259,6 +269,7 @@ fn collect(program: &'static str, graph: &Graph, device: &dyn Device, cases: &mu
             }
         }
     }
+    places
 }
 
 fn same_work(a: &Case, b: &Case) -> bool {

@@ -18,14 +18,14 @@ const IGNORED: f32 = 0.05;
 const PATCH: usize = 32;
 
 /// Bytes of every operand.
-pub(super) struct Values {
-    pub(super) ins: Vec<Vec<u8>>,
+pub(crate) struct Values {
+    pub(crate) ins: Vec<Vec<u8>>,
     /// What is in the outputs before the first run.
-    pub(super) outs: Vec<Vec<u8>>,
+    pub(crate) outs: Vec<Vec<u8>>,
 }
 
 /// Bytes for the operands of `case`; the same for the same case.
-pub(super) fn values(case: &Case) -> Values {
+pub(crate) fn values(case: &Case) -> Values {
     let mut source = Source {
         data: Data::new(SEED, &case.name),
     };

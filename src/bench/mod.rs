@@ -22,7 +22,13 @@ mod tests;
 pub mod versus;
 
 pub use cases::{Case, Operand, Use, table};
+#[cfg(feature = "ptx")]
+pub(crate) use cases::{collect, programs};
 pub use ceilings::Ceilings;
+#[cfg(feature = "ptx")]
+pub(crate) use data::values;
 pub use measure::{Measured, Spread, Timer, check_seconds};
+#[cfg(feature = "ptx")]
+pub(crate) use names::number_repeats;
 pub use prepared::{Prepared, copies_to_exceed};
 pub use recipes::Recipe;

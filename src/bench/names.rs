@@ -22,7 +22,7 @@ pub(super) fn of(case: &Case) -> String {
 }
 
 /// Numbers the cases that would have the same name.
-pub(super) fn number_repeats(cases: &mut [Case]) {
+pub(crate) fn number_repeats(cases: &mut [Case]) {
     for i in 1..cases.len() {
         let (before, rest) = cases.split_at_mut(i);
         let name = &rest[0].name;

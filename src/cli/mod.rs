@@ -22,6 +22,8 @@ mod split;
 mod train;
 mod versus;
 mod versus_operations;
+#[cfg(feature = "ptx")]
+mod weigh;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ enum Command {
     Export(export::Args),
     Report(report::Args),
     Bench(Box<bench::Args>),
+    #[cfg(feature = "ptx")]
+    Weigh(weigh::Args),
     Selftest(selftest::Args),
     Info(info::Args),
 }
@@ -78,6 +82,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Export(args) => export::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "ptx")]
+        Command::Weigh(args) => weigh::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Info(args) => info::run(&args),
     }

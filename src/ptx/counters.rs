@@ -36,6 +36,17 @@ impl Class {
     ];
 }
 
+/// What a launch touched of an allocation, in sectors of 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Where the allocation starts.
+    pub start: u64,
+    /// Distinct bytes read.
+    pub read_bytes: u64,
+    /// Distinct bytes written.
+    pub written_bytes: u64,
+}
+
 /// Counters of a launch, exact for the blocks that ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -57,6 +68,8 @@ pub struct Counters {
     pub distinct_read_bytes: u64,
     /// Distinct bytes of global memory written, in sectors of 32 bytes. Only with [`super::Counting::Full`].
     pub distinct_written_bytes: u64,
+    /// The same by allocation. Only with [`super::Counting::Full`].
+    pub regions: Vec<Region>,
     /// Block barriers, one per warp that arrives.
     pub barriers: u64,
     /// Executions of each instruction of the entry, in the order of the text. Empty unless
@@ -88,6 +101,15 @@ impl Counters {
         self.global_sectors_least += other.global_sectors_least;
         self.distinct_read_bytes += other.distinct_read_bytes;
         self.distinct_written_bytes += other.distinct_written_bytes;
+        for region in &other.regions {
+            match self.regions.iter_mut().find(|r| r.start == region.start) {
+                Some(mine) => {
+                    mine.read_bytes += region.read_bytes;
+                    mine.written_bytes += region.written_bytes;
+                }
+                None => self.regions.push(*region),
+            }
+        }
         self.barriers += other.barriers;
         if self.executed.len() < other.executed.len() {
             self.executed.resize(other.executed.len(), 0);

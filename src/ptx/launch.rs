@@ -219,6 +219,8 @@ pub fn run(launch: &Launch<'_>, mut blocks: Vec<u32>) -> Result<Counters, Fault>
         sum.add(&counters);
         touched.join(part);
     }
-    (sum.distinct_read_bytes, sum.distinct_written_bytes) = touched.bytes();
+    sum.regions = touched.regions(launch.memory);
+    sum.distinct_read_bytes = sum.regions.iter().map(|r| r.read_bytes).sum();
+    sum.distinct_written_bytes = sum.regions.iter().map(|r| r.written_bytes).sum();
     Ok(sum)
 }

@@ -60,6 +60,15 @@ impl Machine {
             .alloc(bytes, align)
     }
 
+    /// As [`Machine::alloc`], of zeros that count as written. Takes memory only where something else
+    /// is written later.
+    pub fn alloc_zeroed(&self, bytes: u64, align: u64) -> Result<u64, Problem> {
+        self.memory
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .alloc_zeroed(bytes, align)
+    }
+
     /// Gives an allocation back.
     pub fn free(&self, address: u64) -> Result<(), Problem> {
         self.memory

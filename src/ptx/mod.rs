@@ -24,9 +24,9 @@ mod program;
 mod schedule;
 pub mod tensor;
 
-pub use counters::{CLASSES, Class, Counters};
+pub use counters::{CLASSES, Class, Counters, Region};
 pub use machine::Machine;
 pub use options::{Arch, Checks, Counting, Options, Schedule};
 pub use problem::{Fault, Problem};
-pub use program::{Entry, Module, Param};
+pub use program::{Entry, Listing, Module, Param};
 pub use tensor::Accumulation as MmaModel;

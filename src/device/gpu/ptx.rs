@@ -1,13 +1,17 @@
 //! The PTX machine as a [`Driver`]: what nvcc compiled, executed warp by warp on the CPU
 //! ([`crate::ptx`]). For testing and weighing kernels where there is no GPU.
 
+pub mod weigh;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::driver::{Driver, GraphId, Limits, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket};
+use super::driver::{
+    Driver, GraphId, Limits, PLANNED_MULTIPROCESSORS, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket,
+};
 use super::kernels::{ALL, KernelInfo};
-use crate::device::Memory;
+use crate::device::{Memory, check};
 use crate::error::{Error, Result};
 use crate::ptx::{Arch, Counters, Machine, Module, Options};
 
@@ -45,8 +49,31 @@ impl Launches {
     }
 }
 
+/// Version of the nvcc that made the kernels, `13.0.88`; nothing in a build without them.
+pub fn toolkit() -> &'static str {
+    table::TOOLKIT
+}
+
 /// Modules by unit.
-type Modules = HashMap<&'static str, Module>;
+type Modules = HashMap<&'static str, Arc<Module>>;
+
+/// PTX in the place of a unit's own.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    /// The unit: `conv` of `kernels/conv.cu`.
+    pub unit: String,
+    /// What messages call the text: its file.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+/// The PTX that nvcc made of a unit for one architecture, where this build has it.
+pub fn text(unit: &str, arch: Arch) -> Option<&'static str> {
+    let mut units = table::UNITS.iter();
+    let found = units.find(|(name, of, _)| *name == unit && *of == arch.name());
+    found.map(|(_, _, text)| *text)
+}
 
 /// The modules of one architecture, parsed once in a process.
 fn modules(arch: Arch) -> Result<Arc<Modules>> {
@@ -59,7 +86,8 @@ fn modules(arch: Arch) -> Result<Arc<Modules>> {
     let mut modules = Modules::new();
     for (unit, _, text) in table::UNITS.iter().filter(|(_, of, _)| *of == arch.name()) {
         let module = Module::parse(text, &format!("{unit}.{arch}.ptx"));
-        modules.insert(unit, module.map_err(|p| problem(p.to_string()))?);
+        let module = module.map_err(|p| problem(p.to_string()))?;
+        modules.insert(unit, Arc::new(module));
     }
     if modules.is_empty() {
         return Err(Error::input(
@@ -85,9 +113,17 @@ fn problem(text: String) -> Error {
 pub struct PtxDriver {
     machine: Machine,
     modules: Arc<Modules>,
+    /// A digest of what is not the build's own PTX, where something is not.
+    edited: Option<String>,
     launches: Arc<Launches>,
     /// By kernel.
     tallies: Mutex<HashMap<&'static str, Tally>>,
+    /// Where launches are weighed, not computed.
+    log: Option<Arc<weigh::Log>>,
+    /// Kernels that take the place of the build's.
+    replaced: Option<Module>,
+    /// Multiprocessors that it has, and that work is cut up for.
+    multiprocessors: [u32; 2],
 }
 
 impl PtxDriver {
@@ -97,7 +133,55 @@ impl PtxDriver {
     /// [`Error::Input`] where this build has no kernels for the architecture; [`Error::Device`]
     /// naming what the machine cannot read; [`Error::Internal`] naming a kernel that differs.
     pub fn new(options: Options) -> Result<Self> {
-        let modules = modules(options.arch)?;
+        Self::of(options, modules(options.arch)?, None)
+    }
+
+    /// The machine with other PTX in the place of some units': a kernel under the hand, or a planted
+    /// bug. Such a device has an identity, as a GPU has, so it is checked before it is used.
+    ///
+    /// # Errors
+    /// As [`PtxDriver::new`]; [`Error::Input`] for a unit that there is none of, for PTX that cannot
+    /// be read, and for kernels that are missing or take other arguments.
+    pub fn edited(options: Options, units: &[Edited]) -> Result<Self> {
+        let mut modules = Modules::clone(&*modules(options.arch)?);
+        for edit in units {
+            let known = modules.keys().find(|unit| **unit == edit.unit).copied();
+            let unit = known.ok_or_else(|| {
+                let mut names: Vec<_> = modules.keys().copied().collect();
+                names.sort_unstable();
+                let problem = format!("no unit is called `{}`", edit.unit);
+                Error::input(
+                    &edit.name,
+                    problem,
+                    format!("name one of {}", names.join(", ")),
+                )
+            })?;
+            let module = Module::parse(&edit.text, &edit.name).map_err(|p| {
+                Error::input(
+                    &edit.name,
+                    p.to_string(),
+                    "give PTX that the machine can read",
+                )
+            })?;
+            for info in ALL.iter().filter(|info| info.unit == unit) {
+                let bytes = module.entry(info.name).map(|e| e.param_bytes as usize);
+                if bytes != Some(info.args_bytes) {
+                    return Err(Error::input(
+                        &edit.name,
+                        format!("kernel {} is missing or takes other arguments", info.name),
+                        "edit the PTX of this very build",
+                    ));
+                }
+            }
+            modules.insert(unit, Arc::new(module));
+        }
+        let parts = units
+            .iter()
+            .flat_map(|e| [e.unit.as_bytes(), e.text.as_bytes()]);
+        Self::of(options, Arc::new(modules), Some(check::digest(parts)))
+    }
+
+    fn of(options: Options, modules: Arc<Modules>, edited: Option<String>) -> Result<Self> {
         for info in ALL {
             let entry = modules.get(info.unit).and_then(|m| m.entry(info.name));
             let entry =
@@ -112,9 +196,42 @@ impl PtxDriver {
         Ok(Self {
             machine: Machine::new(options),
             modules,
+            edited,
             launches: Arc::new(Launches(ALL.iter().map(|_| AtomicU64::new(0)).collect())),
             tallies: Mutex::default(),
+            log: None,
+            replaced: None,
+            multiprocessors: [4, TEST_MULTIPROCESSORS],
         })
+    }
+
+    /// A machine of this many multiprocessors that weighs its launches, work cut up as for a GPU: see
+    /// [`weigh`]. Memory is zeros that take none until they are written. Kernels of `replaced` take the
+    /// place of the build's.
+    ///
+    /// # Errors
+    /// As [`PtxDriver::new`].
+    pub fn weighing(
+        options: Options,
+        multiprocessors: u32,
+        replaced: Option<Module>,
+    ) -> Result<(Self, Arc<weigh::Log>)> {
+        let log = Arc::new(weigh::Log::default());
+        let driver = Self {
+            log: Some(log.clone()),
+            replaced,
+            multiprocessors: [multiprocessors, PLANNED_MULTIPROCESSORS],
+            ..Self::new(options)?
+        };
+        Ok((driver, log))
+    }
+
+    /// Where a kernel is.
+    fn module(&self, kernel: &KernelInfo) -> Result<&Module> {
+        let replaced = self.replaced.as_ref();
+        let module = replaced.filter(|m| m.entry(kernel.name).is_some());
+        let module = module.or_else(|| self.modules.get(kernel.unit));
+        module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))
     }
 
     /// The count of launches, which goes on when the driver is handed away.
@@ -143,6 +260,13 @@ impl Driver for PtxDriver {
         Memory::Machine
     }
 
+    fn identity(&self) -> Option<(String, String)> {
+        // The build's own PTX is what its tests run: nothing that one machine has and another lacks.
+        let edited = self.edited.as_ref()?;
+        let arch = self.machine.options().arch;
+        Some((format!("ptx:{arch}"), format!("edited PTX {edited}")))
+    }
+
     fn check_borrowed(&self, address: Ptr) -> Result<()> {
         Err(problem(format!(
             "memory at {:#x} is not the machine's own, and it can reach no other",
@@ -152,19 +276,16 @@ impl Driver for PtxDriver {
 
     fn limits(&self) -> Limits {
         Limits {
-            multiprocessors: 4,
-            planned_multiprocessors: TEST_MULTIPROCESSORS,
+            multiprocessors: self.multiprocessors[0],
+            planned_multiprocessors: self.multiprocessors[1],
             shared_bytes: self.machine.options().arch.shared_bytes(),
         }
     }
 
     fn alloc(&self, bytes: usize) -> Result<Ptr> {
         let bytes = bytes as u64;
-        let at = self.machine.alloc(bytes, ALIGN);
-        let at = at.map_err(|p| problem(p.to_string()))?;
-        let zeroed = self.machine.fill(at, bytes, 0);
-        zeroed.map_err(|p| problem(p.to_string()))?;
-        Ok(Ptr(at))
+        let at = self.machine.alloc_zeroed(bytes, ALIGN);
+        Ok(Ptr(at.map_err(|p| problem(p.to_string()))?))
     }
 
     fn free(&self, ptr: Ptr) {
@@ -207,10 +328,27 @@ impl Driver for PtxDriver {
         shared_bytes: u32,
         args: &[u8],
     ) -> Result<()> {
-        let module = self.modules.get(kernel.unit);
-        let module = module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))?;
+        let module = self.module(kernel)?;
         let block = [kernel.threads, 1, 1];
         let machine = &self.machine;
+        if let Some(log) = &self.log {
+            let mut run = |first: u64, count: u64| {
+                let blocks = weigh::blocks(grid, first, count);
+                let ran = machine.launch_blocks(
+                    module,
+                    kernel.name,
+                    grid,
+                    block,
+                    shared_bytes,
+                    args,
+                    &blocks,
+                );
+                ran.map_err(|fault| problem(fault.to_string()))
+            };
+            let entry = module.entry(kernel.name);
+            let entry = entry.ok_or_else(|| Error::internal(format!("no {}", kernel.name)))?;
+            return log.weigh(kernel, entry.listing(), grid, shared_bytes, args, &mut run);
+        }
         let counters = machine.launch(module, kernel.name, grid, block, shared_bytes, args);
         let counters = counters.map_err(|fault| problem(fault.to_string()))?;
         self.launches.count(kernel.name);

@@ -119,6 +119,13 @@ pub fn stmatrix(
 /// D = A B + C of one warp, as [`fragment`](crate::ptx::tensor::fragment) lays it out.
 pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Result<(), Stop> {
     whole(w, active, "mma.sync")?;
+    if !common.launch.options.products {
+        for (d, c) in op.d.iter().zip(&op.c) {
+            let kept = *w.r(common.entry, *c);
+            w.put(*d, &kept, ALL);
+        }
+        return Ok(());
+    }
     let float = |element: Element| match element {
         Element::F16 => tensor::Element::F16,
         Element::Bf16 => tensor::Element::Bf16,

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::global::{Allocation, Shadow};
+use super::global::{Allocation, Allocations, Shadow};
+use crate::ptx::counters::Region;
 
 /// An access: `[flags 2][launch 12][releases 8][block 22][instruction 20]`.
 const PC_BITS: u32 = 20;
@@ -258,15 +259,21 @@ impl Touched {
         }
     }
 
-    /// Bytes read and written.
-    pub fn bytes(&self) -> (u64, u64) {
-        let count = |list: &[Vec<u64>]| {
-            list.iter()
-                .flatten()
-                .map(|bits| u64::from(bits.count_ones()))
-                .sum::<u64>()
-                * 32
+    /// Bytes read and written, by allocation.
+    pub fn regions(&self, memory: &Allocations) -> Vec<Region> {
+        let count = |lists: &[Vec<u64>], i: usize| {
+            let bits = lists.get(i).into_iter().flatten();
+            32 * bits.map(|bits| u64::from(bits.count_ones())).sum::<u64>()
         };
-        (count(&self.read), count(&self.written))
+        let region = |i: usize| {
+            let (read_bytes, written_bytes) = (count(&self.read, i), count(&self.written, i));
+            (read_bytes + written_bytes > 0).then_some(Region {
+                start: memory.at(i)?.start,
+                read_bytes,
+                written_bytes,
+            })
+        };
+        let lists = self.read.len().max(self.written.len());
+        (0..lists).filter_map(region).collect()
     }
 }

@@ -33,8 +33,9 @@ pub struct Allocation {
     bytes_written: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
+/// Pages that nobody touches take no memory: an allocation may be larger than the machine's.
 fn zeros(count: usize) -> Box<[AtomicU32]> {
-    (0..count).map(|_| AtomicU32::new(0)).collect()
+    bytemuck::zeroed_slice_box(count)
 }
 
 impl Allocation {
@@ -197,6 +198,15 @@ impl Allocations {
         let start = start.next_multiple_of(align.max(16));
         self.next = start + bytes;
         self.live.push(Arc::new(Allocation::new(start, bytes)));
+        Ok(start)
+    }
+
+    /// See [`crate::ptx::Machine::alloc_zeroed`].
+    pub fn alloc_zeroed(&mut self, bytes: u64, align: u64) -> Result<u64, Problem> {
+        let start = self.alloc(bytes, align)?;
+        if let Some(found) = self.live.last() {
+            found.full.store(true, Relaxed);
+        }
         Ok(start)
     }
 

@@ -6,16 +6,20 @@ pub(super) mod hopper;
 pub(super) mod op;
 pub(super) mod resolve;
 
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::counters::Class;
 use super::flow::{Flow, NEVER};
 use super::options::Arch;
 use super::parse::{self, Kernel, Location, Text};
 use super::problem::Problem;
 use decode::Decoder;
 use globals::Globals;
-use op::Inst;
-use resolve::Layout;
+use op::{Inst, Op};
+use resolve::{Layout, Line};
 
 /// Most bytes of an entry's parameters (PTX ISA, sm_70 and later).
 const MAX_PARAM_BYTES: u32 = 32764;
@@ -43,6 +47,36 @@ pub struct Param {
     pub offset: u32,
 }
 
+/// The instructions of a kernel, in the order of [`super::Counters::executed`].
+#[derive(Debug)]
+pub struct Listing {
+    /// Opcodes with their modifiers: `mad.lo.s32`.
+    pub opcodes: Vec<Arc<str>>,
+    /// Their classes.
+    pub classes: Vec<Class>,
+    /// The loops: from where a branch goes back to, to the branch.
+    pub loops: Vec<Range<usize>>,
+}
+
+impl Listing {
+    fn new(lines: &[Line<'_>], code: &[Inst]) -> Listing {
+        let mut known: HashMap<String, Arc<str>> = HashMap::new();
+        let opcode = |line: &Line<'_>| {
+            let text = known.entry(line.parts.join("."));
+            text.or_insert_with_key(|text| text.as_str().into()).clone()
+        };
+        let back = |(i, inst): (usize, &Inst)| match inst.op {
+            Op::Bra { to, .. } if to as usize <= i => Some(to as usize..i + 1),
+            _ => None,
+        };
+        Listing {
+            opcodes: lines.iter().map(opcode).collect(),
+            classes: code.iter().map(|inst| inst.class).collect(),
+            loops: code.iter().enumerate().filter_map(back).collect(),
+        }
+    }
+}
+
 /// A kernel.
 #[derive(Debug)]
 pub struct Entry {
@@ -59,6 +93,7 @@ pub struct Entry {
     /// [`Entry::max_threads`] is exact.
     pub exact_threads: bool,
     pub(super) code: Vec<Inst>,
+    listing: Arc<Listing>,
     /// Rows of constants.
     pub(super) narrow: Vec<[u32; 32]>,
     pub(super) wide: Vec<[u64; 32]>,
@@ -76,6 +111,11 @@ impl Entry {
     /// [`super::Counters::executed`].
     pub fn lines(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
         self.code.iter().map(|inst| inst.line)
+    }
+
+    /// What its instructions are.
+    pub fn listing(&self) -> &Arc<Listing> {
+        &self.listing
     }
 }
 
@@ -278,6 +318,7 @@ fn entry(
         static_shared_bytes: body.shared.static_bytes,
         max_threads: kernel.max_threads,
         exact_threads: kernel.exact_threads,
+        listing: Arc::new(Listing::new(&body.lines, &code)),
         code,
         narrow: decoder.narrow.iter().map(|value| [*value; 32]).collect(),
         wide: decoder.wide.iter().map(|value| [*value; 32]).collect(),

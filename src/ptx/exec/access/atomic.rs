@@ -239,6 +239,10 @@ fn atomic_global(
             ),
         ));
     }
+    // Words have 32 bits here: atomics of 64 take turns. So do all where races are looked for, or the
+    // last mark on a word could be of another block than the last that changed it.
+    let alone = bytes == 8 || checks.global_races;
+    let _turn = alone.then(|| common.launch.memory.turn());
     if checks.global_races {
         let own = common.launch.times.stamp(&common.clock, w.pc);
         for word in 0..bytes.div_ceil(4) as usize {
@@ -264,8 +268,6 @@ fn atomic_global(
         let old = place.fetch_update(SeqCst, SeqCst, |old| Some(change(u64::from(old)) as u32));
         return Ok(u64::from(old.unwrap_or_else(|old| old)));
     }
-    // Words have 32 bits here: those of 64 take turns.
-    let _turn = common.launch.memory.turn();
     let high = found.word(offset / 4 + 1);
     let old = u64::from(place.load(SeqCst)) | u64::from(high.load(SeqCst)) << 32;
     let new = change(old);

@@ -318,6 +318,9 @@ fn run(
         )?),
         None => None,
     };
+    if !common.launch.options.products {
+        return Ok(());
+    }
     let model = common.launch.options.mma;
     for (i, warp) in warps[4 * group..4 * group + 4].iter_mut().enumerate() {
         let rows = match (&a, &pending.registers[i]) {

@@ -1,23 +1,26 @@
-//! The SIMT runtime's pieces, each against a plain definition: shuffles, votes, barriers, atomics,
-//! asynchronous copies, matrix fragments, bf16. The kernels are `kernels/simt/tests/unit.cu`.
-#![cfg(feature = "simt")]
+//! The pieces that kernels are made of, each against a plain definition: shuffles, votes, barriers,
+//! atomics, asynchronous copies, matrix fragments, bf16. The kernels are
+//! `kernels/simt/tests/unit.cu`, on the PTX machine and on the SIMT runtime.
+#![cfg(any(feature = "ptx", feature = "simt"))]
 
 #[path = "support/raw.rs"]
 mod raw;
 
-use raw::Raw;
-use u2pl_engine::device::gpu::simt::Schedule;
+use raw::{On, Order, Raw};
 
-/// `y` under every schedule: they must agree.
+/// `y` on every device and under every schedule: they must agree.
 fn run(launch: &Raw) -> Vec<u8> {
-    let first = launch.run(Schedule::Sequential, 0, 1).unwrap();
-    for (schedule, seed, threads) in [
-        (Schedule::Uniform, 1, 2),
-        (Schedule::Pct, 2, 1),
-        (Schedule::Pct, 3, 2),
-    ] {
-        let again = launch.run(schedule, seed, threads).unwrap();
-        assert!(again == first, "{}: {schedule:?} differs", launch.name);
+    let first = launch.run(On::ALL[0], Order::Sequential, 0, 1).unwrap();
+    for on in On::ALL {
+        for (order, seed, threads) in [
+            (Order::Sequential, 0, 1),
+            (Order::Uniform, 1, 2),
+            (Order::Pct, 2, 1),
+            (Order::Pct, 3, 2),
+        ] {
+            let again = launch.run(*on, order, seed, threads).unwrap();
+            assert!(again == first, "{}: {on:?}, {order:?} differs", launch.name);
+        }
     }
     first
 }
