@@ -130,8 +130,8 @@ pub fn two(f: I32, a: u32, b: u32) -> u32 {
         I32::MaxUPair => pair(a, b, u16::max),
         I32::MinSPair => pair(a, b, |a, b| (a as i16).min(b as i16) as u16),
         I32::MaxSPair => pair(a, b, |a, b| (a as i16).max(b as i16) as u16),
-        I32::MulHiU16 => low(a) * low(b) >> 16,
-        I32::MulHiS16 => low((i32::from(ha) * i32::from(hb) >> 16) as u32),
+        I32::MulHiU16 => (low(a) * low(b)) >> 16,
+        I32::MulHiS16 => low(((i32::from(ha) * i32::from(hb)) >> 16) as u32),
         I32::Mul24HiU => ((u64::from(a & 0xFF_FFFF) * u64::from(b & 0xFF_FFFF)) >> 16) as u32,
         I32::Mul24HiS => ((i64::from(sa << 8 >> 8) * i64::from(sb << 8 >> 8)) >> 16) as u32,
         I32::AddSatS => sa.saturating_add(sb) as u32,
@@ -204,11 +204,11 @@ pub fn carry(f: Carry, width: u32, a: u64, b: u64, c: u64, taken: Option<bool>) 
     let taken = u128::from(taken.unwrap_or(false));
     let sum = match f {
         Carry::Add | Carry::Sub => wide(a) + wide(b) + taken,
-        Carry::MadLo => (wide(a) * wide(b) & u128::from(mask)) + wide(c) + taken,
-        Carry::MadHiU => (wide(a) * wide(b) >> width) + wide(c) + taken,
+        Carry::MadLo => ((wide(a) * wide(b)) & u128::from(mask)) + wide(c) + taken,
+        Carry::MadHiU => ((wide(a) * wide(b)) >> width) + wide(c) + taken,
         Carry::MadHiS => {
             let signed = |x: u64| i128::from((x << (64 - width)) as i64 >> (64 - width));
-            let high = (signed(a) * signed(b) >> width) as u64 & mask;
+            let high = ((signed(a) * signed(b)) >> width) as u64 & mask;
             u128::from(high) + wide(c) + taken
         }
     };

@@ -119,11 +119,9 @@ pub fn atomic(w: &mut Warp, common: &mut Common<'_>, active: u32, atom: &Atom) -
             count_sectors(w, common, global, &addresses, total, true);
         }
     }
-    if global != 0 {
-        if common.fenced || atom.ordered {
-            common.fenced = false;
-            common.launch.times.release(&mut common.clock);
-        }
+    if global != 0 && (common.fenced || atom.ordered) {
+        common.fenced = false;
+        common.launch.times.release(&mut common.clock);
     }
     for lane in lanes(active) {
         let address = addresses[lane as usize];

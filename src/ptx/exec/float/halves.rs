@@ -185,7 +185,8 @@ pub fn compare_halves(brain: bool, cmp: Cmp, ftz: bool, a: u16, b: u16) -> bool 
     let strange = a.is_nan() || b.is_nan();
     match cmp {
         Cmp::Eq => a == b,
-        Cmp::Ne => a < b || a > b,
+        // False for NaN.
+        Cmp::Ne => (a < b) | (a > b),
         Cmp::Lt => a < b,
         Cmp::Le => a <= b,
         Cmp::Gt => a > b,

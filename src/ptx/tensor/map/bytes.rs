@@ -115,7 +115,7 @@ impl TensorMap {
         out.extend([
             self.data_type as u8,
             self.rank as u8 | (swizzle << 4),
-            u8::from(self.fill_nan) * FILL_NAN | u8::from(im2col) * IM2COL,
+            (u8::from(self.fill_nan) * FILL_NAN) | (u8::from(im2col) * IM2COL),
             0,
         ]);
         out.extend(self.address.to_le_bytes());
