@@ -190,20 +190,20 @@ pub fn parts(
     })
 }
 
-/// A sum, difference or product with a carry (a borrow) in, and the one that comes out, of `width` bits.
-pub fn carry(f: Carry, width: u32, a: u64, b: u64, c: u64, taken: bool) -> (u64, bool) {
+/// A sum, difference or product with the carry in (`None`: none is taken), and the one that comes
+/// out, of `width` bits. As the hardware has it, a difference is a sum with the complement: its carry
+/// is 1 where nothing is borrowed. (The PTX manual says borrow; nvcc's division of 128 bits reads it
+/// with `addc`, and is right.)
+pub fn carry(f: Carry, width: u32, a: u64, b: u64, c: u64, taken: Option<bool>) -> (u64, bool) {
     let mask = u64::MAX >> (64 - width);
-    let taken = u128::from(taken);
     let wide = |x: u64| u128::from(x & mask);
+    if f == Carry::Sub {
+        let sum = wide(a) + wide(!b) + u128::from(taken.unwrap_or(true));
+        return (sum as u64 & mask, sum >> width != 0);
+    }
+    let taken = u128::from(taken.unwrap_or(false));
     let sum = match f {
-        Carry::Add => wide(a) + wide(b) + taken,
-        Carry::Sub => {
-            let taken_off = wide(b) + taken;
-            return (
-                (wide(a).wrapping_sub(taken_off)) as u64 & mask,
-                wide(a) < taken_off,
-            );
-        }
+        Carry::Add | Carry::Sub => wide(a) + wide(b) + taken,
         Carry::MadLo => ((wide(a) * wide(b)) & u128::from(mask)) + wide(c) + taken,
         Carry::MadHiU => ((wide(a) * wide(b)) >> width) + wide(c) + taken,
         Carry::MadHiS => {

@@ -18,11 +18,11 @@ pub fn step(w: &mut Warp, e: &Entry, op: &Op, active: u32) -> bool {
             a,
             b,
         } => map2(w, e, active, d, a, b, |a, b| {
-            let part = |x: u32| float::into_float8(kind, relu, f32::from_bits(x));
+            let part = |x: u32| float::to_float8(kind, relu, f32::from_bits(x));
             part(a) << 8 | part(b)
         }),
         Op::Cvt8Halves { kind, relu, d, a } => map1(w, e, active, d, a, |a| {
-            let part = |x: u32| float::into_float8(kind, relu, float::from_half(false, x as u16));
+            let part = |x: u32| float::to_float8(kind, relu, float::from_half(false, x as u16));
             part(a >> 16) << 8 | part(a)
         }),
         Op::CvtFrom8 { kind, relu, d, a } => map1(w, e, active, d, a, |a| {
@@ -75,7 +75,7 @@ pub fn step(w: &mut Warp, e: &Entry, op: &Op, active: u32) -> bool {
             let old = w.preds.get(carry as usize).copied().unwrap_or(0);
             let (mut out, mut given): (Wide, u32) = ([0; 32], 0);
             for i in 0..32 {
-                let taken = takes && old >> i & 1 != 0;
+                let taken = takes.then_some(old >> i & 1 != 0);
                 let width = if wide { 64 } else { 32 };
                 let (value, carried) = bits::carry(f, width, a[i], b[i], c[i], taken);
                 out[i] = value;

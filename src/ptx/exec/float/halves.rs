@@ -139,7 +139,7 @@ pub fn one_half(f: F1, h: Half, m: Mods, a: u32) -> u32 {
 }
 
 /// f32 to a float of 8 bits: to nearest, the largest finite value beyond the range.
-pub fn into_float8(kind: Float8, relu: bool, x: f32) -> u32 {
+pub fn to_float8(kind: Float8, relu: bool, x: f32) -> u32 {
     if x.is_nan() {
         return 0x7F;
     }
@@ -185,7 +185,8 @@ pub fn compare_halves(brain: bool, cmp: Cmp, ftz: bool, a: u16, b: u16) -> bool 
     let strange = a.is_nan() || b.is_nan();
     match cmp {
         Cmp::Eq => a == b,
-        Cmp::Ne => a != b,
+        // False for NaN.
+        Cmp::Ne => (a < b) | (a > b),
         Cmp::Lt => a < b,
         Cmp::Le => a <= b,
         Cmp::Gt => a > b,

@@ -6,7 +6,7 @@ mod halves;
 use crate::ptx::program::op::{F1, F2, Kind, Mods, Round};
 pub use convert::{convert, finite, to_tf32};
 pub use halves::{
-    compare_halves, fma_halves, from_float8, from_half, into_float8, one_half, to_half, two_halves,
+    compare_halves, fma_halves, from_float8, from_half, one_half, to_float8, to_half, two_halves,
 };
 
 /// What arithmetic in f32 gives for NaN.

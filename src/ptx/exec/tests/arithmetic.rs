@@ -239,6 +239,9 @@ fn carries() {
             4,
         ),
         ("add.cc.s32 %r2, -1, 2; madc.lo.u32 %r1, %r0, 3, 0;", 16),
+        // The carry of a difference is 1 where nothing is borrowed.
+        ("sub.cc.u32 %r2, 5, 3; addc.u32 %r1, 0, 0;", 1),
+        ("sub.cc.u32 %r2, 3, 5; addc.u32 %r1, 0, 0;", 0),
         // Only lanes that run write the carry.
         (
             "add.cc.u32 %r2, -1, 1; setp.eq.u32 %p1, %r0, 5; @!%p1 add.cc.u32 %r3, 0, 0; addc.u32 %r1, 0, 0;",

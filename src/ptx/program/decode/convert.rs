@@ -18,7 +18,7 @@ impl Decoder<'_> {
         ftz |= m.takes("ftz");
         finite |= m.takes("satfinite");
         if let Some(kind) = m.of(float8_pair) {
-            return self.narrow_float8(line, m, kind, rounded == Some(Round::Near) && finite, relu);
+            return self.float8(line, m, kind, rounded == Some(Round::Near) && finite, relu);
         }
         let to = self.ty(line, m)?;
         if let (Ty::F16x2, Some(kind)) = (to, m.of(float8_pair)) {
@@ -138,7 +138,7 @@ impl Decoder<'_> {
         })
     }
 
-    fn narrow_float8(
+    fn float8(
         &mut self,
         line: &Line<'_>,
         m: &mut Modifiers<'_>,
