@@ -116,11 +116,11 @@ fn step(recipe: &str) -> Counts {
 }
 
 #[test]
-fn a_voc_step() {
+fn batch_norms_of_a_voc_step_finish_their_statistics_where_they_merge_them() {
     let launches = step("voc");
-    let _of = |kernel: &str| launches.get(kernel).copied().unwrap_or_default();
-    println!(
-        "{} launches: {launches:#?}",
-        launches.values().sum::<usize>()
-    );
+    let of = |kernel: &str| launches.get(kernel).copied().unwrap_or_default();
+    let norms = of("batch_norm_merge");
+    assert!(norms > 100, "{launches:#?}");
+    assert_eq!(of("batch_norm_apply_bf16"), norms);
+    assert_eq!(of("batch_norm_finish"), 0);
 }
