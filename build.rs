@@ -1,7 +1,7 @@
 //! Turns `kernels/*.cu` into what the crate embeds:
 //!
-//! - `kernels.rs`: a Rust struct for every argument struct and a typed constant for every kernel,
-//!   read from the sources themselves, so that a launch that does not fit its kernel does not
+//! - `kernels.rs`: a Rust struct for every argument struct, every constant that launchers share and a
+//!   typed constant for every kernel, read from the sources themselves, so that a launch that does not fit its kernel does not
 //!   compile;
 //! - feature `cuda`: fatbins, when nvcc is found (`U2PL_REQUIRE_NVCC=1` insists on it);
 //! - feature `ptx`: the PTX that they were made of;

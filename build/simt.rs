@@ -6,11 +6,10 @@ use std::path::Path;
 use crate::Sources;
 
 /// The runtime's own files, in `kernels/simt`.
-const RUNTIME: [&str; 6] = [
+const RUNTIME: [&str; 5] = [
     "fault.cpp",
     "matrix.cpp",
     "memory.cpp",
-    "record.cpp",
     "runtime.cpp",
     "schedule.cpp",
 ];

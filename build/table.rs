@@ -10,8 +10,10 @@
 //! };
 //! ```
 //!
-//! and a kernel is `KERNEL(name, CopyArgs, 256)` at the start of a line: name, its only argument,
-//! threads of a block. Structs must have no padding: what the host writes is what a kernel reads.
+//! a kernel is `KERNEL(name, CopyArgs, 256)` at the start of a line: name, its only argument, threads
+//! of a block, and where ptxas must be told how many blocks a multiprocessor is to hold; and
+//! `CONSTANT(COPY_ROWS, 64);` is a number that both sides need. Structs must have no padding: what
+//! the host writes is what a kernel reads.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -47,9 +49,10 @@ struct Kernel {
     unit: String,
 }
 
-/// Every argument struct and kernel of the sources.
+/// Every argument struct, constant and kernel of the sources.
 pub struct Table {
     structs: Vec<Struct>,
+    constants: Vec<(String, u32)>,
     kernels: Vec<Kernel>,
 }
 
@@ -58,6 +61,7 @@ impl Table {
     pub fn read(sources: &Sources) -> Result<Self, String> {
         let mut table = Table {
             structs: Vec::new(),
+            constants: Vec::new(),
             kernels: Vec::new(),
         };
         for path in sources.headers.iter().chain(&sources.units) {
@@ -86,12 +90,24 @@ impl Table {
                 }
                 let parsed = self.structure(name, &body).map_err(|p| at(&p))?;
                 self.structs.push(parsed);
+            } else if let Some(rest) = line.strip_prefix("CONSTANT(") {
+                let constant = rest.split_once(')').and_then(|(inner, _)| {
+                    let (name, value) = inner.split_once(',')?;
+                    Some((name.trim().to_string(), value.trim().parse().ok()?))
+                });
+                let (name, value) =
+                    constant.ok_or_else(|| at("CONSTANT takes a name and a decimal number"))?;
+                if self.constants.iter().any(|(known, _)| *known == name) {
+                    return Err(at(&format!("a second constant named {name}")));
+                }
+                self.constants.push((name, value));
             } else if let Some(rest) = line.strip_prefix("KERNEL(") {
                 let inner = rest.split(')').next().unwrap_or_default();
                 let parts: Vec<&str> = inner.split(',').map(str::trim).collect();
-                let [name, args, threads] = parts[..] else {
+                let ([name, args, threads] | [name, args, threads, _]) = parts[..] else {
                     return Err(at(
-                        "KERNEL takes a name, an ARGS struct and the threads of a block, on one line",
+                        "KERNEL takes a name, an ARGS struct, the threads of a block and at will the \
+                         blocks at once, on one line",
                     ));
                 };
                 let threads: u32 = threads
@@ -226,6 +242,9 @@ impl Table {
                 "}}\nconst _: () = assert!(size_of::<{}>() == {});",
                 s.name, s.size
             );
+        }
+        for (name, value) in &self.constants {
+            let _ = writeln!(text, "pub const {name}: usize = {value};");
         }
         for k in &self.kernels {
             let _ = writeln!(

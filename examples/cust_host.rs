@@ -10,6 +10,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
+use u2pl_engine::config::schema::Exif;
 use u2pl_engine::data::decode_image;
 use u2pl_engine::device::gpu::cuda::cust;
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
@@ -34,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device: Arc<dyn Device> = Arc::new(device);
     let segmenter = Segmenter::open(Path::new(weights), device.clone(), Options::default())?;
 
-    let picture = decode_image(Path::new(image))?;
+    let picture = decode_image(Path::new(image), Exif::Apply)?;
     let (height, width) = (picture.height, picture.width);
     // Plans, allocates and records: what follows only queues.
     segmenter.warm_up(1, InputShape::bytes(height, width))?;

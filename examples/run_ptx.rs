@@ -6,6 +6,8 @@
 //!     [--model ieee|ampere|hopper]                      how tensor cores add (the chip's own way)
 //!     [--arch sm_80|sm_90|sm_90a]                       the chip (what the PTX was compiled for)
 //!     [--threads N]                                     host threads (all)
+//!     [--max-instructions N]                            warp instructions of a block (2^28): the
+//!                                                       bound of a loop without end
 //! ```
 //!
 //! `u2pl_engine::ptx::job` documents `job.json`. Prints one JSON object: per `expect` the worst
@@ -37,10 +39,12 @@ struct Settings {
     seed: u64,
     model: Option<MmaModel>,
     threads: usize,
+    max_instructions: u64,
 }
 
 const USAGE: &str = "usage: run_ptx JOB.json [--schedule sequential|uniform|pct] [--seed N] \
-                     [--model ieee|ampere|hopper] [--arch sm_80|sm_90|sm_90a] [--threads N]";
+                     [--model ieee|ampere|hopper] [--arch sm_80|sm_90|sm_90a] [--threads N] \
+                     [--max-instructions N]";
 
 fn settings(arguments: &[String]) -> Result<Settings, String> {
     let mut settings = Settings {
@@ -50,6 +54,7 @@ fn settings(arguments: &[String]) -> Result<Settings, String> {
         seed: 0,
         model: None,
         threads: 0,
+        max_instructions: 1 << 28,
     };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -67,9 +72,12 @@ fn settings(arguments: &[String]) -> Result<Settings, String> {
         match argument.as_str() {
             "--arch" => settings.arch = Some(Arch::from_name(value).ok_or_else(unknown)?),
             "--schedule" => settings.schedule = schedule(value).ok_or_else(unknown)?,
-            "--model" => settings.model = Some(model(value).ok_or_else(unknown)?),
+            "--model" => settings.model = Some(MmaModel::named(value).ok_or_else(unknown)?),
             "--seed" => settings.seed = value.parse().map_err(|_| unknown())?,
             "--threads" => settings.threads = value.parse().map_err(|_| unknown())?,
+            "--max-instructions" => {
+                settings.max_instructions = value.parse().map_err(|_| unknown())?;
+            }
             _ => return Err(unknown()),
         }
     }
@@ -89,15 +97,6 @@ fn schedule(name: &str) -> Option<Schedule> {
     }
 }
 
-fn model(name: &str) -> Option<MmaModel> {
-    match name {
-        "ieee" => Some(MmaModel::Ieee),
-        "ampere" => Some(MmaModel::Ampere),
-        "hopper" => Some(MmaModel::Hopper),
-        _ => None,
-    }
-}
-
 fn run(arguments: &[String]) -> Result<u8, String> {
     let settings = settings(arguments)?;
     let job = Job::load(Path::new(&settings.path)).map_err(|e| e.to_string())?;
@@ -113,6 +112,7 @@ fn run(arguments: &[String]) -> Result<u8, String> {
         seed: settings.seed,
         threads: settings.threads,
         mma: settings.model.unwrap_or(own),
+        max_instructions: settings.max_instructions,
         ..Options::default()
     };
     let mut object = json!({
@@ -120,7 +120,7 @@ fn run(arguments: &[String]) -> Result<u8, String> {
         "arch": arch.name(),
         "schedule": format!("{:?}", options.schedule).to_lowercase(),
         "seed": options.seed,
-        "model": format!("{:?}", options.mma).to_lowercase(),
+        "model": options.mma.name(),
     });
     match job.run(options) {
         Ok(Outcome {

@@ -52,6 +52,9 @@ typedef enum u2pl_status {
   U2PL_ERROR_DEVICE = 6,
   // A bug of the engine.
   U2PL_ERROR_INTERNAL = 7,
+  // The network gives the image scores that are no finite numbers: its weights diverged, or the
+  // image holds such numbers. Nothing was written.
+  U2PL_ERROR_NOT_FINITE = 8,
 } u2pl_status;
 
 // A loaded network. Any number of threads may use one at once.
@@ -86,6 +89,10 @@ typedef struct u2pl_options {
   size_t callers;
   // Sizes of images that each caller keeps programs for.
   size_t shapes;
+  // Not 0: use a GPU's kernels without checking them against the CPU first, which otherwise takes
+  // seconds once for each GPU, driver and version of this library. What such a check says goes to
+  // standard error.
+  uint32_t no_check;
 } u2pl_options;
 
 // An image, read during the call alone.
@@ -242,7 +249,8 @@ enum u2pl_status u2pl_open_on_stream(const char *path,
 // the host. On a GPU the work is queued on the segmenter's stream (that of `u2pl_open_on_stream`,
 // or one of the engine's own) and, for a shape that was warmed up, not waited for: the memory must
 // stay allocated until the stream has passed the call, and is read and written in the stream's
-// order. On devices of the host the work is over when the call returns.
+// order. On devices of the host the work is over when the call returns. Pixels whose scores are no
+// finite numbers are no error here: their entropy or confidence is NaN.
 enum u2pl_status u2pl_segment_device(const struct u2pl_segmenter *segmenter,
                                      const struct u2pl_device_image *image,
                                      const struct u2pl_device_maps *maps);

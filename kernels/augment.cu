@@ -37,7 +37,7 @@ ARGS(AugmentArgs) {
   uint32_t stream;
 };
 
-constexpr uint32_t kPixelsPerBlock = 1024;
+CONSTANT(AUGMENT_PIXELS, 1024);  // of a block
 
 // One axis of an image: how its crop positions map to source positions.
 struct CropAxis {
@@ -105,15 +105,15 @@ __device__ void draw(const AugmentArgs& a, uint32_t image, Geometry& g) {
 
 KERNEL(augment, AugmentArgs, 256) {
   SHARED(Geometry, shared, [1]);
-  const uint32_t area = a.height * a.width, blocks = (area + kPixelsPerBlock - 1) / kPixelsPerBlock;
+  const uint32_t area = a.height * a.width, blocks = (area + AUGMENT_PIXELS - 1) / AUGMENT_PIXELS;
   const uint32_t image = blockIdx.x / blocks;
   if (threadIdx.x == 0) draw(a, image, shared[0]);
   __syncthreads();  // the draw is there before a pixel uses it
   const Geometry& g = shared[0];
   const uint8_t* source = a.images + image * a.image_ld;
   const uint8_t* labels = a.labels + image * a.label_in_ld;
-  const uint32_t begin = blockIdx.x % blocks * kPixelsPerBlock;
-  const uint32_t end = min(begin + kPixelsPerBlock, area);
+  const uint32_t begin = blockIdx.x % blocks * AUGMENT_PIXELS;
+  const uint32_t end = min(begin + AUGMENT_PIXELS, area);
   for (uint32_t p = begin + threadIdx.x; p < end; p += blockDim.x) {
     const uint64_t pixel = static_cast<uint64_t>(image) * area + p;
     float* rgb = a.x + pixel * a.x_ld;

@@ -3,6 +3,11 @@
 #include "include/softmax.cuh"
 #include "include/upsample.cuh"
 
+// Where nothing beats the CPU's padding there is no answer: class 0, entropy and confidence NaN.
+__device__ __forceinline__ Prediction answered(const Prediction& p, uint32_t classes) {
+  return p.argmax < classes ? p : Prediction{NAN, 0, NAN};
+}
+
 // Entropy, argmax and confidence of every pixel of [batch, height, width] from logits
 // [batch, h, w, classes]; upsampled logits and probabilities stay in registers.
 //
@@ -24,11 +29,11 @@ ARGS(SoftmaxEntropyArgs) {
 };
 
 KERNEL(softmax_entropy, SoftmaxEntropyArgs, 192) {
-  static_assert(kRunThreads == 192, "one thread per pixel of a run");
+  static_assert(UPSAMPLE_THREADS == 192, "one thread per pixel of a run");
   DYNAMIC_SHARED(smem);
   each_pixel(a.u, blockIdx.x, reinterpret_cast<float*>(smem),
              [&](uint64_t i, const UpsampledPixel& x) {
-               const Prediction p = predict(x, a.u.classes, a.log_eps);
+               const Prediction p = answered(predict(x, a.u.classes, a.log_eps), a.u.classes);
                a.entropy[i] = p.entropy;
                a.argmax[i] = static_cast<uint8_t>(p.argmax);
                a.confidence[i] = p.confidence;
@@ -90,8 +95,8 @@ ARGS(AddScoresArgs) {
 
 KERNEL(add_scores, AddScoresArgs, 192) {
   DYNAMIC_SHARED(smem);
-  SHARED(float, maxima, [kRunThreads]);
-  SHARED(float, inverses, [kRunThreads]);
+  SHARED(float, maxima, [UPSAMPLE_THREADS]);
+  SHARED(float, inverses, [UPSAMPLE_THREADS]);
   const uint32_t top = a.window[0], left = a.window[1];
   const uint32_t height = a.window[2], width = a.window[3];
   const uint32_t runs = (a.u.width + a.u.run - 1) / a.u.run;
@@ -111,7 +116,7 @@ KERNEL(add_scores, AddScoresArgs, 192) {
       }
       __syncthreads();  // a pixel's sum is there before its classes read it
     }
-    for (uint32_t e = threadIdx.x; e < (to - from) * classes; e += kRunThreads) {
+    for (uint32_t e = threadIdx.x; e < (to - from) * classes; e += UPSAMPLE_THREADS) {
       const uint32_t local = e / classes, c = e % classes, i = from + local;
       const uint64_t column = static_cast<uint64_t>(left) + (a.flip ? width - 1 - i : i);
       if (column >= a.u.width) continue;
@@ -151,13 +156,13 @@ struct MeanScore {
   __device__ __forceinline__ float operator()(uint32_t c) const { return sums[c] * inverse; }
 };
 
-// Of a pixel of probabilities; a class of none adds nothing to the entropy.
+// Of a pixel of probabilities; a class of none adds nothing to the entropy, NaN stays.
 __device__ __forceinline__ Prediction predict_mean(const MeanScore& p, uint32_t classes) {
   const ArgMax best = arg_max(p, classes);
   float sum = -0.0f;
   for (uint32_t c = 0; c < classes; ++c) {
     const float v = p(c);
-    if (v > 0.0f) sum += v * logf(v);
+    if (!(v <= 0.0f)) sum += v * logf(v);
   }
   return {-sum, best.index, best.value};
 }
@@ -176,8 +181,8 @@ KERNEL(finish_scores, FinishScoresArgs, 128) {
   const uint64_t i = begin + threadIdx.x;
   if (threadIdx.x >= count) return;
   const MeanScore x{staged + threadIdx.x * stride, 1.0f / fmaxf(a.counts[i], 1.0f)};
-  const Prediction p =
-      a.softmax ? predict_mean(x, a.classes) : predict(x, a.classes, 0.0f);
+  const Prediction p = answered(
+      a.softmax ? predict_mean(x, a.classes) : predict(x, a.classes, 0.0f), a.classes);
   a.entropy[i] = p.entropy;
   a.argmax[i] = static_cast<uint8_t>(p.argmax);
   a.confidence[i] = p.confidence;

@@ -54,7 +54,7 @@ ARGS(NceProblem) {
   uint32_t released;
   uint32_t vec;  // every row is 16-byte aligned and D % 4 == 0
   float temperature;
-  uint32_t cached;  // the gradient keeps its keys in shared memory
+  uint32_t pad;
 };
 
 ARGS(NceArgs) {
@@ -69,6 +69,7 @@ constexpr uint32_t NONE = 0xFFFFFFFFu;
 constexpr uint32_t WARPS = 8;
 constexpr uint32_t BATCH = 4;  // keys that a warp has in flight
 constexpr uint32_t ALL = 0xFFFFFFFFu;
+CONSTANT(NCE_SCATTER_CHANNELS, 256);  // of a block
 static_assert(WARPS * 32 == 256, "the kernels below have blocks of 256");
 static_assert(BATCH == 4, "sum_four() reduces four keys at once");
 
@@ -129,7 +130,6 @@ __device__ __forceinline__ uint32_t divisor(const NceProblem& p) {
 // A block's shared memory. Arrays of floats first, so that rows of four stay aligned.
 struct Shared {
   float* z;         // [ceil4(D)]: the anchor, zeros past D
-  float* keys;      // [N + 1][ceil4(D)], only where the gradient caches them
   float* cosine;    // [N + 1]
   float* weight;    // [N + 1]: 1/norm of each key, later its factor in the gradient
   uint32_t* slots;  // [N]
@@ -140,8 +140,7 @@ __device__ __forceinline__ Shared carve(const NceProblem& p, unsigned char* smem
   const uint32_t row = ceil4(p.depth);
   Shared s;
   s.z = reinterpret_cast<float*>(smem);
-  s.keys = s.z + row;
-  s.cosine = s.keys + (p.cached ? (p.negatives + 1) * row : 0u);
+  s.cosine = s.z + row;
   s.weight = s.cosine + p.negatives + 1;
   s.slots = reinterpret_cast<uint32_t*>(s.weight + p.negatives + 1);
   s.along = reinterpret_cast<float*>(s.slots + p.negatives);
@@ -186,12 +185,11 @@ __device__ __forceinline__ float sum_four(const float (&v)[4]) {
   return sum;
 }
 
-// Similarities of negatives first..first+3, by one warp. CACHE keeps their channels.
-template <bool VEC, bool CACHE>
+// Similarities of negatives first..first+3, by one warp.
+template <bool VEC>
 __device__ __forceinline__ void four_negatives(const NceProblem& p, const Shared& s, uint32_t first,
                                                float inv_z) {
   const uint32_t lane = threadIdx.x % 32;
-  const uint32_t row = ceil4(p.depth);
   const float* key[BATCH];
 #pragma unroll
   for (uint32_t k = 0; k < BATCH; ++k) {
@@ -205,12 +203,7 @@ __device__ __forceinline__ void four_negatives(const NceProblem& p, const Shared
 #pragma unroll
     for (uint32_t k = 0; k < BATCH; ++k) v[k] = load_row<VEC>(key[k], d, p.depth);
 #pragma unroll
-    for (uint32_t k = 0; k < BATCH; ++k) {
-      dots[k] = dot4(dots[k], z, v[k]);
-      if (CACHE && first + k < p.negatives) {
-        *reinterpret_cast<float4*>(s.keys + (1 + first + k) * row + d) = v[k];
-      }
-    }
+    for (uint32_t k = 0; k < BATCH; ++k) dots[k] = dot4(dots[k], z, v[k]);
   }
   const float dot = sum_four(dots);
   const uint32_t n = first + lane / 8;
@@ -222,7 +215,7 @@ __device__ __forceinline__ void four_negatives(const NceProblem& p, const Shared
 }
 
 // Similarity of the prototype, by one warp.
-template <bool VEC, bool CACHE>
+template <bool VEC>
 __device__ __forceinline__ void positive(const NceProblem& p, const Shared& s, uint32_t position,
                                          float inv_z) {
   const float* key = p.prototype + position * p.prototype_ld;
@@ -232,7 +225,6 @@ __device__ __forceinline__ void positive(const NceProblem& p, const Shared& s, u
     const float4 v = load_row<VEC>(key, d, p.depth);
     dot = dot4(dot, *reinterpret_cast<const float4*>(s.z + d), v);
     squares = dot4(squares, v, v);
-    if (CACHE) *reinterpret_cast<float4*>(s.keys + d) = v;
   }
   dot = warp_sum(dot);
   const float inv = inverse_norm(warp_sum(squares));
@@ -243,9 +235,9 @@ __device__ __forceinline__ void positive(const NceProblem& p, const Shared& s, u
 }
 
 // All similarities of the block's anchor; returns its 1/norm, in every thread.
-template <bool VEC, bool CACHE>
-__device__ __forceinline__ float similarities(const NceProblem& p, const Shared& s,
-                                              uint32_t position) {
+template <bool VEC>
+__device__ __forceinline__ float similarities_in(const NceProblem& p, const Shared& s,
+                                                 uint32_t position) {
   const uint32_t warp = threadIdx.x / 32;
   float squares = 0.0f;
   for (uint32_t d = threadIdx.x % 32 * 4; d < p.depth; d += 128) {
@@ -254,18 +246,16 @@ __device__ __forceinline__ float similarities(const NceProblem& p, const Shared&
   }
   const float inv_z = inverse_norm(warp_sum(squares));
   // The last warp has the fewest negatives.
-  if (warp == WARPS - 1) positive<VEC, CACHE>(p, s, position, inv_z);
+  if (warp == WARPS - 1) positive<VEC>(p, s, position, inv_z);
   for (uint32_t first = warp * BATCH; first < p.negatives; first += WARPS * BATCH) {
-    four_negatives<VEC, CACHE>(p, s, first, inv_z);
+    four_negatives<VEC>(p, s, first, inv_z);
   }
   return inv_z;
 }
 
-template <bool CACHE>
-__device__ __forceinline__ float similarities_of(const NceProblem& p, const Shared& s,
-                                                 uint32_t position) {
-  return p.vec ? similarities<true, CACHE>(p, s, position)
-               : similarities<false, CACHE>(p, s, position);
+__device__ __forceinline__ float similarities(const NceProblem& p, const Shared& s,
+                                              uint32_t position) {
+  return p.vec ? similarities_in<true>(p, s, position) : similarities_in<false>(p, s, position);
 }
 
 // Softmax over the keys, by one warp, every lane with the same bits.
@@ -310,7 +300,7 @@ KERNEL(info_nce, NceArgs, 256) {
   const Shared s = carve(p, smem);
   draw(p, s, position, ring, blockIdx.x);
   __syncthreads();  // every warp reads the whole anchor and slots that other warps wrote
-  similarities_of<false>(p, s, position);
+  similarities(p, s, position);
   __syncthreads();  // warp 0 reads the similarities of all warps
   if (threadIdx.x >= 32) return;
   const Softmax soft = softmax(p, s.cosine);
@@ -356,15 +346,14 @@ KERNEL(info_nce_total, NceArgs, 256) {
 //   along = sum_i w_i cos_i = sum_(i>0) w_i (cos_i - cos_0), since the w_i sum to 0.
 //
 // Three launches. nce_clear empties the table and, unless accumulating, drep. nce_gradient does what
-// info_nce does, keeps the keys in shared memory (cached) or reads them again, and writes the draw's
+// info_nce does, reads the keys again, 52 KB a block that L2 still holds, and writes the draw's
 // gradient; integer atomicMin and atomicAdd enter it in the table, in any order with one result.
 // nce_scatter has a block per draw: the lowest draw of a pixel adds all of the pixel's draws to drep
 // in ascending order, so that no two blocks write one element and no order depends on the schedule.
 //
-// Work at the VOC shape: 286 MB gathered as in the loss, 5.5 MB of gradients written and read, 34.6
-// MB of drep written: floor 76 us. Measured: not measured on a GPU.
-// nce_clear: grid-stride, block 256. nce_gradient: grid (M, C), block 256, dynamic shared
-// 4*(N + 2)*ceil4(D) + 12*(N + 1) bytes where that fits twice (53.9 KB), else as info_nce.
+// Work at the VOC shape: 286 MB gathered as in the loss, then 280 MB again through L2, 5.5 MB of
+// gradients written and read, 34.6 MB of drep written: floor 76 us. Measured: not measured on a GPU.
+// nce_clear: grid-stride, block 256. nce_gradient: as info_nce.
 // nce_scatter: grid (C*M, ceil(D/256)), block 128, static shared 0.5 KB.
 // Order: keys ascending per channel, draws ascending (m within a position, positions ascending), as
 // the CPU's. Tolerance 1e-5 relative to the largest element of the same pixel's gradient; 0 elsewhere
@@ -380,21 +369,11 @@ ARGS(NceBackwardArgs) {
   uint64_t drep_ld;
   uint32_t map_pixels;
   uint32_t accumulate;
-  uint32_t drep_vec;
   float weight;
+  uint32_t pad;
 };
 
 namespace {
-
-template <bool VEC> __device__ __forceinline__ void zero_rows(const NceBackwardArgs& a) {
-  const uint64_t warps = grid_step() / 32;
-  for (uint64_t pixel = grid_start() / 32; pixel < a.map_pixels; pixel += warps) {
-    float* row = a.drep + pixel * a.drep_ld;
-    for (uint32_t d = threadIdx.x % 32 * 4; d < a.p.depth; d += 128) {
-      store_row<VEC>(row, d, a.p.depth, make_float4(0.0f, 0.0f, 0.0f, 0.0f));
-    }
-  }
-}
 
 // Turns the keys' 1/norm into their factors in the gradient; returns along/|z| in every lane.
 // By one warp.
@@ -417,34 +396,14 @@ __device__ __forceinline__ float slopes(const NceBackwardArgs& a, const Shared& 
 }
 
 // Channel d of sum_i weight_i key_i, keys ascending.
-template <bool CACHE>
 __device__ __forceinline__ float weighted_keys(const NceProblem& p, const Shared& s,
                                                uint32_t position, uint32_t d) {
-  const uint32_t row = ceil4(p.depth);
-  const float own = CACHE ? s.keys[d] : p.prototype[position * p.prototype_ld + d];
-  float sum = s.weight[0] * own;
-#pragma unroll 4
+  float sum = s.weight[0] * p.prototype[position * p.prototype_ld + d];
+#pragma unroll 8
   for (uint32_t n = 0; n < p.negatives; ++n) {
-    const float key = CACHE ? s.keys[(1 + n) * row + d] : p.bank[s.slots[n] * p.bank_ld + d];
-    sum = fmaf(s.weight[1 + n], key, sum);
+    sum = fmaf(s.weight[1 + n], p.bank[s.slots[n] * p.bank_ld + d], sum);
   }
   return sum;
-}
-
-template <bool CACHE>
-__device__ __forceinline__ void draw_gradient(const NceBackwardArgs& a, const Shared& s,
-                                              uint32_t position, float* gradient) {
-  const NceProblem& p = a.p;
-  const float inv_z = similarities_of<CACHE>(p, s, position);
-  __syncthreads();  // warp 0 reads the similarities of all warps
-  if (threadIdx.x < 32) {
-    const float all = slopes(a, s, inv_z);
-    if (threadIdx.x == 0) *s.along = inv_z < 1.0f / MIN_NORM ? all : 0.0f;
-  }
-  __syncthreads();  // all read the factors that warp 0 wrote
-  for (uint32_t d = threadIdx.x; d < p.depth; d += blockDim.x) {
-    gradient[d] = fmaf(-*s.along, s.z[d], weighted_keys<CACHE>(p, s, position, d));
-  }
 }
 
 }  // namespace
@@ -455,10 +414,10 @@ KERNEL(nce_clear, NceBackwardArgs, 256) {
     a.drawn[i] = 0;
   }
   if (a.accumulate) return;
-  if (a.drep_vec) {
-    zero_rows<true>(a);
-  } else {
-    zero_rows<false>(a);
+  // A warp a row.
+  for (uint64_t pixel = grid_start() / 32; pixel < a.map_pixels; pixel += grid_step() / 32) {
+    float* row = a.drep + pixel * a.drep_ld;
+    for (uint32_t d = threadIdx.x % 32; d < a.p.depth; d += 32) row[d] = 0.0f;
   }
 }
 
@@ -480,11 +439,16 @@ KERNEL(nce_gradient, NceBackwardArgs, 256) {
     atomicAdd(a.drawn + pixel, 1u);
   }
   __syncthreads();  // every warp reads the whole anchor and slots that other warps wrote
+  const float inv_z = similarities(p, s, position);
+  __syncthreads();  // warp 0 reads the similarities of all warps
+  if (threadIdx.x < 32) {
+    const float all = slopes(a, s, inv_z);
+    if (threadIdx.x == 0) *s.along = inv_z < 1.0f / MIN_NORM ? all : 0.0f;
+  }
+  __syncthreads();  // all read the factors that warp 0 wrote
   float* gradient = a.gradients + static_cast<uint64_t>(q) * p.depth;
-  if (p.cached) {
-    draw_gradient<true>(a, s, position, gradient);
-  } else {
-    draw_gradient<false>(a, s, position, gradient);
+  for (uint32_t d = threadIdx.x; d < p.depth; d += blockDim.x) {
+    gradient[d] = fmaf(-*s.along, s.z[d], weighted_keys(p, s, position, d));
   }
 }
 
@@ -496,7 +460,7 @@ KERNEL(nce_scatter, NceBackwardArgs, 128) {
   const uint32_t pixel = a.pixels[q];
   if (pixel == NONE || a.first[pixel] != q) return;
   // Two channels a thread, 128 apart.
-  const uint32_t d0 = blockIdx.y * 256 + threadIdx.x;
+  const uint32_t d0 = blockIdx.y * NCE_SCATTER_CHANNELS + threadIdx.x;
   const uint32_t d1 = d0 + 128;
   const bool has0 = d0 < a.p.depth;
   const bool has1 = d1 < a.p.depth;

@@ -32,6 +32,8 @@ struct Part {
   double sum;
   uint64_t valid;
 };
+CONSTANT(LOSS_PART_BYTES, 16);
+static_assert(sizeof(Part) == LOSS_PART_BYTES, "the workspace's size");
 
 // Sums `mine` over the block in a fixed order; the result is thread 0's. Barriers inside.
 template <uint32_t Threads> __device__ Part block_sum(Part mine) {
@@ -65,7 +67,7 @@ template <uint32_t Threads> __device__ Part block_sum(Part mine) {
 // equals cpu/loss.rs::cross_entropy within 1e-5 relative; counts exactly, but for a pixel whose p
 // is within rounding of the OHEM threshold.
 KERNEL(cross_entropy_parts, LossArgs, 192) {
-  static_assert(kRunThreads == 192, "one thread per pixel of a run");
+  static_assert(UPSAMPLE_THREADS == 192, "one thread per pixel of a run");
   DYNAMIC_SHARED(smem);
   Part mine{0.0, 0};
   each_pixel(a.u, blockIdx.x, reinterpret_cast<float*>(smem),
@@ -77,7 +79,7 @@ KERNEL(cross_entropy_parts, LossArgs, 192) {
                mine.sum += static_cast<double>(s.ln_sum() - (x(label) - s.max));
                mine.valid += 1;
              });
-  const Part sum = block_sum<kRunThreads>(mine);
+  const Part sum = block_sum<UPSAMPLE_THREADS>(mine);
   if (threadIdx.x == 0) static_cast<Part*>(a.out)[blockIdx.x] = sum;
 }
 
@@ -93,7 +95,9 @@ ARGS(LossStatsArgs) {
 };
 
 // CeNorm in src/device/op.rs; anything else is the mean over valid pixels.
-constexpr uint32_t ALL_OVER_VALID = 1, OVER_ALL = 2;
+CONSTANT(OVER_VALID, 0);
+CONSTANT(ALL_OVER_VALID, 1);
+CONSTANT(OVER_ALL, 2);
 
 KERNEL(cross_entropy_stats, LossStatsArgs, 256) {
   Part mine{0.0, 0};
@@ -137,7 +141,8 @@ struct alignas(16) PixelLoss {
   float own;       // gradient of the label's class
   uint32_t label;  // kNoClass: the pixel does not count
 };
-static_assert(sizeof(PixelLoss) == 16, "one access");
+CONSTANT(LOSS_PIXEL_BYTES, 16);
+static_assert(sizeof(PixelLoss) == LOSS_PIXEL_BYTES, "one access");
 
 // out: PixelLoss per output pixel, so that cross_entropy_gather takes each exponential of a
 // gradient once and sums none. Work as cross_entropy_parts, + 16 bytes per pixel (17 MB at
@@ -190,13 +195,13 @@ ARGS(GatherArgs) {
   uint32_t tile_h;
   uint32_t tile_w;      // tile_w * group <= 256
   uint32_t group;       // classes of a block
-  uint32_t rows;        // label rows of a chunk, 1..4
+  uint32_t rows;        // label rows of a chunk, at most GATHER_ROWS
   uint32_t accumulate;
   uint32_t pad;
 };
 
 constexpr uint32_t kGatherThreads = 256;
-constexpr uint32_t kMaxRows = 4;
+CONSTANT(GATHER_ROWS, 4);
 
 // The logits of a block's tile and its rim in shared memory.
 struct Tile {
@@ -242,14 +247,14 @@ struct Tent {
 // sums[r] += weight(j) * gradient of pixel (r, j), for the columns [from, to) of a chunk that
 // begins at column j0 and has `columns` of them.
 template <class Weight>
-__device__ __forceinline__ void gather_row(float (&sums)[kMaxRows], const float* gradients,
+__device__ __forceinline__ void gather_row(float (&sums)[GATHER_ROWS], const float* gradients,
                                            uint32_t stride, uint32_t columns, uint32_t rows,
                                            uint32_t j0, uint32_t from, uint32_t to,
                                            Weight weight) {
   for (uint32_t j = max(from, j0); j < min(to, j0 + columns); ++j) {
     const float w = weight(j);
 #pragma unroll
-    for (uint32_t r = 0; r < kMaxRows; ++r) {
+    for (uint32_t r = 0; r < GATHER_ROWS; ++r) {
       if (r < rows) sums[r] = fmaf(w, gradients[(r * columns + j - j0) * stride], sums[r]);
     }
   }
@@ -318,7 +323,7 @@ KERNEL(cross_entropy_gather, GatherArgs, 256) {
   const uint32_t most = kGatherThreads / a.rows;
   for (uint32_t i = i0; i < i1; i += a.rows) {
     const uint32_t rows = min(a.rows, i1 - i);
-    float row_sums[kMaxRows] = {};
+    float row_sums[GATHER_ROWS] = {};
     for (uint32_t j = j0; j < j1; j += most) {
       const uint32_t columns = min(most, j1 - j);
       __syncthreads();  // the tile is loaded, and the chunk before is gathered
@@ -341,7 +346,7 @@ KERNEL(cross_entropy_gather, GatherArgs, 256) {
     }
     if (!owns) continue;
 #pragma unroll
-    for (uint32_t r = 0; r < kMaxRows; ++r) {
+    for (uint32_t r = 0; r < GATHER_ROWS; ++r) {
       if (r >= rows) break;
       const Tap y = ys.tap(i + r);
       sums.move_to(y.lo, store);

@@ -134,7 +134,9 @@ ARGS(PrototypeArgs) {
 
 namespace {
 
-constexpr uint32_t PART = 128;    // pixels of a part
+CONSTANT(PROTOTYPE_PART, 128);           // pixels
+CONSTANT(PROTOTYPE_SUM_CHANNELS, 256);  // of a block
+CONSTANT(PROTOTYPE_MEAN_CHANNELS, 32);  // of a block
 constexpr uint32_t GROUPS = 4;    // of 64 threads each
 constexpr uint32_t BATCH = 8;     // rows that a thread has in flight
 constexpr uint32_t SEGMENTS = 8;  // that prototype_mean reads parts in
@@ -172,18 +174,18 @@ __device__ __forceinline__ void add_pixels(const PrototypeArgs& a, const uint32_
 }  // namespace
 
 KERNEL(prototype_sum, PrototypeArgs, 256) {
-  SHARED(uint32_t, pixels, [PART]);
+  SHARED(uint32_t, pixels, [PROTOTYPE_PART]);
   SHARED(double, sums, [GROUPS - 1][4][64]);
   const uint32_t c = blockIdx.z;
   const uint32_t count = members(a, c);
-  const uint32_t first = blockIdx.x * PART;
+  const uint32_t first = blockIdx.x * PROTOTYPE_PART;
   if (first >= count) return;
-  const uint32_t n = count - first < PART ? count - first : PART;
+  const uint32_t n = count - first < PROTOTYPE_PART ? count - first : PROTOTYPE_PART;
   if (threadIdx.x < n) pixels[threadIdx.x] = a.list[c * a.list_ld + first + threadIdx.x];
   __syncthreads();  // every group reads the list that the first threads loaded
   const uint32_t column = threadIdx.x % 64;
   const uint32_t group = threadIdx.x / 64;
-  const uint32_t d = blockIdx.y * 256 + column * 4;
+  const uint32_t d = blockIdx.y * PROTOTYPE_SUM_CHANNELS + column * 4;
   double s[4] = {0.0, 0.0, 0.0, 0.0};
   if (d < a.depth && a.vec) {
     add_pixels<true>(a, pixels, group, n, d, s);
@@ -209,9 +211,9 @@ KERNEL(prototype_mean, PrototypeArgs, 256) {
   const uint32_t c = blockIdx.y;
   const uint32_t column = threadIdx.x % 32;
   const uint32_t segment = threadIdx.x / 32;
-  const uint32_t d = blockIdx.x * 32 + column;
+  const uint32_t d = blockIdx.x * PROTOTYPE_MEAN_CHANNELS + column;
   const uint32_t count = members(a, c);
-  const uint32_t parts = (count + PART - 1) / PART;
+  const uint32_t parts = (count + PROTOTYPE_PART - 1) / PROTOTYPE_PART;
   double s = 0.0;
   if (d < a.depth) {
 #pragma unroll 8

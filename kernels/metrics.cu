@@ -59,7 +59,7 @@ ARGS(ConfusionArgs) {
 };
 
 KERNEL(confusion, ConfusionArgs, 192) {
-  static_assert(kRunThreads == 192, "one thread per pixel of a run");
+  static_assert(UPSAMPLE_THREADS == 192, "one thread per pixel of a run");
   DYNAMIC_SHARED(smem);
   float* columns = reinterpret_cast<float*>(smem);
   const Counter counter{a.matrix, reinterpret_cast<uint32_t*>(

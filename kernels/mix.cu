@@ -26,7 +26,7 @@ ARGS(MixArgs) {
   uint32_t batch;
   uint32_t height;
   uint32_t width;
-  uint32_t chunks;         // of kChunkPixels pixels of an image
+  uint32_t chunks;         // of MIX_CHUNK_PIXELS pixels of an image
   uint32_t kind;
   float prob;
   uint32_t ignore;
@@ -34,13 +34,17 @@ ARGS(MixArgs) {
 };
 
 // Values of `kind`; the launcher's match gives the same numbers.
-constexpr uint32_t kMixNone = 0, kMixCutMix = 1, kMixClassMix = 2, kMixCutOut = 3;
-constexpr uint32_t kChunkPixels = 4096;
-constexpr uint32_t kLabelWords = 8;
+CONSTANT(MIX_NONE, 0);
+CONSTANT(MIX_CUT_MIX, 1);
+CONSTANT(MIX_CLASS_MIX, 2);
+CONSTANT(MIX_CUT_OUT, 3);
+CONSTANT(MIX_CHUNK_PIXELS, 4096);
+CONSTANT(MIX_SET_WORDS, 8);    // a bit for each label
+CONSTANT(MIX_FLOATS, 1024);    // that a block copies
 
 // The coin of the whole batch.
 __device__ __forceinline__ bool mixes(const MixArgs& a, const Rng& rng) {
-  return a.kind != kMixNone && to_unit(rng.block(0).w[0]) < a.prob;
+  return a.kind != MIX_NONE && to_unit(rng.block(0).w[0]) < a.prob;
 }
 
 __device__ __forceinline__ bool has_bit(const uint32_t* words, uint32_t bit) {
@@ -49,13 +53,13 @@ __device__ __forceinline__ bool has_bit(const uint32_t* words, uint32_t bit) {
 
 // Bit l of presence[image][chunk]: label l occurs there. Bytes: 1 per pixel. Grid: chunks * batch.
 KERNEL(mix_presence, MixArgs, 256) {
-  SHARED(uint32_t, words, [kLabelWords]);
+  SHARED(uint32_t, words, [MIX_SET_WORDS]);
   if (!mixes(a, Rng(a.rng, a.stream))) return;
-  if (threadIdx.x < kLabelWords) words[threadIdx.x] = 0;
+  if (threadIdx.x < MIX_SET_WORDS) words[threadIdx.x] = 0;
   __syncthreads();  // zeros before the first bit
   const uint32_t area = a.height * a.width;
-  const uint32_t image = blockIdx.x / a.chunks, begin = blockIdx.x % a.chunks * kChunkPixels;
-  const uint32_t end = min(begin + kChunkPixels, area);
+  const uint32_t image = blockIdx.x / a.chunks, begin = blockIdx.x % a.chunks * MIX_CHUNK_PIXELS;
+  const uint32_t end = min(begin + MIX_CHUNK_PIXELS, area);
   uint32_t before = 256;
   for (uint32_t p = begin + threadIdx.x; p < end; p += blockDim.x) {
     const uint32_t l = a.label[(static_cast<uint64_t>(image) * area + p) * a.label_ld];
@@ -64,23 +68,23 @@ KERNEL(mix_presence, MixArgs, 256) {
     before = l;
   }
   __syncthreads();  // every bit is set before the words are stored
-  if (threadIdx.x < kLabelWords) {
-    a.presence[blockIdx.x * kLabelWords + threadIdx.x] = words[threadIdx.x];
+  if (threadIdx.x < MIX_SET_WORDS) {
+    a.presence[blockIdx.x * MIX_SET_WORDS + threadIdx.x] = words[threadIdx.x];
   }
 }
 
 // chosen[image]: of its n classes the n/2 with the smallest keys, ties to the lower class. One
 // block per image, a thread per class: its rank is the number of smaller (key, class).
 KERNEL(mix_choose, MixArgs, 256) {
-  SHARED(uint32_t, present, [kLabelWords]);
+  SHARED(uint32_t, present, [MIX_SET_WORDS]);
   SHARED(uint32_t, keys, [256]);
   const Rng rng(a.rng, a.stream);
   if (!mixes(a, rng)) return;
   const uint32_t image = blockIdx.x, own = threadIdx.x;
-  if (own < kLabelWords) {
+  if (own < MIX_SET_WORDS) {
     uint32_t bits = 0;
     for (uint32_t chunk = 0; chunk < a.chunks; ++chunk) {
-      bits |= a.presence[(static_cast<uint64_t>(image) * a.chunks + chunk) * kLabelWords + own];
+      bits |= a.presence[(static_cast<uint64_t>(image) * a.chunks + chunk) * MIX_SET_WORDS + own];
     }
     if (a.ignore / 32 == own) bits &= ~(1u << (a.ignore % 32));
     present[own] = bits;
@@ -94,7 +98,7 @@ KERNEL(mix_choose, MixArgs, 256) {
     rank += keys[other] < keys[own] || (keys[other] == keys[own] && other < own);
   }
   const uint32_t bits = __ballot_sync(~0u, has_bit(present, own) && rank < count / 2);
-  if (own % 32 == 0) a.chosen[image * kLabelWords + own / 32] = bits;
+  if (own % 32 == 0) a.chosen[image * MIX_SET_WORDS + own / 32] = bits;
 }
 
 // A box of half the area.
@@ -129,23 +133,23 @@ KERNEL(mix_apply, MixArgs, 256) {
     const Rng rng(a.rng, a.stream);
     mixing[0] = mixes(a, rng);
     // Without a box all of it is written all the same: compiled code may read it ahead of the test.
-    const bool boxed = a.kind == kMixCutMix || a.kind == kMixCutOut;
+    const bool boxed = a.kind == MIX_CUT_MIX || a.kind == MIX_CUT_OUT;
     box[0] = boxed ? draw_box(rng, image, a.height, a.width) : Box{};
   }
   __syncthreads();  // the draw is there before a pixel uses it
-  const uint32_t begin = blockIdx.x % blocks * 1024, end = min(begin + 1024, 3 * area);
+  const uint32_t begin = blockIdx.x % blocks * MIX_FLOATS, end = min(begin + MIX_FLOATS, 3 * area);
   const uint64_t first = static_cast<uint64_t>(image) * area;
   const uint64_t next = static_cast<uint64_t>((image + 1) % a.batch) * area;
   for (uint32_t e = begin + threadIdx.x; e < end; e += blockDim.x) {
     const uint32_t p = e / 3, channel = e % 3;
     bool keeps = true;
-    if (mixing[0] && a.kind == kMixClassMix) {
-      keeps = has_bit(a.chosen + image * kLabelWords, a.label[(first + p) * a.label_ld]);
+    if (mixing[0] && a.kind == MIX_CLASS_MIX) {
+      keeps = has_bit(a.chosen + image * MIX_SET_WORDS, a.label[(first + p) * a.label_ld]);
     } else if (mixing[0]) {
       const uint32_t y = p / a.width, x = p % a.width;
       keeps = y < box[0].y0 || y >= box[0].y1 || x < box[0].x0 || x >= box[0].x1;
     }
-    const bool cut = !keeps && a.kind == kMixCutOut;
+    const bool cut = !keeps && a.kind == MIX_CUT_OUT;
     const uint64_t from = (keeps || cut ? first : next) + p, to = first + p;
     a.x_out[to * a.x_out_ld + channel] = cut ? 0.0f : a.x[from * a.x_ld + channel];
     const auto ignore = static_cast<uint8_t>(a.ignore);

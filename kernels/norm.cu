@@ -1,7 +1,7 @@
 // Batch norm over NHWC maps: training, inference, backward; fused with a residual sum and ReLU.
 //
 //   train     batch_norm_moments -> batch_norm_finish -> batch_norm_apply     reads x twice
-//   merge     batch_norm_merge -> batch_norm_finish -> batch_norm_apply       reads x once
+//   merge     batch_norm_merge -> batch_norm_apply                            reads x once
 //   eval      batch_norm_eval                                                 reads x once
 //   backward  batch_norm_sums -> batch_norm_gradients -> batch_norm_dx        reads dy, x, y twice
 //
@@ -29,7 +29,11 @@
 // deviations from it, merged into the thread's by Chan's formula. Never E[x^2] - E[x]^2.
 //
 // merge: a convolution left mean and squared deviations of every 64 pixels (include/conv/
-// epilogue.cuh); 64 such tiles at a time, then the chunks, by Chan's formula in f64.
+// epilogue.cuh); 64 such tiles at a time, then the chunks, by Chan's formula in f64. The last block of
+// each 32 channels merges their chunks, which saves a launch: at most 8 bytes for every 4096 pixels of
+// 32 channels. Behind the two other reductions a launch of its own does it: a block of those has up to
+// 256 channels in up to 1024 chunks, 1 MB at 65x65x256 of 8 images, which one multiprocessor would
+// read in longer than a launch takes (predicted; not measured on a GPU).
 //
 // Workspace, floats: train {mean, squares}[C][splits], first[C]; merge {mean, squares}[C][splits];
 // backward {sum dy', sum dy'(x-mean)}[C][splits], {sum dy' / n, slope}[C].
@@ -188,10 +192,10 @@ static __device__ __forceinline__ double warp_sum(double v) {
   return v;
 }
 
-// Merges the chunks: mean, inv_std, running buffers. A warp a channel. Grid: C / 8.
+// Where the statistics of a map go once its chunks are merged.
 ARGS(NormFinishArgs) {
   NormTiles tiles;
-  const float* partials;
+  float* partials;     // {mean, squares}[C][splits]
   const float* first;  // null: the means are of x itself
   float* mean;
   float* inv_std;
@@ -207,28 +211,85 @@ static __device__ __forceinline__ double chunk_pixels(const NormTiles& t, uint32
   return static_cast<double>(min(t.chunk, t.pixels - begin));
 }
 
+// Merges the chunks of channels c, c + step, ..., N of them, by a warp: mean, inv_std, running
+// buffers. Channels past the last are left out. N at a time, for their loads wait for one another's
+// stores otherwise.
+template <int N>
+static __device__ __forceinline__ void finish(const NormFinishArgs& a, uint32_t c, uint32_t step) {
+  const uint32_t lane = threadIdx.x % 32;
+  const double n = static_cast<double>(a.tiles.pixels);
+  double mean[N], squares[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    mean[i] = squares[i] = 0.0;
+    if (c + i * step >= a.tiles.channels) continue;
+    const float* mine = a.partials + 2 * static_cast<uint64_t>(c + i * step) * a.tiles.splits;
+    for (uint32_t s = lane; s < a.tiles.splits; s += 32) {
+      mean[i] += chunk_pixels(a.tiles, s) * static_cast<double>(mine[2 * s]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) mean[i] = warp_sum(mean[i]) / n;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (c + i * step >= a.tiles.channels) continue;
+    const float* mine = a.partials + 2 * static_cast<uint64_t>(c + i * step) * a.tiles.splits;
+    for (uint32_t s = lane; s < a.tiles.splits; s += 32) {
+      const double off = static_cast<double>(mine[2 * s]) - mean[i];
+      squares[i] += static_cast<double>(mine[2 * s + 1]) + chunk_pixels(a.tiles, s) * off * off;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) squares[i] = warp_sum(squares[i]);
+  if (lane != 0) return;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const uint32_t to = c + i * step;
+    if (to >= a.tiles.channels) continue;
+    const double shift = a.first == nullptr ? 0.0 : static_cast<double>(a.first[to]);
+    const float rounded = static_cast<float>(mean[i] + shift);
+    a.mean[to] = rounded;
+    a.inv_std[to] = static_cast<float>(1.0 / sqrt(squares[i] / n + static_cast<double>(a.eps)));
+    // One pixel has no unbiased variance (and no deviation): 0.
+    const float unbiased = static_cast<float>(squares[i] / (n > 2.0 ? n - 1.0 : 1.0));
+    const float keep = 1.0f - a.momentum;
+    a.running_mean[to] = keep * a.running_mean[to] + a.momentum * rounded;
+    a.running_var[to] = keep * a.running_var[to] + a.momentum * unbiased;
+  }
+}
+
+// A warp a channel. Grid: C / 8.
+KERNEL(batch_norm_finish, NormFinishArgs, 256) {
+  finish<1>(a, blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, 1);
+}
+
 // Moments that a convolution took of tiles of 64 pixels, merged 64 tiles at a time by Chan's formula:
 // partials[c][split] = {mean, squared deviations} of chunk = 4096 pixels. A thread keeps 8 tiles of
 // its channel in registers between the two passes that the formula takes; then over the threads of
-// a channel in a tree, all in f64. Grid: (splits, C / 32). Shared: 6 KiB.
+// a channel in a tree, all in f64. The last block of its 32 channels then merges the chunks.
+// Grid: (splits, C / 32). Shared: 6 KiB.
 ARGS(NormMergeArgs) {
-  NormTiles tiles;
+  NormFinishArgs finish;
   const float* moments;  // [tile][mean, squares][C]
-  float* partials;
+  uint32_t* tickets;     // one for 32 channels, zero before and after
 };
 
-static constexpr uint32_t kMomentPixels = 64;
 static constexpr uint32_t kMergeTiles = 8;   // of a thread
 static constexpr uint32_t kMergeLanes = 8;   // threads of a channel
+CONSTANT(NORM_MERGE_TILES, 64);     // of a block
+CONSTANT(NORM_MERGE_CHANNELS, 32);  // of a block
+static_assert(kMergeTiles * kMergeLanes == NORM_MERGE_TILES, "a block's tiles");
+static_assert(kMergeLanes * NORM_MERGE_CHANNELS == 256, "a block's threads");
 
 KERNEL(batch_norm_merge, NormMergeArgs, 256) {
-  SHARED(double, counts, [kMergeLanes][32]);
-  SHARED(double, means, [kMergeLanes][32]);
-  SHARED(double, squared, [kMergeLanes][32]);
-  const uint32_t lane = threadIdx.x / 32, column = threadIdx.x % 32;
-  const uint32_t c = blockIdx.y * 32 + column;
-  const bool active = c < a.tiles.channels;
-  const uint64_t all = (a.tiles.pixels + kMomentPixels - 1) / kMomentPixels;
+  SHARED(double, counts, [kMergeLanes][NORM_MERGE_CHANNELS]);
+  SHARED(double, means, [kMergeLanes][NORM_MERGE_CHANNELS]);
+  SHARED(double, squared, [kMergeLanes][NORM_MERGE_CHANNELS]);
+  const NormTiles& tiles = a.finish.tiles;
+  const uint32_t lane = threadIdx.x / NORM_MERGE_CHANNELS, column = threadIdx.x % NORM_MERGE_CHANNELS;
+  const uint32_t c = blockIdx.y * NORM_MERGE_CHANNELS + column;
+  const bool active = c < tiles.channels;
+  const uint64_t all = (tiles.pixels + MOMENT_PIXELS - 1) / MOMENT_PIXELS;
   const uint64_t first = (static_cast<uint64_t>(blockIdx.x) * kMergeLanes + lane) * kMergeTiles;
   float mean[kMergeTiles], squares[kMergeTiles];
   double count[kMergeTiles];
@@ -236,11 +297,11 @@ KERNEL(batch_norm_merge, NormMergeArgs, 256) {
   for (uint32_t i = 0; i < kMergeTiles; ++i) {
     const uint64_t tile = first + i;
     const bool there = active && tile < all;
-    const float* from = a.moments + tile * 2 * a.tiles.channels + c;
+    const float* from = a.moments + tile * 2 * tiles.channels + c;
     mean[i] = there ? from[0] : 0.0f;
-    squares[i] = there ? from[a.tiles.channels] : 0.0f;
-    const uint64_t left = there ? a.tiles.pixels - tile * kMomentPixels : 0;
-    count[i] = static_cast<double>(left < kMomentPixels ? left : kMomentPixels);
+    squares[i] = there ? from[tiles.channels] : 0.0f;
+    const uint64_t left = there ? tiles.pixels - tile * MOMENT_PIXELS : 0;
+    count[i] = static_cast<double>(left < MOMENT_PIXELS ? left : MOMENT_PIXELS);
   }
   double n = 0.0, sum = 0.0, total = 0.0;
 #pragma unroll
@@ -272,39 +333,14 @@ KERNEL(batch_norm_merge, NormMergeArgs, 256) {
     means[lane][column] = center;
     squared[lane][column] = total;
   }
-  if (!active || lane != 0) return;
-  float* out = a.partials + 2 * (static_cast<uint64_t>(c) * a.tiles.splits + blockIdx.x);
-  out[0] = static_cast<float>(center);
-  out[1] = static_cast<float>(total);
-}
-
-KERNEL(batch_norm_finish, NormFinishArgs, 256) {
-  const uint32_t c = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-  const uint32_t lane = threadIdx.x % 32;
-  if (c >= a.tiles.channels) return;  // whole warps
-  const float* mine = a.partials + 2 * static_cast<uint64_t>(c) * a.tiles.splits;
-  const double n = static_cast<double>(a.tiles.pixels);
-  double sum = 0.0;
-  for (uint32_t s = lane; s < a.tiles.splits; s += 32) {
-    sum += chunk_pixels(a.tiles, s) * static_cast<double>(mine[2 * s]);
+  if (active && lane == 0) {
+    float* out = a.finish.partials + 2 * (static_cast<uint64_t>(c) * tiles.splits + blockIdx.x);
+    out[0] = static_cast<float>(center);
+    out[1] = static_cast<float>(total);
   }
-  const double mean = warp_sum(sum) / n;
-  double squares = 0.0;
-  for (uint32_t s = lane; s < a.tiles.splits; s += 32) {
-    const double off = static_cast<double>(mine[2 * s]) - mean;
-    squares += static_cast<double>(mine[2 * s + 1]) + chunk_pixels(a.tiles, s) * off * off;
-  }
-  squares = warp_sum(squares);
-  if (lane != 0) return;
-  const double shift = a.first == nullptr ? 0.0 : static_cast<double>(a.first[c]);
-  const float rounded = static_cast<float>(mean + shift);
-  a.mean[c] = rounded;
-  a.inv_std[c] = static_cast<float>(1.0 / sqrt(squares / n + static_cast<double>(a.eps)));
-  // One pixel has no unbiased variance (and no deviation): 0.
-  const float unbiased = static_cast<float>(squares / (n > 2.0 ? n - 1.0 : 1.0));
-  const float keep = 1.0f - a.momentum;
-  a.running_mean[c] = keep * a.running_mean[c] + a.momentum * rounded;
-  a.running_var[c] = keep * a.running_var[c] + a.momentum * unbiased;
+  if (!arrives_last(a.tickets + blockIdx.y, tiles.splits)) return;
+  constexpr uint32_t warps = kMergeLanes * NORM_MERGE_CHANNELS / 32;
+  finish<NORM_MERGE_CHANNELS / warps>(a.finish, blockIdx.y * NORM_MERGE_CHANNELS + threadIdx.x / 32, warps);
 }
 
 // ---- y = relu?((x - mean) * (gamma * inv_std) + beta + residual?) -------------------------------

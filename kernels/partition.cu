@@ -4,7 +4,7 @@
 namespace {
 
 constexpr uint32_t NONE = 0xFFFFFFFFu;
-constexpr uint32_t TILE = 64;  // pixels, and threads, of a partition block
+CONSTANT(PARTITION_PIXELS, 64);  // and threads, of a partition block
 
 // Index at label resolution of feature coordinate i: PyTorch's nearest, quotient and product in f32.
 __device__ __forceinline__ uint32_t nearest(uint32_t i, uint32_t input, uint32_t output) {
@@ -98,7 +98,10 @@ namespace {
 
 // Unlabelled pixels that may be negatives, NegativePixels in src/device/op.rs; with any other value
 // none may.
-constexpr uint32_t UNRELIABLE = 0, RELIABLE = 1, EVERY = 2;
+CONSTANT(UNRELIABLE, 0);
+CONSTANT(RELIABLE, 1);
+CONSTANT(EVERY, 2);
+CONSTANT(LABELED_ONLY, 3);
 
 // A feature pixel's place at label resolution, in the tensor of its image.
 struct Sample {
@@ -215,12 +218,12 @@ KERNEL(partition, PartitionArgs, 64) {
   const uint32_t classes = a.logits.c;
   const uint32_t stride = classes | 1;
   const uint64_t pixels = static_cast<uint64_t>(a.logits.n) * a.logits.h * a.logits.w;
-  const uint64_t first = static_cast<uint64_t>(blockIdx.x) * TILE;
+  const uint64_t first = static_cast<uint64_t>(blockIdx.x) * PARTITION_PIXELS;
   const float* logits = static_cast<const float*>(a.logits.data);
   const uint32_t warp = threadIdx.x / 32;
   for (uint32_t c = threadIdx.x % 32; c < classes; c += 32) {
 #pragma unroll 8
-    for (uint32_t r = warp; r < TILE; r += 2) {
+    for (uint32_t r = warp; r < PARTITION_PIXELS; r += 2) {
       if (first + r < pixels) tile[r * stride + c] = logits[(first + r) * a.logits.ld + c];
     }
   }
@@ -265,14 +268,14 @@ ARGS(CompactArgs) {
 
 namespace {
 
-constexpr uint32_t WARPS = 8;
+CONSTANT(COMPACT_WARPS, 8);
 
 // Calls f(pixel, set) for the pixels of this warp's strip, ascending, with this lane's bit.
 template <class F>
-__device__ __forceinline__ void for_strip(const CompactArgs& a, uint32_t (&words)[WARPS][32], F f) {
+__device__ __forceinline__ void for_strip(const CompactArgs& a, uint32_t (&words)[COMPACT_WARPS][32], F f) {
   const uint32_t lane = threadIdx.x % 32;
   uint32_t* own = words[threadIdx.x / 32];
-  const uint32_t start = (blockIdx.x * WARPS + threadIdx.x / 32) * a.strip;
+  const uint32_t start = (blockIdx.x * COMPACT_WARPS + threadIdx.x / 32) * a.strip;
   for (uint32_t first = start; first < start + a.strip && first < a.pixels; first += 32) {
     const uint32_t pixel = first + lane;
     own[lane] = pixel < a.pixels ? a.bits[pixel * a.bits_ld + blockIdx.y] : 0u;
@@ -291,9 +294,9 @@ __device__ __forceinline__ uint64_t sums_at(uint32_t row, uint32_t chunk) {
 }  // namespace
 
 KERNEL(compact_count, CompactArgs, 256) {
-  SHARED(uint32_t, words, [WARPS][32]);
-  SHARED(uint32_t, all, [WARPS][32]);
-  SHARED(uint32_t, labeled, [WARPS][32]);
+  SHARED(uint32_t, words, [COMPACT_WARPS][32]);
+  SHARED(uint32_t, all, [COMPACT_WARPS][32]);
+  SHARED(uint32_t, labeled, [COMPACT_WARPS][32]);
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
   uint32_t n = 0;
@@ -307,15 +310,15 @@ KERNEL(compact_count, CompactArgs, 256) {
   __syncthreads();  // warps 0 and 1 add what all eight counted
   if (warp >= 2) return;
   uint32_t total = 0;
-  for (uint32_t w = 0; w < WARPS; ++w) total += warp == 0 ? all[w][lane] : labeled[w][lane];
+  for (uint32_t w = 0; w < COMPACT_WARPS; ++w) total += warp == 0 ? all[w][lane] : labeled[w][lane];
   a.sums[sums_at(warp, blockIdx.x)] = total;
 }
 
 KERNEL(compact_write, CompactArgs, 256) {
-  SHARED(uint32_t, words, [WARPS][32]);
-  SHARED(uint32_t, before, [WARPS][32]);
-  SHARED(uint32_t, labeled, [WARPS][32]);
-  SHARED(uint32_t, strips, [WARPS][32]);
+  SHARED(uint32_t, words, [COMPACT_WARPS][32]);
+  SHARED(uint32_t, before, [COMPACT_WARPS][32]);
+  SHARED(uint32_t, labeled, [COMPACT_WARPS][32]);
+  SHARED(uint32_t, strips, [COMPACT_WARPS][32]);
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
   const bool last = blockIdx.x == gridDim.x - 1;
@@ -323,9 +326,9 @@ KERNEL(compact_write, CompactArgs, 256) {
   uint32_t n_labeled = 0;
   // The chunks before this one, an eighth of them a warp; the last block totals the counts.
 #pragma unroll 4
-  for (uint32_t k = warp; k < blockIdx.x; k += WARPS) n += a.sums[sums_at(0, k)];
+  for (uint32_t k = warp; k < blockIdx.x; k += COMPACT_WARPS) n += a.sums[sums_at(0, k)];
   if (last) {
-    for (uint32_t k = warp; k < gridDim.x; k += WARPS) n_labeled += a.sums[sums_at(1, k)];
+    for (uint32_t k = warp; k < gridDim.x; k += COMPACT_WARPS) n_labeled += a.sums[sums_at(1, k)];
   }
   before[warp][lane] = n;
   labeled[warp][lane] = n_labeled;
@@ -335,7 +338,7 @@ KERNEL(compact_write, CompactArgs, 256) {
   __syncthreads();  // a strip starts after all chunks and strips before it, counted by other warps
   uint32_t at = 0;
   uint32_t total = 0;
-  for (uint32_t w = 0; w < WARPS; ++w) {
+  for (uint32_t w = 0; w < COMPACT_WARPS; ++w) {
     at += before[w][lane] + (w < warp ? strips[w][lane] : 0u);
     total += before[w][lane] + strips[w][lane];
   }
@@ -347,7 +350,7 @@ KERNEL(compact_write, CompactArgs, 256) {
   });
   if (!last || !real || warp != 0) return;
   uint32_t total_labeled = 0;
-  for (uint32_t w = 0; w < WARPS; ++w) total_labeled += labeled[w][lane];
+  for (uint32_t w = 0; w < COMPACT_WARPS; ++w) total_labeled += labeled[w][lane];
   a.counts[c] = total;
   a.counts[a.classes + c] = total_labeled;
 }

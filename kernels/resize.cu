@@ -4,7 +4,7 @@
 // does: input low = floor with weight 1 - f and min(low + 1, in - 1) with weight f, the fraction.
 // Never materialised: coordinates, weights, an intermediate map of one axis.
 //
-//     forward: a thread walks kRun outputs of one row and keeps the four inputs around it
+//     forward: a thread walks RESIZE_RUN outputs of one row and keeps the four inputs around it
 //
 //        low  a --- b      x2 (65 -> 129): a new column of inputs only every second output, so
 //             | y   |      1.5 vector loads an output instead of 4
@@ -22,7 +22,7 @@
 using namespace planes;
 
 // Outputs that a thread of the forward computes.
-static constexpr uint32_t kRun = 8;
+CONSTANT(RESIZE_RUN, 8);
 
 // One axis: `scale` = (input - 1)/(output - 1) in f32, 0 where output is 1.
 // A guess by `inverse` is put right, so its rounding does not matter.
@@ -61,7 +61,7 @@ static __device__ __forceinline__ ResizeTap resize_tap(const ResizeAxis& axis, u
 
 template <class T, int V> static __device__ void resize(const ResizeArgs& a) {
   const uint32_t groups = a.channels / V;
-  const uint32_t runs = (a.columns.output + kRun - 1) / kRun;
+  const uint32_t runs = (a.columns.output + RESIZE_RUN - 1) / RESIZE_RUN;
   const uint64_t image = blockIdx.z;
   for_image(a.items, [&](uint32_t i) {
     const uint32_t c = i % groups * V, run = i / groups % runs, oy = i / groups / runs;
@@ -73,8 +73,8 @@ template <class T, int V> static __device__ void resize(const ResizeArgs& a) {
     float upper_left[V], upper_right[V], lower_left[V], lower_right[V];
     // Columns that the registers hold.
     uint32_t left = ~0u, right = ~0u;
-    const uint32_t end = min((run + 1) * kRun, a.columns.output);
-    for (uint32_t ox = run * kRun; ox < end; ++ox) {
+    const uint32_t end = min((run + 1) * RESIZE_RUN, a.columns.output);
+    for (uint32_t ox = run * RESIZE_RUN; ox < end; ++ox) {
       const ResizeTap tap = resize_tap(a.columns, ox);
       if (tap.low != left) {
         if (tap.low == right) {

@@ -16,8 +16,8 @@
 #include "include/common.cuh"
 
 // Ranks that one selection finds; a percentile needs two. 16 histograms are 16 KiB of shared memory.
-constexpr uint32_t kMaxTargets = 16;
-constexpr uint32_t kBins = 256;
+CONSTANT(SELECT_TARGETS, 16);
+CONSTANT(SELECT_BINS, 256);
 
 ARGS(SelectArgs) {
   const float* values;
@@ -78,7 +78,7 @@ __device__ __forceinline__ Found first_rank(const SelectArgs& a, uint32_t target
 __device__ Found advance(const SelectArgs& a, uint32_t target, uint32_t bytes) {
   const uint32_t lane = threadIdx.x % 32, pass = bytes - 1;
   const uint32_t slot = pass * a.targets + (pass == 0 ? 0 : target);
-  const uint32_t* bins = a.histograms + slot * kBins + lane * 8;
+  const uint32_t* bins = a.histograms + slot * SELECT_BINS + lane * 8;
   uint32_t counts[8], sum = 0;
   for (uint32_t i = 0; i < 8; ++i) sum += counts[i] = bins[i];
   uint32_t upto = sum;
@@ -104,14 +104,14 @@ __device__ Found advance(const SelectArgs& a, uint32_t target, uint32_t bytes) {
 
 // Grid-stride over words: [4][targets][256] bins and the valid count.
 KERNEL(select_clear, SelectArgs, 256) {
-  const uint64_t words = 4ull * a.targets * kBins + 1;
+  const uint64_t words = 4ull * a.targets * SELECT_BINS + 1;
   for (uint64_t i = grid_start(); i < words; i += grid_step()) a.histograms[i] = 0;
 }
 
 // Grid-stride over quads of values. Shared: a histogram per target (dynamic), prefixes.
 KERNEL(select_count, SelectArgs, 256) {
   DYNAMIC_SHARED(smem);
-  SHARED(uint32_t, prefixes, [kMaxTargets]);
+  SHARED(uint32_t, prefixes, [SELECT_TARGETS]);
   SHARED(uint32_t, valid, [1]);
   auto* histograms = reinterpret_cast<uint32_t*>(smem);
   const uint32_t targets = a.pass == 0 ? 1 : a.targets;
@@ -130,7 +130,7 @@ KERNEL(select_count, SelectArgs, 256) {
       }
     }
   }
-  for (uint32_t i = threadIdx.x; i < targets * kBins; i += blockDim.x) histograms[i] = 0;
+  for (uint32_t i = threadIdx.x; i < targets * SELECT_BINS; i += blockDim.x) histograms[i] = 0;
   __syncthreads();  // zeros and prefixes are there before a value is counted
 
   const uint32_t known = 8 * a.pass;
@@ -142,7 +142,7 @@ KERNEL(select_count, SelectArgs, 256) {
     const uint32_t bin = key >> (24 - known) & 0xFFu;
     for (uint32_t t = 0; t < targets; ++t) {
       if (a.pass == 0 || key >> (32 - known) == prefixes[t]) {
-        atomicAdd(&histograms[t * kBins + bin], 1u);
+        atomicAdd(&histograms[t * SELECT_BINS + bin], 1u);
       }
     }
   };
@@ -161,8 +161,8 @@ KERNEL(select_count, SelectArgs, 256) {
   if (!a.percentile && a.pass == 0 && own_valid > 0) atomicAdd(valid, own_valid);
   __syncthreads();  // the block's counts are complete before they are added to the grid's
 
-  uint32_t* total = a.histograms + a.pass * a.targets * kBins;
-  for (uint32_t i = threadIdx.x; i < targets * kBins; i += blockDim.x) {
+  uint32_t* total = a.histograms + a.pass * a.targets * SELECT_BINS;
+  for (uint32_t i = threadIdx.x; i < targets * SELECT_BINS; i += blockDim.x) {
     if (histograms[i] > 0) atomicAdd(&total[i], histograms[i]);
   }
   if (threadIdx.x == 0 && valid[0] > 0) atomicAdd(a.valid, valid[0]);
@@ -170,7 +170,7 @@ KERNEL(select_count, SelectArgs, 256) {
 
 // One block. A warp finds a target's key; then a thread makes an output of one or two of them.
 KERNEL(select_finish, SelectArgs, 256) {
-  SHARED(float, found, [kMaxTargets]);
+  SHARED(float, found, [SELECT_TARGETS]);
   SHARED(uint32_t, sums, [8]);
   for (uint32_t t = threadIdx.x / 32; t < a.targets; t += 8) {
     const float value = from_key(advance(a, t, 4).prefix);

@@ -38,6 +38,7 @@ def main(model, image, logits):
     # Twice in a batch, and alone: sizes and batch are free.
     (pair,) = session.run(None, {"image": np.concatenate([feed, feed])})
     (alone,) = session.run(None, {"image": feed})
+    # On the network's own grid, or, where data.image_scale is not 1, of the picture's size already.
     engine = load_file(logits)["logits"].astype(np.float64)
     expected = upsample(engine, pixels.shape[:2]).transpose(2, 0, 1)
     scale = max(1.0, np.abs(expected).max())

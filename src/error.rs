@@ -71,6 +71,43 @@ pub enum Error {
         /// Iterations done.
         iteration: usize,
     },
+    /// A run that could not go on, and left a checkpoint of what it had done.
+    #[error(
+        "{cause}; {iteration} iterations are saved, and --resume goes on from there ({})",
+        out.display()
+    )]
+    Saved {
+        /// Why.
+        cause: Box<Error>,
+        /// The run folder.
+        out: PathBuf,
+        /// Iterations done.
+        iteration: usize,
+    },
+    /// A run whose losses or weights are no longer numbers.
+    #[error(
+        "train.lr: {what} is no longer a finite number at iteration {iteration}; the checkpoints stay as \
+         they were: lower train.lr (or train.head_lr_mult), also with --resume, or set \
+         train.on_divergence=rollback"
+    )]
+    Diverged {
+        /// The loss or the tensor.
+        what: String,
+        /// Iterations done.
+        iteration: usize,
+    },
+    /// Scores of an image that are no finite numbers: nothing can be said of those pixels.
+    #[error("{at}: {pixels} of {of} pixels have scores that are not finite numbers; {layer}")]
+    NotFinite {
+        /// The image.
+        at: String,
+        /// Pixels without an answer, of its own or of the scores' coarser grid.
+        pixels: usize,
+        /// All pixels of that grid.
+        of: usize,
+        /// The first layer with such values, or how to find it.
+        layer: String,
+    },
     /// A process that a benchmark measures failed.
     #[error("{side}: {problem}")]
     Side {
@@ -112,6 +149,22 @@ impl Error {
         }
     }
 
+    /// [`Error::NotFinite`] of the image `name`; any other error as it is.
+    #[must_use]
+    pub fn of_image(self, name: String) -> Self {
+        match self {
+            Error::NotFinite {
+                pixels, of, layer, ..
+            } => Error::NotFinite {
+                at: name,
+                pixels,
+                of,
+                layer,
+            },
+            other => other,
+        }
+    }
+
     /// An [`Error::Internal`].
     pub fn internal(problem: impl Into<String>) -> Self {
         Self::Internal(problem.into())
@@ -133,8 +186,11 @@ impl Error {
             | Error::Inputs(_)
             | Error::Io { .. }
             | Error::Busy { .. }
+            | Error::Diverged { .. }
+            | Error::NotFinite { .. }
             | Error::Memory { .. } => 2,
             Error::Device { .. } | Error::Side { .. } | Error::Internal(_) => 1,
+            Error::Saved { cause, .. } => cause.exit_code(),
             // As shells have it for a program that an interrupt ended.
             Error::Stopped { .. } => 130,
         }

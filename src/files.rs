@@ -29,15 +29,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Whether systems, editors and galleries keep an entry of this name beside people's files: a name
-/// that begins with a dot (`._x.png`, `.ipynb_checkpoints`, `.Trash-1000`) or one of a few others.
-#[cfg(feature = "cli")]
-pub(crate) fn is_hidden(path: &Path) -> bool {
-    const SYSTEM: [&str; 3] = ["__MACOSX", "@eaDir", "$RECYCLE.BIN"];
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with('.') || SYSTEM.contains(&&*name)
-}
-
 /// What a path to write to means.
 pub(crate) enum Target {
     /// A file, there or not: behind a link what it leads to.
@@ -54,6 +45,49 @@ pub(crate) fn target(path: &Path) -> Target {
             Target::File(fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()))
         }
         _ => Target::File(path.to_path_buf()),
+    }
+}
+
+/// Refuses, before anything is done, to write a file whose folder does not exist; `made` is a folder that
+/// will be there.
+///
+/// # Errors
+/// [`Error::Input`] naming the file.
+pub fn check_place(file: &Path, made: Option<&Path>) -> Result<()> {
+    let folder = file.parent().filter(|f| !f.as_os_str().is_empty());
+    match folder {
+        _ if file == Path::new("-") => Ok(()),
+        Some(folder) if Some(folder) != made && !folder.is_dir() => Err(Error::input(
+            file.display().to_string(),
+            "its folder does not exist",
+            "make the folder, or name another file",
+        )),
+        _ if file.is_dir() => Err(Error::input(
+            file.display().to_string(),
+            "is a folder",
+            "name a file",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an output folder that holds something, unless that is wanted.
+///
+/// # Errors
+/// [`Error::Input`] naming it; [`Error::Io`] when it cannot be looked into.
+pub fn check_empty(folder: &Path, force: bool) -> Result<()> {
+    if !folder.exists() || force {
+        return Ok(());
+    }
+    let mut entries =
+        fs::read_dir(folder).map_err(|e| Error::io(folder, "use it for output", e))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::input(
+            folder.display().to_string(),
+            "the output folder exists and is not empty",
+            "choose another folder, or overwrite with --force",
+        )),
     }
 }
 
@@ -96,22 +130,6 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[cfg(feature = "cli")]
-    #[test]
-    fn names_that_systems_leave_are_hidden() {
-        for name in [
-            "._x.png",
-            "a/.ipynb_checkpoints",
-            ".Trash-1000",
-            "b/__MACOSX",
-        ] {
-            assert!(is_hidden(Path::new(name)), "{name}");
-        }
-        for name in ["x.png", "a.b/x._y.jpg", ".cache/x.png"] {
-            assert!(!is_hidden(Path::new(name)), "{name}");
-        }
-    }
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_else_stays() {

@@ -4,14 +4,16 @@
 //!
 //! Follow one image: `data` decodes it, `device` augments it, `graph` runs the planned step that
 //! `model` and `method` composed, `train` loops, `weights` saves, `eval` and `infer` use the
-//! result. Arrows point one way: cli → train/eval/infer → method, model → graph → device.
+//! result. Before a GPU is used first, `contact` has it show, by the cases of `selftest`, that it
+//! computes what the CPU does. Arrows point one way: cli → train/eval/infer → method, model → graph →
+//! device, and train/eval/infer → contact → selftest → device.
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
 //! | none | inference on the CPU: [`config`], [`weights`], [`model`], [`eval`], [`infer`] and what they stand on |
-//! | `cli` (default) | the binary and what only it needs: training, datasets, scoring of datasets, export, benchmarks, the selftest |
+//! | `cli` (default) | the binary and what only it needs: training, datasets, scoring of datasets, export, benchmarks |
 //! | `cuda` (default) | the CUDA device; builds without CUDA, loads the driver at run time |
 //! | `cust-interop` | CUDA devices on the context and stream of a program that uses `cust` |
 //! | `ptx` | the PTX machine ([`ptx`]): compiled kernels executed on the CPU, for tests and for weighing |
@@ -24,6 +26,7 @@ pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
+pub mod contact;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -32,6 +35,8 @@ pub mod eval;
 pub mod export;
 pub mod ffi;
 pub mod files;
+#[cfg(feature = "cli")]
+mod folders;
 pub mod graph;
 mod host;
 pub mod infer;
@@ -44,7 +49,6 @@ pub mod model;
 pub mod ptx;
 #[cfg(feature = "cli")]
 pub mod report;
-#[cfg(feature = "cli")]
 pub mod selftest;
 #[cfg(feature = "cli")]
 pub mod train;

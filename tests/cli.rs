@@ -9,6 +9,7 @@ use std::path::Path;
 
 use place::{CONFIG, EVAL, Place, assert_says, names, with};
 use serde_json::Value;
+use u2pl_engine::weights::{Reader, Writer};
 
 #[test]
 fn unknown_flags_and_missing_arguments_are_usage_errors() {
@@ -96,10 +97,23 @@ fn weights_that_are_missing_broken_or_of_another_network() {
 #[test]
 fn weights_of_a_run_that_diverged() {
     let place = Place::new();
-    let mut bytes = fs::read(place.path("w.safetensors")).unwrap();
-    let end = bytes.len();
-    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    fs::write(place.path("nan.safetensors"), bytes).unwrap();
+    let good = Reader::open(&place.path("w.safetensors")).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = good
+        .names()
+        .into_iter()
+        .map(|name| {
+            let mut values = good.floats(&name).unwrap();
+            if name == "encoder.bn1.running_var" {
+                values[3] = f32::NAN;
+            }
+            (name.clone(), good.shape(&name).unwrap().to_vec(), values)
+        })
+        .collect();
+    let mut writer = Writer::new();
+    for (name, shape, values) in &tensors {
+        writer.tensor(name, shape, values).unwrap();
+    }
+    writer.save(&place.path("nan.safetensors")).unwrap();
     let nan = ["--config", "run.yaml", "--weights", "nan.safetensors"];
     let infer = ["infer", "--input", "images", "--out", "o"];
     for command in [&infer[..], &["export", "--out", "o.onnx"]] {
@@ -328,7 +342,16 @@ fn eval_names_the_list_mask_or_key_at_fault() {
     );
     let mask = image::GrayImage::from_pixel(47, 36, image::Luma([7]));
     mask.save(place.path("masks/1.png")).unwrap();
-    assert_says(&eval(&["--list", "val.txt"]), &["1.png", "7"]);
+    // The others are scored: a line for the mask, one for what is missing in the numbers.
+    let set = ["--set", &root, "--list", "val.txt"];
+    let (code, stdout, stderr) = place.run(&with(&EVAL, &set));
+    assert_eq!(code, 2, "{stderr}");
+    let errors = stderr.lines().filter(|l| l.starts_with("error: "));
+    let errors: Vec<&str> = errors.collect();
+    assert_eq!(errors.len(), 2, "{stderr}");
+    assert_says(errors[0], &["1.png", "7"]);
+    assert_says(errors[1], &["1 of 3 images could not be scored"]);
+    assert_says(&stdout, &["mIoU"]);
     let shapes = ["--set", "data.kind=shapes", "--list", "val.txt"];
     assert_says(&eval(&shapes), &["--list", "synthetic"]);
 }

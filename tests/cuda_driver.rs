@@ -78,6 +78,8 @@ fn run(case: &str, library: &str, settings: &[(&str, &str)]) -> String {
         .env("FAKE_CASE", case)
         .env("FAKE_CUDA_KERNELS", fake.dir.path().join("kernels"))
         .env("LD_LIBRARY_PATH", fake.dir.path().join(library))
+        // Where first contact remembers the fake: not the developer's own folder.
+        .env("XDG_CACHE_HOME", fake.dir.path().join("cache"))
         .envs(settings.iter().copied())
         .output()
         .expect("a child");
@@ -144,8 +146,8 @@ fn what_is_missing_is_said_in_one_line() {
         ),
         (
             "whole",
-            &[("FAKE_CUDA_LOAD", "222"), ("FAKE_CUDA_VERSION", "12040")],
-            &["cannot load", "12.4"],
+            &[("FAKE_CUDA_LOAD", "222")],
+            &["refuses the sm_90a kernels", "update the driver"],
         ),
         (
             "whole",
@@ -172,6 +174,33 @@ fn what_is_missing_is_said_in_one_line() {
             assert!(line.contains(part), "{part} in: {line}");
         }
         println!("{line}");
+    }
+}
+
+/// The driver of the major version before loads none of the kernels. Known before it is asked to:
+/// loading them would fail otherwise.
+#[test]
+fn a_driver_older_than_the_kernels_is_named_with_what_they_need() {
+    let toolkit = cuda::toolkit().unwrap_or("0");
+    if !has_kernels() || toolkit.starts_with("12.") {
+        return; // older than 12.0 is too old for the interface: above
+    }
+    let older = ("FAKE_CUDA_VERSION", "12080");
+    let line = refusal("whole", &[older, ("FAKE_CUDA_LOAD", "999")]);
+    let major = toolkit.split('.').next().unwrap_or_default();
+    for part in [
+        "CUDA 12.8",
+        &format!("CUDA {major}.0"),
+        toolkit,
+        "update the driver",
+    ] {
+        assert!(line.contains(part), "{part} in: {line}");
+    }
+    println!("{line}");
+    let info = engine(&["info"], &[older]);
+    let text = String::from_utf8_lossy(&info.stdout);
+    for part in ["Fake 0", "CUDA 12.8", "update the driver"] {
+        assert!(text.contains(part), "{part} in: {text}");
     }
 }
 
@@ -212,7 +241,7 @@ fn the_program_says_what_it_sees_and_fails_with_one_line() {
     let two = [("FAKE_CUDA_DEVICES", "2"), ("FAKE_CUDA_ARCH", "86")];
     let info = engine(&["info"], &two);
     let text = String::from_utf8_lossy(&info.stdout);
-    for part in ["12.8", "Fake 0", "Fake 1", "8.6", "sm_80"] {
+    for part in ["13.0", "Fake 0", "Fake 1", "8.6", "sm_80"] {
         assert!(text.contains(part), "{part} in: {text}");
     }
     let failed = engine(
@@ -332,6 +361,38 @@ fn a_training_run_gives_the_bits_of_the_simt_device() {
     println!("{}", line.unwrap_or_default());
 }
 
+/// What a verdict on the kernels holds for: this GPU, this driver, these kernels.
+#[test]
+fn an_identity_is_that_of_one_gpu_and_one_driver() {
+    if !has_kernels() {
+        return;
+    }
+    let of = |settings: &[(&str, &str)]| {
+        let text = run("identity", "whole", settings);
+        let line = text.lines().find(|l| l.contains("IDENTITY "));
+        line.unwrap_or_else(|| panic!("{text}")).to_string()
+    };
+    let one = of(&[]);
+    for part in [
+        "Fake 0",
+        "pci 0000:00:00",
+        "driver ",
+        "image sm_90a",
+        "kernels ",
+    ] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    assert_eq!(of(&[]), one);
+    let two = [("FAKE_CUDA_DEVICES", "2"), ("FAKE_INDEX", "1")];
+    for other in [
+        &two[..],
+        &[("FAKE_CUDA_VERSION", "13020")],
+        &[("FAKE_CUDA_ARCH", "80")],
+    ] {
+        assert_ne!(of(other), one, "{other:?}");
+    }
+}
+
 /// One case in a process of its own.
 #[test]
 #[ignore = "run by the other tests, with the fake library"]
@@ -344,6 +405,11 @@ fn child() {
                 Ok(driver) => println!("OPENED {:?}", driver.info()),
                 Err(e) => println!("REFUSED {e}, exit code {}", e.exit_code()),
             }
+        }
+        "identity" => {
+            let index = std::env::var("FAKE_INDEX").map_or(0, |i| i.parse().expect("a number"));
+            let driver = CudaDriver::new(index).expect("a device");
+            println!("IDENTITY {:?}", driver.identity());
         }
         "memory" => memory(),
         "launches" => launches(),
@@ -695,8 +761,10 @@ fn train(device: GpuDevice) -> Vec<String> {
         out: dir.path().join("run"),
         init: None,
         resume: false,
+        new_data: false,
         max_iters: Some(5),
         profile: false,
+        check: u2pl_engine::contact::Check::default(),
     };
     let mut log = Log::default();
     train::run(cfg, &options, &mut log).expect("run");

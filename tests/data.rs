@@ -12,7 +12,8 @@ use png::{BitDepth, ColorType};
 use tempfile::TempDir;
 use u2pl_engine::Error;
 use u2pl_engine::config::Config;
-use u2pl_engine::data::decode::image_size;
+use u2pl_engine::config::schema::Exif;
+use u2pl_engine::data::decode::image_header;
 use u2pl_engine::data::discover::discover;
 use u2pl_engine::data::mask::{MaskRules, read_mask};
 use u2pl_engine::data::split::{make_split, write_lists};
@@ -78,7 +79,7 @@ impl Voc {
 
 /// The error of decoding the file at `path`, which must not decode.
 fn refused(path: &Path) -> Error {
-    match decode_image(path) {
+    match decode_image(path, Exif::Apply) {
         Err(e) => e,
         Ok(image) => panic!("decodes to {} × {}", image.width, image.height),
     }
@@ -378,7 +379,7 @@ fn many_problems_are_counted_not_printed() {
     write(&voc.path("unlabeled.txt"), lines);
     let text = voc.check_error();
     assert_eq!(text.lines().count(), 21);
-    assert!(text.contains("and 30 more problems"), "{text}");
+    assert!(text.contains("and 31 more problems"), "{text}");
 }
 
 #[test]
@@ -490,7 +491,7 @@ fn png_images_with_alpha_or_16_bits() {
     }
     // Palette images are colours here, not indices.
     png(&image, 12, 8, ColorType::Indexed, BitDepth::Eight, &[3; 96]);
-    assert_eq!(decode_image(&image).unwrap().rgb, [77; 288]);
+    assert_eq!(decode_image(&image, Exif::Apply).unwrap().rgb, [77; 288]);
 }
 
 #[test]
@@ -499,7 +500,7 @@ fn truncated_files_are_errors_wherever_they_end() {
     let path = voc.path("JPEGImages/0.jpg");
     jpeg(&path, 64, 48, 1);
     let whole = fs::read(&path).unwrap();
-    decode_image(&path).unwrap();
+    decode_image(&path, Exif::Apply).unwrap();
     let scan = whole.windows(2).position(|w| w == [0xFF, 0xDA]).unwrap();
     for keep in [
         3,
@@ -572,7 +573,10 @@ fn a_header_that_claims_more_than_the_file_holds_takes_no_memory() {
     let path = voc.path("image.png");
     for side in [60_000, i32::MAX as u32] {
         write(&path, claiming(side));
-        for error in [refused(&path), image_size(&path).unwrap_err()] {
+        for error in [
+            refused(&path),
+            image_header(&path, Exif::Apply).unwrap_err(),
+        ] {
             let text = voc.text(&error);
             assert_eq!(error.exit_code(), 2);
             assert!(text.starts_with("image.png: "), "{text}");
@@ -610,7 +614,7 @@ fn pipes_devices_and_folders_are_no_images() {
     for odd in [path.as_path(), Path::new("/dev/zero"), voc.dir.path()] {
         for error in [
             refused(odd),
-            image_size(odd).unwrap_err(),
+            image_header(odd, Exif::Apply).unwrap_err(),
             read_mask(odd, &rules).unwrap_err(),
         ] {
             assert_eq!(error.exit_code(), 2);

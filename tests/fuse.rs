@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use u2pl_engine::config::Config;
+use u2pl_engine::contact::Check;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::op::Window;
 use u2pl_engine::device::{ArenaId, Call, DType, Device, Op, View};
@@ -94,8 +95,10 @@ fn train(cfg: &Config, device: Arc<dyn Device>, out: &Path) -> (Vec<u8>, String)
         out: out.to_path_buf(),
         init: None,
         resume: false,
+        new_data: false,
         max_iters: None,
         profile: false,
+        check: Check::default(),
     };
     train::run(cfg.clone(), &options, &mut Silent).expect("run");
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use u2pl_engine::config::Config;
+use u2pl_engine::contact::Check;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::philox::{Rng, to_unit};
 use u2pl_engine::graph::params::Kind;
@@ -179,8 +180,10 @@ fn a_run_of_micro_batches_goes_on_where_it_stopped() {
             out: out.to_path_buf(),
             init: None,
             resume,
+            new_data: false,
             max_iters,
             profile: false,
+            check: Check::default(),
         };
         train::run(cfg.clone(), &options, &mut Silent).unwrap();
     };

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use prost::Message;
 use u2pl_engine::config::Config;
-use u2pl_engine::config::schema::{Decoder, Encoder, Stem};
-use u2pl_engine::export::onnx::{encode, schema::Model};
+use u2pl_engine::config::schema::{Decoder, Encoder, Protocol, Stem};
+use u2pl_engine::export::onnx::{encode, left_to_caller, schema::Model};
 use u2pl_engine::model;
 
 fn config(encoder: Encoder, decoder: Decoder, stem: Stem) -> Config {
@@ -64,5 +64,50 @@ fn every_network_is_whole_and_in_order() {
                 assert_eq!(names.unwrap().value(), "a,b,c,d,e");
             }
         }
+    }
+}
+
+#[test]
+fn the_picture_is_resized_in_the_graph_and_the_rest_is_said() {
+    let mut cfg = config(Encoder::Resnet18, Decoder::Deeplabv3plus, Stem::Deep);
+    let layout = model::layout(&cfg.model, 5).unwrap();
+    let (weights, buffers) = model::init(&layout, 3);
+    for (scale, windows, looks) in [
+        (1.0, false, vec![1.0]),
+        (0.4, false, vec![1.0]),
+        (2.0, true, vec![0.5, 1.0]),
+        (0.75, true, vec![1.0]),
+    ] {
+        cfg.data.image_scale = scale;
+        cfg.eval.protocol = if windows {
+            Protocol::Sliding
+        } else {
+            Protocol::Whole
+        };
+        cfg.eval.scales = looks.clone();
+        cfg.eval.flip = windows;
+        let bytes = encode(&cfg, &layout, &weights, &buffers).unwrap();
+        let read = Model::decode(&bytes[..]).unwrap();
+        let graph = read.graph.unwrap();
+        // What is normalised is the picture, resized or as it is.
+        let centred = graph.node.iter().find(|n| n.name() == "centred").unwrap();
+        let wanted = if scale == 1.0 { "image" } else { "scaled" };
+        assert_eq!(centred.input[0], wanted);
+        let resizes = graph
+            .node
+            .iter()
+            .filter(|n| n.op_type() == "Resize" && n.name() == "scaled");
+        assert_eq!(resizes.count(), usize::from(scale != 1.0));
+        let meta = |key: &str| {
+            let found = read.metadata_props.iter().find(|e| e.key() == key);
+            found.map(|e| e.value().to_string())
+        };
+        assert_eq!(meta("image_scale").unwrap(), scale.to_string());
+        assert_eq!(meta("mean").unwrap(), "123.675,116.28,103.53");
+        let left = meta("left_to_caller").unwrap_or_default();
+        assert_eq!(left, left_to_caller(&cfg).join("; "));
+        assert_eq!(left.contains("sliding windows"), windows);
+        assert_eq!(left.contains("mirrored"), windows);
+        assert_eq!(left.contains("scales"), looks.len() > 1);
     }
 }

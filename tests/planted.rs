@@ -1,17 +1,17 @@
 //! A test of the tests: each bug class, planted once in a copy of a small correct kernel
-//! (`kernels/simt/tests/planted.cu`), is reported by the SIMT runtime.
-//! `cargo test --features simt --test planted -- --nocapture` prints what it says.
-#![cfg(feature = "simt")]
+//! (`kernels/simt/tests/planted.cu`), is reported by the PTX machine and by the SIMT runtime.
+//! `cargo test --features ptx,simt --test planted -- --nocapture` prints what they say.
+#![cfg(any(feature = "ptx", feature = "simt"))]
 
 #[path = "support/raw.rs"]
 mod raw;
 
-use raw::Raw;
-use u2pl_engine::device::gpu::simt::Schedule;
+use raw::{On, Order, Raw};
 
 const SEEDS: std::ops::Range<u64> = 0..20;
 
 /// How a bug shows.
+#[derive(Clone, Copy)]
 enum Shows {
     /// Not at all: the kernel is right.
     Passes,
@@ -21,17 +21,42 @@ enum Shows {
     Wrong,
     /// As numbers that some seeds of the PCT schedule get wrong.
     DependsOnSeed,
+    /// It cannot be written for this one.
+    CannotBe,
 }
-use Shows::{DependsOnSeed, Passes, Report, Wrong};
+use Shows::{CannotBe, DependsOnSeed, Passes, Report, Wrong};
 
 struct Planted {
     name: &'static str,
     what: &'static str,
-    shows: Shows,
+    simt: Shows,
+    machine: Shows,
 }
 
+impl Planted {
+    /// Both show it, each in words of its own.
+    const fn new(name: &'static str, what: &'static str, simt: Shows, machine: Shows) -> Self {
+        Self {
+            name,
+            what,
+            simt,
+            machine,
+        }
+    }
+
+    fn shows(&self, on: On) -> Shows {
+        match on {
+            #[cfg(feature = "ptx")]
+            On::Machine => self.machine,
+            #[cfg(feature = "simt")]
+            On::Simt => self.simt,
+        }
+    }
+}
+
+/// Both show it alike.
 const fn planted(name: &'static str, what: &'static str, shows: Shows) -> Planted {
-    Planted { name, what, shows }
+    Planted::new(name, what, shows, shows)
 }
 
 fn floats(n: usize) -> Vec<f32> {
@@ -41,48 +66,59 @@ fn floats(n: usize) -> Vec<f32> {
 /// Runs each kernel under every schedule and compares with `expected`.
 fn check(launch: &Raw, expected: &[u8], list: &[Planted]) {
     for bug in list {
-        let launch = Raw {
-            name: bug.name,
-            ..*launch
-        };
-        let mut reports = Vec::new();
-        let (mut right, mut wrong) = (0, 0);
-        let schedules = [Schedule::Sequential, Schedule::Uniform, Schedule::Pct];
-        for schedule in schedules {
-            for seed in SEEDS {
-                // The same kernel, one host thread and two.
-                match launch.run(schedule, seed, 1 + seed as usize % 2) {
-                    Ok(y) if y == expected => right += usize::from(schedule == Schedule::Pct),
-                    Ok(_) => wrong += usize::from(schedule == Schedule::Pct),
-                    Err(report) => reports.push(report),
-                }
-            }
+        for on in On::ALL {
+            check_on(*on, launch, expected, bug);
         }
-        let runs = schedules.len() * SEEDS.count();
-        let first = reports.first().map_or("", String::as_str);
-        let context = format!(
-            "{}: {} reports, {right} right, {wrong} wrong: {first}",
-            bug.name,
-            reports.len()
-        );
-        match bug.shows {
-            Passes => assert!(reports.is_empty() && wrong == 0, "{context}"),
-            Report(text) => {
-                assert_eq!(reports.len(), runs, "{context}");
-                for report in &reports {
-                    assert!(report.contains(text), "{context}\n{report}");
-                    assert!(report.contains(bug.name), "{report}");
-                }
-            }
-            Wrong => assert!(reports.is_empty() && right == 0, "{context}"),
-            DependsOnSeed => assert!(reports.is_empty() && wrong > 0, "{context}"),
-        }
-        let says = match bug.shows {
-            Report(_) => first.to_string(),
-            _ => format!("PCT: {wrong} of {} seeds wrong", right + wrong),
-        };
-        println!("| {} | {says} |", bug.what);
     }
+}
+
+fn check_on(on: On, launch: &Raw, expected: &[u8], bug: &Planted) {
+    let launch = Raw {
+        name: bug.name,
+        ..*launch
+    };
+    let shows = bug.shows(on);
+    if matches!(shows, CannotBe) {
+        return;
+    }
+    let mut reports = Vec::new();
+    let (mut right, mut wrong) = (0, 0);
+    let orders = [Order::Sequential, Order::Uniform, Order::Pct];
+    for order in orders {
+        for seed in SEEDS {
+            // The same kernel, one host thread and two.
+            match launch.run(on, order, seed, 1 + seed as usize % 2) {
+                Ok(y) if y == expected => right += usize::from(order == Order::Pct),
+                Ok(_) => wrong += usize::from(order == Order::Pct),
+                Err(report) => reports.push(report),
+            }
+        }
+    }
+    let runs = orders.len() * SEEDS.count();
+    let first = reports.first().map_or("", String::as_str);
+    let context = format!(
+        "{on:?}, {}: {} reports, {right} right, {wrong} wrong: {first}",
+        bug.name,
+        reports.len()
+    );
+    match shows {
+        Passes => assert!(reports.is_empty() && wrong == 0, "{context}"),
+        Report(text) => {
+            assert_eq!(reports.len(), runs, "{context}");
+            for report in &reports {
+                assert!(report.contains(text), "{context}\n{report}");
+                assert!(report.contains(bug.name), "{report}");
+            }
+        }
+        Wrong => assert!(reports.is_empty() && right == 0, "{context}"),
+        DependsOnSeed => assert!(reports.is_empty() && wrong > 0, "{context}"),
+        CannotBe => {}
+    }
+    let says = match shows {
+        Report(_) => first.to_string(),
+        _ => format!("PCT: {wrong} of {} seeds wrong", right + wrong),
+    };
+    println!("| {} | {on:?} | {says} |", bug.what);
 }
 
 #[test]
@@ -102,10 +138,11 @@ fn barriers_and_masks() {
     };
     let list = [
         planted("planted_row_sums", "(row sums, correct)", Passes),
-        planted(
+        Planted::new(
             "planted_no_trailing_barrier",
             "missing trailing __syncthreads",
             DependsOnSeed,
+            Report("data race: "),
         ),
         planted(
             "planted_divergent_barrier",
@@ -117,35 +154,40 @@ fn barriers_and_masks() {
             "threads exit before a barrier",
             Report("divergent barrier"),
         ),
-        planted(
+        Planted::new(
             "planted_two_barriers",
             "threads at two different barriers",
             Report("divergent barrier: thread"),
+            Report("divergent barrier: thread"),
         ),
-        planted(
+        Planted::new(
             "planted_exited_lane",
             "mask names an exited lane",
             Report("exited"),
+            Report("names lane 24, which is elsewhere"),
         ),
-        planted(
+        Planted::new(
             "planted_diverged_lane",
             "mask names a diverged lane",
             Report("diverged"),
+            Report("names lane 16, which is elsewhere"),
         ),
         planted(
             "planted_not_in_mask",
             "caller not in its mask",
             Report("does not name the calling lane"),
         ),
-        planted(
+        Planted::new(
             "planted_different_masks",
             "lanes of one collective with different masks",
             Report("wait with mask"),
+            Report("lanes wait with masks that differ"),
         ),
-        planted(
+        Planted::new(
             "planted_different_collectives",
             "lanes at different collectives",
             Report("diverged warp"),
+            Report("the warp has diverged"),
         ),
     ];
     check(&launch, bytemuck::cast_slice(&sums), &list);
@@ -169,25 +211,29 @@ fn asynchronous_copies() {
     };
     let list = [
         planted("planted_staged_copy", "(staged copy, correct)", Passes),
-        planted(
+        Planted::new(
             "planted_wrong_wait",
             "wrong cp.async wait count",
             Report("not waited for"),
+            Report("has not been waited for"),
         ),
-        planted(
+        Planted::new(
             "planted_no_wait",
             "cp.async never waited for",
             Report("not waited for"),
+            Report("has not been waited for"),
         ),
-        planted(
+        Planted::new(
             "planted_no_commit",
             "cp.async never committed",
             Report("never committed"),
+            Report("has not been waited for"),
         ),
-        planted(
+        Planted::new(
             "planted_no_barrier_after_wait",
             "no barrier after the wait",
             DependsOnSeed,
+            Report("read of shared address"),
         ),
     ];
     check(&launch, bytemuck::cast_slice(&y), &list);
@@ -258,16 +304,23 @@ fn shared_memory() {
     };
     let list = [
         planted("planted_neighbours", "(warp exchange, correct)", Passes),
-        planted("planted_no_syncwarp", "missing __syncwarp", DependsOnSeed),
-        planted(
+        Planted::new(
+            "planted_no_syncwarp",
+            "missing __syncwarp",
+            DependsOnSeed,
+            Report("data race: "),
+        ),
+        Planted::new(
             "planted_unwritten_shared",
             "read of unwritten shared memory (NaN)",
             Wrong,
+            Report("which nobody wrote"),
         ),
-        planted(
+        Planted::new(
             "planted_static_overrun",
             "write past a static shared array",
             Report("out of bounds of shared memory, after `cell`"),
+            Report("out of bounds: byte 260 of"),
         ),
     ];
     check(&launch, bytemuck::cast_slice(&y), &list);
@@ -281,18 +334,24 @@ fn shared_memory() {
     };
     let list = [
         planted("planted_dynamic_copy", "(dynamic shared, correct)", Passes),
-        planted(
+        Planted::new(
             "planted_dynamic_overrun",
             "write past the dynamic shared memory",
             Report("out of bounds of the 256 bytes of dynamic shared memory"),
+            Report("byte 256 of dynamic shared memory, which has 256"),
         ),
     ];
     check(&launch, bytemuck::cast_slice(&x[..64]), &list);
 
-    for (shared_bytes, m, text) in [
+    for (shared_bytes, m, simt, machine) in [
         // Far past it: the guard page.
-        (256, 4096, "shared memory"),
-        (240 * 1024, 0, "more than 232448"),
+        (
+            256,
+            4096,
+            "shared memory",
+            "dynamic shared memory, which has 256",
+        ),
+        (240 * 1024, 0, "more than 232448", "sm_90a has 232448"),
     ] {
         let name = "planted_dynamic_overrun";
         let what = if m == 0 {
@@ -305,7 +364,11 @@ fn shared_memory() {
             m,
             ..launch
         };
-        check(&launch, &[], &[planted(name, what, Report(text))]);
+        check(
+            &launch,
+            &[],
+            &[Planted::new(name, what, Report(simt), Report(machine))],
+        );
     }
     let launch = Raw {
         threads: 32,
@@ -313,15 +376,17 @@ fn shared_memory() {
         ..launch
     };
     let list = [
-        planted(
+        Planted::new(
             "planted_static_too_large",
             "too much static shared memory",
             Report("static shared memory with `large`, more than 49152"),
+            Report("49156 bytes of static shared memory: at most 49152"),
         ),
-        planted(
+        Planted::new(
             "planted_both_too_large",
             "too much static and dynamic shared memory",
             Report("more than 232448"),
+            Report("sm_90a has 232448"),
         ),
     ];
     check(&launch, &[], &list);
@@ -340,20 +405,23 @@ fn matrices_blocks_and_stacks() {
         m: 0,
     };
     let list = [
-        planted(
+        Planted::new(
             "planted_half_warp_mma",
             "mma by half a warp",
             Report("exited"),
+            Report("mma.sync by part of a warp"),
         ),
-        planted(
+        Planted::new(
             "planted_misaligned_row",
             "misaligned ldmatrix row",
             Report("misaligned ldmatrix"),
+            Report("misaligned: not a multiple of 16"),
         ),
-        planted(
+        Planted::new(
             "planted_recursion",
             "stack overflow",
             Report("stack overflow"),
+            CannotBe,
         ),
     ];
     check(&launch, &[], &list);
@@ -362,10 +430,11 @@ fn matrices_blocks_and_stacks() {
         blocks: 32,
         ..launch
     };
-    let list = [planted(
+    let list = [Planted::new(
         "planted_block_order",
         "counting on an order of blocks",
         DependsOnSeed,
+        Report("data race between blocks"),
     )];
     check(&launch, bytemuck::cast_slice(&blocks), &list);
 }
@@ -382,14 +451,22 @@ fn spinning_on_another_block() {
         n: 0,
         m: 0,
     };
-    let report = launch
-        .run(Schedule::Sequential, 0, 1)
-        .expect_err("the second block never runs");
-    assert!(report.contains("spin on another block"), "{report}");
-    println!("| waiting for another block | {report} |");
+    for on in On::ALL {
+        let report = launch
+            .run(*on, Order::Sequential, 0, 1)
+            .expect_err("the second block never runs");
+        let text = match on {
+            #[cfg(feature = "ptx")]
+            On::Machine => "perhaps a loop without end: warp 0 at ",
+            #[cfg(feature = "simt")]
+            On::Simt => "spin on another block",
+        };
+        assert!(report.contains(text), "{report}");
+        println!("| waiting for another block | {on:?} | {report} |");
+    }
 }
 
-/// The runtime goes on after a report, and says where: kernel, block, thread, file and line.
+/// Both go on after a report, and says where: kernel, block, thread, file and line.
 #[test]
 fn a_report_says_where() {
     let x = floats(64 * 9);
@@ -403,19 +480,21 @@ fn a_report_says_where() {
         n: 64,
         m: 9,
     };
-    let report = launch.run(Schedule::Pct, 3, 2).expect_err("a bug");
-    for part in [
-        "kernel planted_off_by_one, block (",
-        "thread ",
-        "lane ",
-        "kernels/simt/tests/planted.cu:",
-        "out of bounds: byte 2304 of an allocation of 2304",
-    ] {
-        assert!(report.contains(part), "no `{part}` in: {report}");
+    for on in On::ALL {
+        let report = launch.run(*on, Order::Pct, 3, 2).expect_err("a bug");
+        for part in [
+            "kernel planted_off_by_one, block (",
+            "thread ",
+            "lane ",
+            "kernels/simt/tests/planted.cu:",
+            "out of bounds: byte 2304 of an allocation of 2304",
+        ] {
+            assert!(report.contains(part), "no `{part}` in: {report}");
+        }
+        let launch = Raw {
+            name: "planted_twice",
+            ..launch
+        };
+        assert!(launch.run(*on, Order::Pct, 3, 2).is_ok());
     }
-    let launch = Raw {
-        name: "planted_twice",
-        ..launch
-    };
-    assert!(launch.run(Schedule::Pct, 3, 2).is_ok());
 }

@@ -124,15 +124,18 @@ fn nothing_is_run() {
     let line = scratch.refused(&stream, "asks for os.system");
     assert!(line.contains("the pickle stream, byte 137:"), "{line}");
     scratch.pickle(b"(ios\nsystem\n", "opcode 0x69 (INST)");
+    scratch.pickle(b"cos\nsystem\n)}\x92", "asks for os.system");
     scratch.pickle(b"(cos\nsystem\no", "asks for os.system");
     scratch.pickle(b"\x82\x01", "opcode 0x82 (EXT)");
     scratch.pickle(b"P1\n", "opcode 0x50 (PERSID)");
-    scratch.pickle(b")\x92", "opcode 0x92 (NEWOBJ_EX)");
+    scratch.pickle(b")\x92", "takes a value where there is none");
     assert!(!marker.exists());
     // A name with line ends and escapes stays on the line.
-    scratch.pickle(b"cos\r\x1b[2J\nsystem\n", "asks for os\\r\\u{1b}[2J.system");
+    scratch.pickle(b"cos\r\x1b[2J\nsystem\n", "but os\\r\\u{1b}[2J.system");
     let long = [b"c", &[b'a'; 5000][..], b"\nb\n"].concat();
-    assert!(scratch.pickle(&long, "asks for aaaa").len() < 400);
+    assert!(scratch.pickle(&long, "no tensor, but aaaa").len() < 400);
+    let long = [b"cos.", &[b'a'; 5000][..], b"\nb\n"].concat();
+    assert!(scratch.pickle(&long, "asks for os.aaaa").len() < 400);
 }
 
 #[test]
@@ -175,7 +178,16 @@ fn pickles_that_are_none() {
         ),
         (b"c", "the pickle ends in the middle"),
         (b"\xff", "opcode 0xff (unknown)"),
-        (b"\x8a\xff", "an integer of 255 bytes"),
+        (b"\x8a\xff", "the pickle ends in the middle"),
+        (b"\x8b\xff\xff\xff\xff", "the pickle ends in the middle"),
+        (
+            b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff",
+            "the pickle ends in the middle",
+        ),
+        (b"(o", "an object without a class"),
+        (b"(No", "a call of what is no function"),
+        (b"0", "takes a value where there is none"),
+        (b"1", "collects values without a mark"),
         (b"}}b", "an object with a state of its own"),
         (
             b"ctorch\nfloat32\n",
@@ -186,14 +198,19 @@ fn pickles_that_are_none() {
             b"\x8a\x09\0\0\0\0\0\0\0\0\x01",
             "the integer 18446744073709551616",
         ),
-        (b"}N}s", "keys that are neither text nor integers"),
+        (b"}N}s", "under a key that is neither text nor an integer"),
+        (b"\x8f(NN\x90", "no tensor, but set"),
+        (
+            b"cargparse\nNamespace\n)\x81}b",
+            "no tensor, but argparse.Namespace",
+        ),
         (
             b"cnumpy\ndtype\nX\x02\0\0\0O8\x85R",
             "a NumPy value of type O8",
         ),
         (
             b"ctorch\nComplexFloatStorage\n",
-            "asks for torch.ComplexFloatStorage",
+            "no tensor, but torch.ComplexFloatStorage",
         ),
     ] {
         scratch.pickle(value, why);
@@ -675,12 +692,15 @@ fn mutated_files_never_panic() {
         "protocol4",
         "protocol5",
         "unchecked",
+        "../pth_foreign/zip",
+        "../pth_foreign/protocol5",
     ];
     let others = [
         "kinds_stream",
         "strides_stream",
         "checkpoint_stream",
         "backbone_tar",
+        "../pth_foreign/stream",
     ];
     let seeds: Vec<Vec<u8>> = archives.iter().chain(&others).map(|n| golden(n)).collect();
     let scratch = Scratch::new();

@@ -90,6 +90,17 @@ fn what_they_compute() {
             counting.clone(),
         ),
         (
+            "a warp alone that asks and never waits",
+            format!(
+                "setp.lt.u32 %p4, %r1, 32;\n@!%p4 bra DONE;\n@%p1 mbarrier.init.shared::cta.b64 [%r3], 1;\nfence.mbarrier_init.release.cluster;\nbar.warp.sync -1;\n{LOAD}\
+                 SPIN: mbarrier.test_wait.parity.shared::cta.b64 %p2, [%r3], 0;\n@!%p2 bra SPIN;\nmov.u32 %r20, 0;\n\
+                 MORE: shl.b32 %r21, %r1, 2;\nadd.u32 %r21, %r21, %r20;\nadd.u32 %r22, %r2, %r21;\nld.shared.u32 %r12, [%r22];\n\
+                 cvt.u64.u32 %rd10, %r21;\nadd.u64 %rd11, %rd2, %rd10;\nst.global.u32 [%rd11], %r12;\n\
+                 add.u32 %r20, %r20, 128;\nsetp.lt.u32 %p5, %r20, 1024;\n@%p5 bra MORE;\nDONE:"
+            ),
+            counting.clone(),
+        ),
+        (
             "a token, and arrivals of every thread",
             format!(
                 "@%p1 mbarrier.init.shared.b64 [%r3], 256;\nbar.sync 0;\n{}\

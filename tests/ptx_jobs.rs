@@ -57,7 +57,7 @@ fn schedules(job: &Job) -> impl Iterator<Item = Options> {
 #[test]
 fn every_job_is_met_under_every_schedule() {
     let names = names();
-    assert!(names.len() >= 13, "{names:?}");
+    assert!(names.len() >= 21, "{names:?}");
     let mut wrong = Vec::new();
     for name in &names {
         let job = load(name);

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use u2pl_engine::config::Config;
+use u2pl_engine::contact::Check;
 use u2pl_engine::device::Device;
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
@@ -57,8 +58,10 @@ fn run_in(
         out: out.to_path_buf(),
         init: None,
         resume,
+        new_data: false,
         max_iters,
         profile: false,
+        check: Check::default(),
     };
     let mut log = Log::default();
     train::run(recipe(sets), &options, &mut log).expect("run");

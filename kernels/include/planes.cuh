@@ -5,6 +5,9 @@
 #pragma once
 #include "include/common.cuh"
 
+// Pixels whose moments a convolution takes together (op.rs).
+CONSTANT(MOMENT_PIXELS, 64);
+
 // A map without its shape: row i starts at data + i*ld elements.
 ARGS(Plane) {
   void* data;

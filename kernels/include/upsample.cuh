@@ -9,7 +9,7 @@
 
 // Threads of a block that handles a run of output pixels, one pixel a thread. 192: a row of 513
 // is three runs of 171 (six warps, the last two thirds empty), a row of 769 five runs of 154.
-constexpr uint32_t kRunThreads = 192;
+CONSTANT(UPSAMPLE_THREADS, 192);
 
 // Where an output coordinate reads: (1 - t)*lo + t*hi.
 struct Tap {
@@ -61,7 +61,7 @@ ARGS(UpsampleArgs) {
   uint32_t classes;
   uint32_t height;
   uint32_t width;
-  uint32_t run;      // output pixels of a block, at most kRunThreads
+  uint32_t run;      // output pixels of a block, at most UPSAMPLE_THREADS
   uint32_t columns;
 };
 

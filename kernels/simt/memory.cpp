@@ -6,16 +6,12 @@
 #include <cstring>
 #include <map>
 
-#include "simt/record.hpp"
+#include "simt/runner.hpp"
 
 namespace simt {
 
 constexpr size_t kPage = 4096;
-#ifdef SIMT_TSAN
-constexpr size_t kStackBytes = 256 * 1024 + kPage;
-#else
 constexpr size_t kStackBytes = 64 * 1024 + kPage;
-#endif
 constexpr size_t kAlign = 256;  // what Driver::alloc promises
 constexpr unsigned char kCanary = 0xC5;
 constexpr size_t kFrontCanary = 256;
@@ -28,9 +24,6 @@ static char* map_pages(size_t bytes, void* at = nullptr) {
                  0);
   return p == MAP_FAILED ? nullptr : static_cast<char*>(p);
 }
-SIMT_TSAN_ONLY(static void renew(void* at, size_t bytes) {
-  mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-})
 static void guard(void* page) { mprotect(page, kPage, PROT_NONE); }
 
 // ---- global memory -----------------------------------------------------------------------------
@@ -46,8 +39,7 @@ struct Allocation {
 struct Allocations {
   std::mutex lock;
   std::map<uintptr_t, Allocation> live;  // by start of the data
-  // Low addresses, which ThreadSanitizer leaves to programs, so that a recorded launch can be
-  // replayed under it at the same addresses. Never reused: a stale pointer faults.
+  // Low addresses. Never reused: a stale pointer faults.
   uintptr_t next = 0x1000000000;
 };
 Allocations& allocations() {
@@ -126,14 +118,6 @@ bool check_canaries(char* text, size_t bytes) {
   return true;
 }
 
-std::vector<Range> live_memory() {
-  Allocations& all = allocations();
-  std::lock_guard<std::mutex> hold(all.lock);
-  std::vector<Range> ranges;
-  for (const auto& [start, a] : all.live) ranges.push_back({start, a.bytes});
-  return ranges;
-}
-
 // ---- stacks and shared memory ------------------------------------------------------------------
 
 constexpr size_t kStaticMap = kMaxStaticShared;
@@ -174,12 +158,10 @@ void Runner::make_stacks(uint32_t count) {
 int Runner::stack_overflow(uintptr_t address) const {
   const uintptr_t at = address - reinterpret_cast<uintptr_t>(stacks_);
   if (at >= stacks_bytes_ || at % kStackBytes >= kPage) return -1;
-  return static_cast<int>(at / kStackBytes - first_fiber_);
+  return static_cast<int>(at / kStackBytes);
 }
 
 void Runner::poison_shared() {
-  // To ThreadSanitizer each block's shared memory is new: blocks do not race for it.
-  SIMT_TSAN_ONLY(renew(static_, kStaticMap); renew(dynamic_end_ - kDynamicMap, kDynamicMap);)
   memset(static_, kPoison, static_used_);
   static_used_ = 0;
   slots_.clear();

@@ -10,23 +10,6 @@
 #include "simt/core.hpp"
 #include "simt/fiber.hpp"
 
-// ThreadSanitizer's view (scripts/tsan.sh): each thread of a block is one of its fibers.
-// __syncthreads and __syncwarp order memory; shuffles and votes do not, as in CUDA; nor do blocks
-// that run one after the other. The runtime itself is not instrumented.
-#ifdef SIMT_TSAN
-extern "C" {
-void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
-void __tsan_switch_to_fiber(void* fiber, unsigned flags);
-void* __tsan_get_current_fiber();
-void __tsan_acquire(void* address);
-void __tsan_release(void* address);
-}
-#define SIMT_TSAN_ONLY(...) __VA_ARGS__
-#else
-#define SIMT_TSAN_ONLY(...)
-#endif
-
 namespace simt {
 
 constexpr uint32_t kMaxThreads = 1024;
@@ -34,8 +17,6 @@ constexpr uint32_t kMaxWarps = kMaxThreads / 32;
 // H100: shared memory of a block, static and dynamic; and the static part alone.
 constexpr uint32_t kMaxShared = 227 * 1024;
 constexpr uint32_t kMaxStaticShared = 48 * 1024;
-// ThreadSanitizer sees the same fiber's work as ordered: a block and the three after it use others.
-constexpr uint32_t kFiberSets = 1 SIMT_TSAN_ONLY(* 4);
 constexpr unsigned char kPoison = 0xFF;
 
 // The C side of src/device/gpu/simt.rs.
@@ -76,7 +57,6 @@ struct Fiber {
   Site site;
   uint32_t async_group;
   std::vector<AsyncCopy> async_copies;
-  SIMT_TSAN_ONLY(void* tsan = nullptr; unsigned barriers;)
 };
 
 // Lanes of a warp that meet under one mask.
@@ -85,7 +65,6 @@ struct Group {
   uint32_t arrived;
   Op op;
   Site site;
-  SIMT_TSAN_ONLY(char* sync_address;)
 };
 
 struct Warp {
@@ -96,7 +75,6 @@ struct Warp {
   uint32_t priority;
   Group groups[32];
   void* operands[32];
-  SIMT_TSAN_ONLY(unsigned syncs; char sync_address[8];)
 };
 
 // A range of the static shared memory in use.
@@ -146,7 +124,7 @@ class Runner {
   bool run_block(uint64_t block);
   void begin_block(uint64_t block);
   void make_stacks(uint32_t count);
-  Fiber& fiber(uint32_t thread) { return fibers_[first_fiber_ + thread]; }
+  Fiber& fiber(uint32_t thread) { return fibers_[thread]; }
   bool describe_own(uintptr_t address, char* text, size_t bytes) const;
   void report_block(const char* format, ...) __attribute__((format(printf, 2, 3)));
   void poison_shared();
@@ -171,7 +149,6 @@ class Runner {
   uint32_t threads_ = 0;
   uint32_t live_ = 0;
   uint32_t current_ = 0;
-  uint32_t first_fiber_ = 0;
   uint32_t ready_warps_ = 0;
   uint32_t barrier_arrived_ = 0;
   uint32_t barrier_votes_ = 0;
@@ -194,7 +171,6 @@ class Runner {
   uint32_t static_used_ = 0;
   std::vector<void*> slot_address_;
   std::vector<SlotUse> slots_;
-  SIMT_TSAN_ONLY(void* tsan_main_ = nullptr; char barrier_address_[2]; char begin_address_; char end_address_;)
 };
 
 extern SIMT_TLS Runner* runner;

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <thread>
 
-#include "simt/record.hpp"
 #include "simt/runner.hpp"
 
 SIMT_TLS simt::Dim3 threadIdx;
@@ -94,7 +93,6 @@ extern "C" const Kernel* simt_find_kernel(const char* name) {
 extern "C" int simt_launch(const Launch* launch) {
   if (!within_limits(*launch, launch->message, launch->message_bytes)) return 1;
   install_fault_handler();
-  record(*launch);
   const uint64_t blocks =
       static_cast<uint64_t>(launch->grid[0]) * launch->grid[1] * launch->grid[2];
   Run run{*launch, blocks, {}, {}, {}};

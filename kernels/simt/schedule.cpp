@@ -70,14 +70,13 @@ void Runner::run(Run& run) {
   mine.ss_sp = signal_stack_;
   mine.ss_size = 64 * 1024;
   sigaltstack(&mine, &old);
-  make_stacks(run.launch.kernel->threads * kFiberSets);
+  make_stacks(run.launch.kernel->threads);
   for (uint64_t i; !run.failed && (i = run.next_block++) < run.blocks;) {
     if (!run_block(block_at(run, i))) {
       write_message();
       break;
     }
   }
-  SIMT_TSAN_ONLY(__tsan_acquire(&end_address_);)
   sigaltstack(&old, nullptr);
   runner = nullptr;
   run_ = nullptr;
@@ -118,30 +117,24 @@ void Runner::begin_block(uint64_t block) {
     warp.priority = static_cast<uint32_t>(random() >> 40);
     wake(w, ~0u);
   }
-  first_fiber_ = block % kFiberSets * threads_;
   const size_t stack = stacks_bytes_ / fibers_.size();
   const size_t guard = 4096;
-  SIMT_TSAN_ONLY(tsan_main_ = __tsan_get_current_fiber();)
   for (uint32_t t = 0; t < threads_; ++t) {
     Fiber& f = fiber(t);
     // Tops differ so that the fibers' frames do not all fall into the same cache sets.
-    make_context(f.context, stacks_ + (first_fiber_ + t) * stack + guard, stack - guard - t % 16 * 64,
+    make_context(f.context, stacks_ + t * stack + guard, stack - guard - t % 16 * 64,
                  enter_thread);
     f.site = l.kernel->site;
     f.async_group = 0;
     f.async_copies.clear();
-    SIMT_TSAN_ONLY(f.barriers = 0; if (f.tsan == nullptr) f.tsan = __tsan_create_fiber(0);)
   }
-  SIMT_TSAN_ONLY(__tsan_release(&begin_address_);)
 }
 
 // ---- threads -----------------------------------------------------------------------------------
 
 void Runner::enter_thread() {
   Runner& r = *runner;
-  SIMT_TSAN_ONLY(__tsan_acquire(&r.begin_address_);)
   r.run_->launch.kernel->entry(r.run_->launch.args);
-  SIMT_TSAN_ONLY(__tsan_release(&r.end_address_);)
   r.exit_thread();
 }
 
@@ -172,7 +165,6 @@ void Runner::exit_thread() {
 }
 
 void Runner::leave() {
-  SIMT_TSAN_ONLY(__tsan_switch_to_fiber(tsan_main_, 1);)
   Context dead;
   switch_context(dead, main_);
   __builtin_unreachable();
@@ -225,7 +217,6 @@ void Runner::resume_next() {
   current_ = to;
   atomics_ = 0;
   threadIdx = {to, 0, 0};
-  SIMT_TSAN_ONLY(__tsan_switch_to_fiber(fiber(to).tsan, 1);)
   switch_context(from_main ? main_ : fiber(from).context, fiber(to).context);
 }
 
@@ -298,13 +289,10 @@ void Runner::meet(Op op, uint32_t mask, void* mine, Combine combine, Site site) 
     group.arrived = 0;
     group.op = op;
     group.site = site;
-    SIMT_TSAN_ONLY(group.sync_address = &warp.sync_address[warp.syncs++ % 8];)
   } else if (group.op != op || group.site.line != site.line) {
     fail_here(site, "diverged warp: this lane is at %s, lanes %08x are at %s, %s:%d", name_of(op),
               group.arrived, name_of(group.op), short_path(group.site.file), group.site.line);
   }
-  SIMT_TSAN_ONLY(char* const address = group.sync_address;
-                 if (op == Op::SyncWarp) __tsan_release(address);)
   warp.operands[lane] = mine;
   group.arrived |= me;
   if (group.arrived == mask) {
@@ -314,7 +302,6 @@ void Runner::meet(Op op, uint32_t mask, void* mine, Combine combine, Site site) 
   } else {
     resume_next();
   }
-  SIMT_TSAN_ONLY(if (op == Op::SyncWarp) __tsan_acquire(address);)
 }
 
 uint32_t Runner::barrier(bool predicate, Site site) {
@@ -341,7 +328,6 @@ uint32_t Runner::barrier(bool predicate, Site site) {
     fail_here(site, "divergent barrier: thread %u waits at another one, %s:%d", barrier_first_,
               short_path(barrier_site_.file), barrier_site_.line);
   }
-  SIMT_TSAN_ONLY(char* address = &barrier_address_[f.barriers++ & 1]; __tsan_release(address);)
   barrier_votes_ += predicate;
   warp.at_barrier |= me;
   if (++barrier_arrived_ < threads_) {
@@ -355,7 +341,6 @@ uint32_t Runner::barrier(bool predicate, Site site) {
     }
     wake_with_me(w, ~0u);
   }
-  SIMT_TSAN_ONLY(__tsan_acquire(address);)
   return barrier_result_;
 }
 
@@ -434,10 +419,7 @@ void async_commit(Site site) { runner->async_commit(site); }
 void async_wait(uint32_t newest_left, Site site) { runner->async_wait(newest_left, site); }
 void count_atomic(const void* address, size_t bytes) { runner->count_atomic(address, bytes); }
 
-static char fence_address;
 void fence() {
-  (void)fence_address;
-  SIMT_TSAN_ONLY(__tsan_acquire(&fence_address); __tsan_release(&fence_address);)
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 

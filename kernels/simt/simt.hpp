@@ -28,7 +28,7 @@
 #define __align__(n) __attribute__((aligned(n)))
 
 // Defines a kernel and puts it into the table that `simt_find_kernel` searches.
-#define KERNEL(name, args_type, threads)                                                        \
+#define KERNEL(name, args_type, threads, ...)                                                   \
   static void name(const args_type& a);                                                         \
   static simt::Kernel simt_kernel_##name(                                                       \
       #name, sizeof(args_type), threads,                                                        \

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bench_data;
-use super::common::{DeviceArgs, Progress, emit, emit_json, tell};
+use super::common::{DeviceArgs, Progress, check_json, emit, emit_json, tell};
 use super::device::Kind;
 use super::versus;
 use super::versus_operations::Operations;
@@ -85,6 +85,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Some(Sub::Versus(command)) => return versus::run(command),
         None => {}
     }
+    check_json(args.json.as_deref())?;
     check_seconds(args.time)?;
     let limit = args.fail_above.map(check_ratio).transpose()?;
     // Before minutes of measuring.

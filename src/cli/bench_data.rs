@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::common::{ConfigArgs, Progress, emit, emit_json};
+use super::common::{ConfigArgs, Progress, check_json, emit, emit_json};
 use super::device::DeviceArgs;
 use crate::bench::pipeline::{Outcome, Pipeline};
 use crate::bench::report::number;
@@ -39,6 +39,7 @@ pub(super) struct Args {
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    check_json(args.json.as_deref())?;
     args.check()?;
     let device = args.device.open()?;
     let pipeline = match &args.config.config {

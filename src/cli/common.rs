@@ -7,14 +7,14 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(super) use super::device::DeviceArgs;
+pub(super) use super::device::{CheckArgs, DeviceArgs};
 use crate::config::schema::Mode;
 use crate::config::{Authors, AuthorsOptions, Config};
 use crate::device::Device;
 use crate::eval::LoadedWeights;
-use crate::files::write_atomic;
+use crate::files::{check_place, write_atomic};
 use crate::graph::params::Layout;
-use crate::weights::{Prefer, Reader, explained};
+use crate::weights::{Prefer, Reader, explained, taken};
 use crate::{Error, Result, infer};
 
 /// Which configuration.
@@ -131,6 +131,9 @@ impl WeightsArgs {
         if let Some(authors) = authors {
             authors.log();
         }
+        if let Some(skipped) = file.skipped() {
+            tracing::warn!("{skipped}");
+        }
         Ok((file, config))
     }
 
@@ -141,6 +144,12 @@ impl WeightsArgs {
         layout: &Layout,
         device: &Arc<dyn Device>,
     ) -> Result<LoadedWeights> {
+        if file.meta("config").is_none()
+            && let Some(taken) = taken(file, layout, self.prefer())
+        {
+            // Somebody else's file: which of its networks this is, is a guess.
+            tracing::info!("{taken}");
+        }
         let read = LoadedWeights::read(device, layout, file, self.prefer());
         explained(read, file, layout, self.prefer())
     }
@@ -183,6 +192,11 @@ pub(super) fn emit_json(path: &Path, value: &serde_json::Value) -> anyhow::Resul
         return emit(&text);
     }
     Ok(write_atomic(path, text.as_bytes())?)
+}
+
+/// Refuses, before anything is measured, a file for [`emit_json`] that could not be written.
+pub(super) fn check_json(path: Option<&Path>) -> Result<()> {
+    path.map_or(Ok(()), |path| check_place(path, None))
 }
 
 /// Progress through a known number of items: a bar on a terminal, now and then a line elsewhere.

@@ -30,6 +30,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Error::input(out.display().to_string(), problem, mend).into());
     }
     let converted = convert(&args.input, out)?;
+    if let Some(skipped) = &converted.skipped {
+        tracing::warn!("{skipped}");
+    }
     if !converted.dropped.is_empty() {
         let keys = converted.dropped.join(", ");
         tracing::warn!("metadata that a .pth file has no place for: {keys}");

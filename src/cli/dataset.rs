@@ -1,18 +1,21 @@
 //! `u2pl-engine dataset check`: what lies in a folder, and the configuration that trains on it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use super::common::{emit, emit_json};
+use super::common::{Progress, emit, emit_json};
 use crate::config::Config;
 use crate::config::schema::{Data, DataKind};
+use crate::data::absent::Held;
 use crate::data::advice::{Advice, advise};
-use crate::data::check::doubtful;
+use crate::data::check::{doubtful, turned_line};
 use crate::data::discover::{Found, discover, lists_of};
 use crate::data::list;
 use crate::data::mask::MaskRules;
-use crate::data::survey::Survey;
+use crate::data::survey::{Survey, Surveyor};
 use crate::data::{Dataset, Part, Sample};
 use crate::{Error, Result};
 
@@ -31,7 +34,7 @@ enum Command {
     Check(CheckArgs),
 }
 
-/// Reads every image and mask of a folder: layout, counts, sizes, how often each class occurs, masks
+/// Decodes every image and mask of a folder: layout, counts, sizes, how often each class occurs, masks
 /// that would fail or teach nothing, and the configuration to use. With --config: the same for the
 /// lists of a configuration, and what they name twice.
 #[derive(Debug, clap::Args)]
@@ -61,9 +64,29 @@ struct CheckArgs {
         conflicts_with = "config"
     )]
     ignore: u8,
+    /// Read the headers of images alone, not their pixels: damage in them goes unseen
+    #[arg(long)]
+    fast: bool,
     /// Write what was found as JSON here; - prints it instead of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+impl CheckArgs {
+    /// Looks at `samples`, with a bar where somebody watches.
+    fn survey(&self, samples: &[&Sample], rules: Option<&MaskRules>, data: &Data) -> Survey {
+        let progress = Progress::new("check", samples.len());
+        let done = AtomicUsize::new(0);
+        let seen = || progress.at(done.fetch_add(1, Ordering::Relaxed) + 1);
+        let with = Surveyor {
+            rules,
+            ignore: data.ignore_index,
+            exif: data.exif,
+            fast: self.fast,
+            seen: &seen,
+        };
+        Survey::of(samples, with)
+    }
 }
 
 /// Runs the subcommand.
@@ -98,10 +121,11 @@ fn check_folder(args: &CheckArgs, dir: &Path) -> anyhow::Result<()> {
         _ => 21,
     });
     let rules = known.then(|| MaskRules::new(&data));
-    let survey = Survey::of(&samples, rules.as_ref(), args.ignore);
+    let survey = args.survey(&samples, rules.as_ref(), &data);
     let advice = advise(&found, &survey, args.classes, args.ignore);
     let lists = named_lists(dir, &found.data);
-    let doubts = doubts_of(&lists);
+    let mut doubts = doubts_of(&lists);
+    doubts.extend(turned_line(&survey.turned));
 
     if let Some(path) = &args.json {
         let mut value = survey_json(&survey, &advice.config.data);
@@ -133,7 +157,7 @@ fn check_config(args: &CheckArgs, path: &Path) -> anyhow::Result<()> {
         let dataset = Dataset::open(&cfg, part)?;
         lists.push((name_of(part), dataset.samples().to_vec()));
     }
-    let doubts = doubts_of(&lists);
+    let mut doubts = doubts_of(&lists);
     let samples: Vec<&Sample> = lists.iter().flat_map(|(_, samples)| samples).collect();
     let rules = MaskRules::new(&cfg.data);
     let missing: Vec<String> = samples.iter().filter_map(|s| missing(s)).collect();
@@ -141,8 +165,10 @@ fn check_config(args: &CheckArgs, path: &Path) -> anyhow::Result<()> {
         .into_iter()
         .filter(|s| missing_file(s).is_none())
         .collect();
-    let mut survey = Survey::of(&there, Some(&rules), cfg.data.ignore_index);
+    let mut survey = args.survey(&there, Some(&rules), &cfg.data);
     survey.suspicious.splice(0..0, missing);
+    doubts.extend(absent_lines(&lists, &there, &survey, &rules, &cfg.data));
+    doubts.extend(turned_line(&survey.turned));
 
     if let Some(path) = &args.json {
         let mut value = survey_json(&survey, &cfg.data);
@@ -162,6 +188,32 @@ fn check_config(args: &CheckArgs, path: &Path) -> anyhow::Result<()> {
     text += &survey_text(&survey, &cfg.data);
     text += &section("notes", &doubts);
     emit(&text)
+}
+
+/// A line for the labelled and for the validation list on classes that none of its masks holds.
+/// `there` are the samples that were looked at.
+fn absent_lines(
+    lists: &[(&'static str, Vec<Sample>)],
+    there: &[&Sample],
+    survey: &Survey,
+    rules: &MaskRules,
+    data: &Data,
+) -> Vec<String> {
+    let held: HashMap<&Path, [u64; 4]> = there
+        .iter()
+        .zip(&survey.held)
+        .filter_map(|(sample, held)| Some((sample.mask.as_deref()?, (*held)?)))
+        .collect();
+    let of = |(name, samples): &(&'static str, Vec<Sample>)| {
+        let mut all = Held::default();
+        for bits in samples.iter().filter_map(|s| held.get(s.mask.as_deref()?)) {
+            let values = (0..=255u8).filter(|v| bits[usize::from(*v) / 64] >> (v % 64) & 1 == 1);
+            all.add(values.filter_map(|v| rules.label(v)));
+        }
+        all.line(name, data)
+    };
+    let counting = |list: &&(&str, Vec<Sample>)| list.0 != name_of(Part::Unlabeled);
+    lists.iter().filter(counting).filter_map(of).collect()
 }
 
 fn name_of(part: Part) -> &'static str {

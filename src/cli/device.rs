@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "ptx")]
+use crate::Error;
 use crate::Result;
+use crate::contact::{self, Check};
 pub(super) use crate::device::Named as Kind;
 use crate::device::cpu;
 #[cfg(any(feature = "cuda", feature = "ptx", feature = "simt"))]
@@ -10,6 +13,8 @@ use crate::device::gpu::GpuDevice;
 use crate::device::gpu::MathMode;
 #[cfg(feature = "cuda")]
 use crate::device::gpu::driver::TEST_MULTIPROCESSORS;
+#[cfg(feature = "ptx")]
+use crate::device::gpu::ptx::Edited;
 #[cfg(feature = "simt")]
 use crate::device::gpu::simt::{Options, Schedule};
 use crate::device::{DType, Device, Op};
@@ -24,6 +29,10 @@ pub(super) struct Place {
     /// CPU threads (cpu, ptx, simt); 0 = every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) threads: usize,
+    /// The ptx device with other PTX in the place of a unit's, to try a kernel: conv=FILE
+    #[cfg(feature = "ptx")]
+    #[arg(long, value_name = "UNIT=FILE", hide = true)]
+    ptx_unit: Vec<String>,
     /// Seed of the ptx device's schedule
     #[cfg(feature = "ptx")]
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
@@ -75,6 +84,24 @@ fn schedule(name: &str) -> std::result::Result<Schedule, String> {
     }
 }
 
+/// The files of `--ptx-unit`.
+#[cfg(feature = "ptx")]
+fn edited(units: &[String]) -> Result<Vec<Edited>> {
+    let read = |given: &String| {
+        let (unit, file) = given.split_once('=').ok_or_else(|| {
+            let at = format!("--ptx-unit {given}");
+            Error::input(at, "is not UNIT=FILE", "give for example conv=conv.ptx")
+        })?;
+        let text = std::fs::read_to_string(file);
+        Ok(Edited {
+            unit: unit.into(),
+            name: file.into(),
+            text: text.map_err(|e| Error::io(file, "read the PTX", e))?,
+        })
+    };
+    units.iter().map(read).collect()
+}
+
 impl Place {
     /// Which device was asked for.
     pub(super) fn kind(&self) -> Result<Kind> {
@@ -100,7 +127,18 @@ impl Place {
 
     /// Opens the device for one precision.
     pub(super) fn open(&self, precision: MathMode) -> Result<Arc<dyn Device>> {
-        match self.kind()? {
+        let kind = self.kind()?;
+        #[cfg(feature = "ptx")]
+        if let (Some(unit), false) = (self.ptx_unit.first(), matches!(kind, Kind::Ptx(_))) {
+            let problem = format!("is for --device ptx, not {}", self.device);
+            let at = format!("--ptx-unit {unit}");
+            return Err(Error::input(
+                at,
+                problem,
+                "add --device ptx, or leave it out",
+            ));
+        }
+        match kind {
             #[cfg(feature = "ptx")]
             Kind::Ptx(capability) => {
                 let options = crate::ptx::Options {
@@ -108,7 +146,11 @@ impl Place {
                     schedule: self.ptx_schedule,
                     ..crate::device::ptx_options(capability, self.threads)
                 };
-                Ok(Arc::new(GpuDevice::ptx(options, precision)?))
+                let gpu = match self.ptx_unit.is_empty() {
+                    true => GpuDevice::ptx(options, precision)?,
+                    false => GpuDevice::ptx_edited(options, &edited(&self.ptx_unit)?, precision)?,
+                };
+                Ok(Arc::new(gpu))
             }
             #[cfg(feature = "simt")]
             Kind::Simt => {
@@ -155,6 +197,26 @@ pub(super) struct DeviceArgs {
     /// Short for --precision bf16
     #[arg(long, conflicts_with = "precision")]
     half: bool,
+}
+
+/// Whether a GPU's kernels are checked first.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// Use a GPU's kernels without checking them against the CPU, which otherwise happens once for each
+    /// GPU, driver and version of this program
+    #[arg(long)]
+    no_check: bool,
+}
+
+impl CheckArgs {
+    /// As the library takes it; warnings go to the log.
+    pub(super) fn check(&self) -> Check {
+        Check {
+            on: !self.no_check,
+            tell: contact::to_stderr(|line| tracing::warn!("{line}")),
+            ..Check::default()
+        }
+    }
 }
 
 impl DeviceArgs {

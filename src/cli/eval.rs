@@ -1,20 +1,22 @@
 //! `u2pl-engine eval`: mIoU of trained weights on a list of images, of several weights under several
 //! protocols side by side.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use super::common::{CheckArgs, DeviceArgs, Progress, WeightsArgs, emit, emit_json};
 use super::looks::LookArgs;
 use crate::config::Config;
 use crate::config::schema::{DataKind, Protocol};
+use crate::contact;
 use crate::data::mask::cityscapes_label_ids;
 use crate::data::palette::{Palette, palette};
-use crate::data::{Dataset, Part};
+use crate::data::{Dataset, Part, result_name};
 use crate::eval::{Boundary, Evaluator, Look, Metrics, Scored};
-use crate::files::write_atomic;
+use crate::files::{check_empty, check_place, write_atomic};
 use crate::infer::render;
 use crate::{Error, Result, model};
 
@@ -25,6 +27,8 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     /// More weights or run folders, scored likewise and set against the first
     #[arg(long, value_name = "FILE|DIR")]
     against: Vec<PathBuf>,
@@ -48,12 +52,19 @@ pub(super) struct Args {
     /// Write a line for each image here: pixels, accuracy, mIoU and IoU of each class
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Write the predicted masks here, palette PNGs of class indices
+    /// Write the predicted masks here, palette PNGs of class indices named as `infer --recursive` names
+    /// those of the folder of images
     #[arg(long, value_name = "DIR")]
     masks: Option<PathBuf>,
+    /// Write into a folder of --masks that is not empty
+    #[arg(long, requires = "masks")]
+    force: bool,
     /// Cityscapes label ids in --masks, as its server wants them, instead of train ids
     #[arg(long, requires = "masks")]
     label_ids: bool,
+    /// Name the first layer with values that are no finite numbers, where an image's scores are none
+    #[arg(long)]
+    trace_nan: bool,
     /// Write the numbers as JSON here; - prints them instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -117,6 +128,24 @@ impl Args {
         protocol.chain(self.looks.sets()).collect()
     }
 
+    /// Refuses files that could not be written, or would overwrite one another, before anything is
+    /// scored.
+    fn check_outputs(&self) -> Result<()> {
+        let files = [self.csv.as_deref(), self.json.as_deref()];
+        for file in files.iter().copied().flatten() {
+            check_place(file, self.masks.as_deref())?;
+        }
+        if self.csv.is_some() && self.csv == self.json {
+            return Err(Error::input(
+                "--csv and --json",
+                "name the same file",
+                "name two files",
+            ));
+        }
+        let masks = self.masks.as_deref();
+        masks.map_or(Ok(()), |folder| check_empty(folder, self.force))
+    }
+
     /// Whether class maps are wanted, not counts alone.
     fn look(&self) -> Look {
         match self.boundary || self.masks.is_some() {
@@ -139,6 +168,8 @@ struct Outcome {
     preset: Option<String>,
     cfg: Config,
     images: usize,
+    /// Images that could not be scored.
+    failed: usize,
     metrics: Metrics,
     boundary: Option<Boundary>,
 }
@@ -160,6 +191,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         )
         .into());
     }
+    args.check_outputs()?;
     let mut outcomes = Vec::new();
     for weights in &weights {
         for &preset in &presets {
@@ -173,19 +205,27 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             true => json!({ "results": all.collect::<Result<Vec<_>>>()? }),
         };
         emit_json(path, &value)?;
-        if path.as_os_str() == "-" {
-            return Ok(());
+    }
+    if args.json.as_deref() != Some(Path::new("-")) {
+        match &outcomes[..] {
+            [one] => emit(&one.table())?,
+            all => emit(&beside(all))?,
         }
     }
-    match &outcomes[..] {
-        [one] => emit(&one.table()),
-        all => emit(&beside(all)),
-    }
+    outcomes.iter().find(|o| o.failed > 0).map_or(Ok(()), |o| {
+        Err(Error::input(
+            o.weights.display().to_string(),
+            format!("{} of {} images could not be scored", o.failed, o.images),
+            "fix or leave out those named above: the numbers are of the others alone",
+        )
+        .into())
+    })
 }
 
 /// Scores one network under one protocol and writes the files that were asked for.
 fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     let device = args.device.open()?;
+    contact::introduce(&*device, &args.check.check());
     let (file, cfg) = args
         .weights
         .open_at(weights, sets_of(preset), args.sets())?;
@@ -212,36 +252,51 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
         weights: weights.to_path_buf(),
         preset: preset.map(String::from),
         images: dataset.len(),
+        failed: 0,
         metrics: Metrics::new(cfg.data.classes),
         boundary: args.boundary.then(|| Boundary::new(cfg.data.classes)),
         cfg,
     };
-    let files = Files::new(args, &outcome.cfg)?;
+    let files = Files::new(args, &outcome.cfg, &dataset)?;
     let mut lines = files.header();
     let mut evaluator = Evaluator::new(device, &outcome.cfg, layout);
     evaluator.predictor().tile(args.looks.tile)?;
+    evaluator.predictor().trace_nan(args.trace_nan);
+    evaluator.meet(loaded.weights().set)?;
     let progress = Progress::new("eval", dataset.len());
     let ignore = outcome.cfg.data.ignore_index;
-    evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {
+    let scored = evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {
+        progress.at(i + 1);
+        let scored = match scored {
+            Ok(scored) => scored,
+            Err(fault) => {
+                progress.note(&format!("error: {fault}"));
+                outcome.failed += 1;
+                return Ok(());
+            }
+        };
         outcome.metrics.add(&scored.confusion)?;
         if let (Some(sum), Some(map)) = (&mut outcome.boundary, &scored.prediction) {
             sum.add(&scored.labels, map, scored.width, ignore);
         }
-        lines += &files.image(&dataset.id(i), scored)?;
-        progress.at(i + 1);
+        lines += &files.image(i, scored)?;
         Ok(())
-    })?;
+    });
     drop(progress);
-    if let Some(csv) = &args.csv {
-        write_atomic(csv, lines.as_bytes())?;
-    }
-    Ok(outcome)
+    // What was found before an image failed is not lost for it.
+    let written = match &args.csv {
+        Some(csv) => write_atomic(csv, lines.as_bytes()),
+        None => Ok(()),
+    };
+    scored.and(written).map(|()| outcome)
 }
 
 /// What is written for each image.
 struct Files<'a> {
     csv: bool,
     masks: Option<&'a Path>,
+    /// Of each image, the path of what is written for it, without extension.
+    images: Vec<PathBuf>,
     label_ids: bool,
     classes: usize,
     names: &'a [String],
@@ -249,7 +304,7 @@ struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    fn new(args: &'a Args, cfg: &'a Config) -> Result<Self> {
+    fn new(args: &'a Args, cfg: &'a Config, dataset: &Dataset) -> Result<Self> {
         if args.label_ids && cfg.data.classes != 19 {
             return Err(Error::input(
                 "--label-ids",
@@ -260,10 +315,20 @@ impl<'a> Files<'a> {
                 "leave it out",
             ));
         }
+        let images = result_names(cfg, dataset);
+        if args.csv.is_some() || args.masks.is_some() {
+            check_distinct(&images, dataset)?;
+        }
         if let Some(folder) = &args.masks {
-            fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make the folder", e))?;
+            let parts: BTreeSet<&Path> = images.iter().filter_map(|i| i.parent()).collect();
+            for part in parts {
+                let folder = folder.join(part);
+                fs::create_dir_all(&folder)
+                    .map_err(|e| Error::io(&folder, "make the folder", e))?;
+            }
         }
         Ok(Self {
+            images,
             csv: args.csv.is_some(),
             masks: args.masks.as_deref(),
             label_ids: args.label_ids,
@@ -282,8 +347,9 @@ impl<'a> Files<'a> {
         format!("image,pixels,pixel_accuracy,miou,{}\n", names.join(","))
     }
 
-    /// Writes the mask of an image; its line of the table.
-    fn image(&self, id: &str, scored: Scored) -> Result<String> {
+    /// Writes the mask of image `i`; its line of the table.
+    fn image(&self, i: usize, scored: Scored) -> Result<String> {
+        let name = &self.images[i];
         let mut line = String::new();
         if self.csv {
             let mut metrics = Metrics::new(self.classes);
@@ -292,11 +358,14 @@ impl<'a> Files<'a> {
             let shares = [metrics.pixel_accuracy(), metrics.miou()];
             let shares = shares.into_iter().chain(metrics.iou()).map(share);
             let shares: Vec<String> = shares.collect();
-            line = format!("{},{},{}\n", quoted(id), metrics.pixels(), shares.join(","));
+            let image = quoted(&name.display().to_string());
+            line = format!("{image},{},{}\n", metrics.pixels(), shares.join(","));
         }
         if let (Some(folder), Some(mut map)) = (self.masks, scored.prediction) {
-            let stem = Path::new(id).file_stem().unwrap_or_default();
-            let path = folder.join(format!("{}.png", stem.to_string_lossy()));
+            // Appended: what follows a dot in the name stays.
+            let mut path = folder.join(name).into_os_string();
+            path.push(".png");
+            let path = PathBuf::from(path);
             let (width, height) = (scored.width, scored.height);
             let png = if self.label_ids {
                 cityscapes_label_ids(&mut map);
@@ -308,6 +377,41 @@ impl<'a> Files<'a> {
         }
         Ok(line)
     }
+}
+
+/// For each image the path of what is written for it, without extension.
+fn result_names(cfg: &Config, dataset: &Dataset) -> Vec<PathBuf> {
+    match dataset.samples() {
+        [] => (0..dataset.len()).map(|i| dataset.id(i).into()).collect(),
+        samples => {
+            let names = samples.iter().map(|s| result_name(&cfg.data, &s.image));
+            names.collect()
+        }
+    }
+}
+
+/// Refuses two images whose results would be the same files. An image that is listed twice is one.
+fn check_distinct(names: &[PathBuf], dataset: &Dataset) -> Result<()> {
+    let mut seen: HashMap<&Path, &Path> = HashMap::new();
+    for (name, sample) in names.iter().zip(dataset.samples()) {
+        let Some(other) = seen.insert(name, &sample.image) else {
+            continue;
+        };
+        let same = other == sample.image
+            || fs::canonicalize(other).ok() == fs::canonicalize(&sample.image).ok();
+        if !same {
+            return Err(Error::input(
+                sample.at.clone(),
+                format!(
+                    "the results of {} would overwrite those of {}",
+                    sample.image.display(),
+                    other.display()
+                ),
+                "rename one of them, or list them in two files",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A field of a line of values between commas.
@@ -323,6 +427,7 @@ impl Outcome {
         let mut value = self.metrics.to_json();
         if let Some(map) = value.as_object_mut() {
             map.insert("images".into(), self.images.into());
+            map.insert("failed".into(), self.failed.into());
             map.insert("protocol".into(), protocol_name(self.cfg.eval.protocol)?);
             map.insert("weights".into(), self.weights.display().to_string().into());
             map.insert("preset".into(), self.preset.clone().into());

@@ -9,7 +9,8 @@ use crate::weights::{explained, read_params};
 use crate::{Error, model};
 
 /// Writes a trained network as ONNX: image [batch, 3, height, width], RGB from 0 to 1, to logits of
-/// the same size; batch, height and width are free.
+/// the same size; batch, height and width are free. The graph resizes by data.image_scale and normalises
+/// as infer does; what else is left to the caller is said, and written into the file's metadata.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -37,5 +38,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let bytes = onnx::encode(&cfg, &layout, &weights, &buffers)?;
     write_atomic(out, &bytes)?;
     let mib = bytes.len() as f64 / (1u64 << 20) as f64;
-    emit(&format!("{} written, {mib:.1} MiB\n", out.display()))
+    let inside = onnx::inside(&cfg);
+    let mut text = format!(
+        "{} written, {mib:.1} MiB: the picture goes in as it is, {inside}\n",
+        out.display()
+    );
+    let left = onnx::left_to_caller(&cfg);
+    if !left.is_empty() {
+        text += &format!("left to the caller: {}\n", left.join("; "));
+    }
+    emit(&text)
 }

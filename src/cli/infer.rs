@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::common::{DeviceArgs, Progress, WeightsArgs, emit, emit_json};
+use super::common::{CheckArgs, DeviceArgs, Progress, WeightsArgs, emit, emit_json};
 use super::looks::LookArgs;
 use crate::bench::versus::side::status_mib;
 use crate::config::Config;
 use crate::config::schema::Protocol;
+use crate::files::check_place;
 use crate::infer::files::{self, Outcome, Summary};
 use crate::infer::{self, Inputs, Network, Search, Segmenter};
 use crate::{Error, Result, model};
@@ -21,6 +22,8 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     #[command(flatten)]
     looks: LookArgs,
     /// Image, folder of .jpg, .jpeg and .png images, pattern ('frames/*.jpg', quoted), or numbered
@@ -56,6 +59,9 @@ pub(super) struct Args {
     /// the summary
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Name the first layer with values that are no finite numbers, for images whose scores are none
+    #[arg(long)]
+    trace_nan: bool,
     /// Write into an output folder that is not empty
     #[arg(long)]
     force: bool,
@@ -73,7 +79,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let (segmenter, cfg) = args.load()?;
     let options = args.options(&cfg);
     if let Some(json) = &args.json {
-        place_for(json, &args.out)?;
+        check_place(json, Some(&args.out))?;
     }
     files::prepare(&options, &inputs.images)?;
 
@@ -90,7 +96,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         }
         progress.at(summary.images());
     };
-    files::run(&segmenter, &inputs.images, &options, &mut each)?;
+    let ran = files::run(&segmenter, &inputs.images, &options, &mut each);
     drop(progress);
 
     if let Some(path) = &args.json {
@@ -98,7 +104,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             "images": found,
             "summary": args.summary(&summary, &segmenter)?,
         });
-        emit_json(path, &value)?;
+        // What was found before a disk was full, say, is not lost for it.
+        let written = emit_json(path, &value);
+        ran?;
+        written?;
+    } else {
+        ran?;
     }
     if args.json.as_deref() != Some(Path::new("-")) {
         emit(&args.lines(&summary, &segmenter)?)?;
@@ -115,7 +126,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         summary.failed,
         summary.images()
     );
-    Err(Error::input(at, problem, "mend or remove those named above").into())
+    Err(Error::input(at, problem, "fix or remove those named above").into())
 }
 
 impl Args {
@@ -132,6 +143,9 @@ impl Args {
         if let Some(first) = inputs.skipped.first() {
             let n = inputs.skipped.len();
             tracing::info!("not images, skipped: {} ({n} in all)", first.display());
+        }
+        for note in &inputs.notes {
+            tracing::info!("{note}");
         }
         for gap in &inputs.gaps {
             tracing::warn!("{gap}");
@@ -152,6 +166,8 @@ impl Args {
             windows: sliding.then(|| cfg.eval.crop.unwrap_or(cfg.augment.crop)),
             tiling: self.looks.tile,
             callers: 1,
+            trace_nan: self.trace_nan,
+            check: self.check.check(),
             ..infer::Options::default()
         };
         let network = Network {
@@ -173,6 +189,7 @@ impl Args {
             min_confidence: self.min_confidence,
             batch: self.batch.into(),
             threads: cfg.data.workers,
+            exif: cfg.data.exif,
         }
     }
 
@@ -226,17 +243,4 @@ impl Args {
 fn peak_bytes() -> Option<usize> {
     let mib = status_mib("VmHWM");
     (mib > 0.0).then_some((mib * f64::from(1 << 20)) as usize)
-}
-
-/// Refuses, before anything is done, to write to a folder that does not exist and is not `out`.
-fn place_for(file: &Path, out: &Path) -> Result<()> {
-    let folder = file.parent().filter(|f| !f.as_os_str().is_empty());
-    match folder {
-        Some(folder) if folder != out && !folder.is_dir() => Err(Error::input(
-            file.display().to_string(),
-            "its folder does not exist",
-            "make the folder, or name another file",
-        )),
-        _ => Ok(()),
-    }
 }

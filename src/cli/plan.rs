@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::common::{ConfigArgs, DeviceArgs, emit, emit_json};
+use super::common::{ConfigArgs, DeviceArgs, check_json, emit, emit_json};
 use crate::bench::floor::{Profile, StepFloor, layer_of};
 use crate::bench::{Ceilings, Recipe, compare};
 use crate::config::Config;
@@ -45,6 +45,7 @@ pub(super) struct Args {
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    check_json(args.json.as_deref())?;
     let recipe = args.recipe()?;
     if args.floor {
         return floors(args, &recipe);

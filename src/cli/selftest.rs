@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::common::{Progress, emit, emit_json};
+use super::common::{Progress, check_json, emit, emit_json};
 use super::device::{Kind, Place};
 use crate::device::cpu::CpuDevice;
 use crate::device::{Device, philox};
@@ -35,6 +35,7 @@ const LISTED: usize = 40;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    check_json(args.json.as_deref())?;
     let kind = args.place.kind()?;
     let mut cases = chosen(args)?;
     if kind == Kind::Cpu {

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::common::{ConfigArgs, DeviceArgs, say};
+use super::common::{CheckArgs, ConfigArgs, DeviceArgs, say};
 use crate::config::{Authors, Config};
 use crate::eval::Metrics;
 use crate::method::diagnostics::Report;
@@ -24,6 +24,8 @@ pub struct Args {
     config: ConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    check: CheckArgs,
     /// Run folder to create (or, with --resume, to go on in). Default: the first free runs/NAME-N
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -31,11 +33,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Start from random weights where a configuration in the authors' format means ImageNet's
-    #[arg(long, conflicts_with_all = ["init", "resume"])]
+    #[arg(long, conflicts_with_all = ["init", "resume", "resume_with_new_data"])]
     from_scratch: bool,
     /// Go on where the run in --out stopped; its own config.yaml is used unless --config is given
     #[arg(long, requires = "out")]
     resume: bool,
+    /// As --resume, although the lists name other images than the run was started with
+    #[arg(long, requires = "out")]
+    resume_with_new_data: bool,
     /// Stop after this many iterations in all
     #[arg(long, value_name = "N")]
     max_iters: Option<usize>,
@@ -49,6 +54,7 @@ pub struct Args {
 /// # Errors
 /// Those of [`train::run`].
 pub fn run(mut args: Args) -> Result<()> {
+    args.resume |= args.resume_with_new_data;
     if args.resume && args.config.config.is_none() {
         args.config.config = args.out.as_ref().map(|out| out.join("config.yaml"));
     }
@@ -70,8 +76,10 @@ pub fn run(mut args: Args) -> Result<()> {
         out,
         init: args.init,
         resume: args.resume,
+        new_data: args.resume_with_new_data,
         max_iters: args.max_iters,
         profile: args.profile,
+        check: args.check.check(),
     };
     let mut display = Display::new(stop_signal());
     let ran = match demo {
@@ -172,7 +180,8 @@ impl Display {
     }
 
     fn compared(&self, both: &demo::Comparison) {
-        let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl"));
+        // Shapes have labels.
+        let percent = |s: &Summary| 100.0 * judged(s, s.out.ends_with("u2pl")).unwrap_or(0.0);
         let (sup, u2pl) = (percent(&both.supervised), percent(&both.u2pl));
         say("");
         say(&format!(
@@ -191,7 +200,7 @@ impl Display {
 }
 
 /// The mIoU of the network that the run is judged by.
-fn judged(summary: &Summary, teacher: bool) -> f64 {
+fn judged(summary: &Summary, teacher: bool) -> Option<f64> {
     if teacher {
         summary.teacher_miou
     } else {
@@ -236,14 +245,20 @@ impl Observer for Display {
     }
 
     fn validated(&mut self, epoch: usize, who: &str, metrics: &Metrics) {
-        let miou = metrics.miou().unwrap_or(0.0);
-        self.best = self.best.max(miou);
+        let miou = metrics.miou();
+        self.best = self.best.max(miou.unwrap_or(0.0));
+        let text = match miou {
+            Some(miou) => format!(
+                "mIoU {:.2} % (best {:.2} %)",
+                100.0 * miou,
+                100.0 * self.best
+            ),
+            None => "no mIoU".into(),
+        };
         self.line(&format!(
-            "{} epoch {} validation of the {who}: mIoU {:.2} % (best {:.2} %)",
+            "{} epoch {} validation of the {who}: {text}",
             self.title,
             epoch + 1,
-            100.0 * miou,
-            100.0 * self.best
         ));
     }
 
@@ -258,13 +273,15 @@ impl Observer for Display {
             true => format!(", best {:.2} %", 100.0 * summary.best_miou),
             false => String::new(),
         };
+        let percent =
+            |miou: Option<f64>| miou.map_or("–".into(), |m| format!("{:.2} %", 100.0 * m));
         say(&format!(
-            "{}: {} iterations in {:.0} s; mIoU student {:.2} %, teacher {:.2} %{best}; {}",
+            "{}: {} iterations in {:.0} s; mIoU student {}, teacher {}{best}; {}",
             self.title,
             summary.iterations,
             summary.seconds,
-            100.0 * summary.student_miou,
-            100.0 * summary.teacher_miou,
+            percent(summary.student_miou),
+            percent(summary.teacher_miou),
             summary.out.display()
         ));
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::bench::recipe_of;
-use super::common::{emit, emit_json, tell};
+use super::common::{check_json, emit, emit_json, tell};
 use super::device::{Kind, Place, precision};
 use crate::bench::versus::scripts::{Folder, Python};
 use crate::bench::versus::side::{self, Side};
@@ -177,6 +177,7 @@ fn named<T: Clone>(
 }
 
 fn step(args: &StepArgs) -> anyhow::Result<()> {
+    check_json(args.common.json.as_deref())?;
     let usual = if args.common.cuda()? { 2..3 } else { 0..2 };
     let known = StepWork::known();
     let mut cases = named(known, |w| w.name.as_str(), &args.case, usual)?;
@@ -194,6 +195,7 @@ fn step(args: &StepArgs) -> anyhow::Result<()> {
 }
 
 fn infer(args: &InferArgs) -> anyhow::Result<()> {
+    check_json(args.common.json.as_deref())?;
     let usual = if args.common.cuda()? { 2..4 } else { 0..2 };
     let known = InferWork::known();
     let mut cases = named(known, |w| w.name.as_str(), &args.case, usual)?;

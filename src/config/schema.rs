@@ -51,6 +51,17 @@ pub enum LabelEncoding {
     CityscapesLabelId,
 }
 
+/// Whether images are turned by their EXIF orientation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exif {
+    /// Turned as viewers show them.
+    #[default]
+    Apply,
+    /// The pixels as they are stored.
+    Ignore,
+}
+
 /// Where images come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -84,6 +95,12 @@ pub struct Data {
     pub remap: BTreeMap<u8, u8>,
     /// Factor applied to every image and mask right after decoding (1 = none).
     pub image_scale: f32,
+    /// Whether images are turned by their EXIF orientation (`apply`) or taken as stored (`ignore`).
+    /// Masks have none: they are drawn on what is seen.
+    pub exif: Exif,
+    /// Share of the unlabelled images that may be unusable (0 to 1): they are skipped with a warning,
+    /// others take their places; one more ends the run.
+    pub max_bad_unlabeled: f32,
     /// Per-channel mean, RGB 0–255.
     pub mean: [f32; 3],
     /// Per-channel standard deviation, RGB 0–255.
@@ -142,6 +159,8 @@ impl Default for Data {
             encoding: LabelEncoding::TrainId,
             remap: BTreeMap::new(),
             image_scale: 1.0,
+            exif: Exif::Apply,
+            max_bad_unlabeled: 0.05,
             mean: [123.675, 116.28, 103.53],
             std: [58.395, 57.12, 57.375],
             workers: 0,
@@ -341,6 +360,17 @@ pub enum SupLoss {
     Ohem,
 }
 
+/// What a run does whose losses or weights are no longer numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDivergence {
+    /// Ends; the last good checkpoint stays.
+    #[default]
+    Stop,
+    /// Goes back to the last good checkpoint, once, and on from there with a tenth of the learning rate.
+    Rollback,
+}
+
 /// Optimisation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -384,6 +414,8 @@ pub struct Train {
     pub val_every: usize,
     /// Write what a run shows into its folder for TensorBoard too.
     pub tensorboard: bool,
+    /// What happens when a loss or a weight is no longer a number.
+    pub on_divergence: OnDivergence,
 }
 
 impl Default for Train {
@@ -408,6 +440,7 @@ impl Default for Train {
             log_every: 10,
             val_every: 1,
             tensorboard: true,
+            on_divergence: OnDivergence::Stop,
         }
     }
 }

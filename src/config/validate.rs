@@ -170,6 +170,7 @@ fn data(config: &Config, p: &mut Problems) {
         format!("{} is out of range", d.image_scale),
         "give a factor above 0 and at most 8",
     );
+    p.within("data.max_bad_unlabeled", d.max_bad_unlabeled, 0.0, 1.0);
     p.at_most("data.workers", d.workers, 1024);
     for c in 0..3 {
         p.need(

@@ -1,8 +1,9 @@
 //! Image files to packed RGB bytes.
 //!
 //! Accepted: JPEG (colour and grey) and 8-bit PNG without alpha (RGB, grey, palette). The rest is
-//! refused with the mend: silently dropping alpha or half of 16 bits would train on other pixels
-//! than the user sees. EXIF orientation is ignored, as masks are drawn on the stored pixels.
+//! refused with what to do: silently dropping alpha or half of 16 bits would train on other pixels
+//! than the user sees. For the same reason images are turned as their EXIF orientation says (in a
+//! JPEG's APP1 segment or a PNG's eXIf chunk), unless [`Exif::Ignore`] asks for the stored pixels.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
@@ -10,7 +11,9 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType, Transformations};
 
-use super::jpeg;
+use super::guard::{guarded, read};
+use super::{exif, jpeg};
+use crate::config::schema::Exif;
 use crate::host::available_bytes;
 use crate::{Error, Result};
 
@@ -43,27 +46,42 @@ const SMALL: usize = 1 << 26;
 const CONVERT: &str = "convert it to an 8-bit RGB PNG or a JPEG";
 const RESTORE: &str = "restore or replace the file";
 
-/// Reads an image at its own size, without a label.
+/// Reads an image at its own size, turned as it is seen, without a label.
 ///
 /// # Errors
 /// [`Error::Io`] when unreadable; [`Error::Input`] naming the file when it is neither JPEG nor
-/// PNG, truncated, damaged, 16-bit or with alpha, or has a side below 2 pixels.
-pub fn decode_image(path: &Path) -> Result<Decoded> {
+/// PNG, truncated, damaged, of a kind that is not read, 16-bit or with alpha, or has a side below
+/// 2 pixels; and when the decoder panics on it.
+pub fn decode_image(path: &Path, exif: Exif) -> Result<Decoded> {
     file_size(path)?;
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the image", e))?;
-    let (width, height, rgb) = if bytes.starts_with(&jpeg::MAGIC) {
-        let fault = |problem| fault(path, problem, RESTORE);
-        let (width, height) = jpeg::size(&mut Cursor::new(&bytes)).map_err(fault)?;
+    guarded(path, || {
+        let bytes = read(path, "read the image")?;
+        decode_bytes(path, &bytes, exif)
+    })
+}
+
+fn decode_bytes(path: &Path, bytes: &[u8], exif: Exif) -> Result<Decoded> {
+    let (orientation, (width, height, rgb)) = if bytes.starts_with(&jpeg::MAGIC) {
+        let head = jpeg::head(&mut Cursor::new(bytes)).map_err(|p| unread(path, p))?;
+        let (width, height) = head.size;
         let pixels = width as u64 * height as u64;
         check_claim(path, (width, height), pixels, bytes.len() as u64)?;
         check_memory(path, (width, height), jpeg::BYTES * width * height)?;
-        jpeg::decode(&bytes).map_err(fault)?
+        (
+            head.orientation,
+            jpeg::decode(bytes).map_err(|p| unread(path, p))?,
+        )
     } else if bytes.starts_with(&PNG_MAGIC) {
-        png_rgb(path, &bytes)?
+        let orientation = png_orientation(&mut Cursor::new(bytes));
+        (orientation, png_rgb(path, bytes)?)
     } else {
         return Err(not_an_image(path));
     };
     check_sides(path, width, height, 2)?;
+    let ((width, height), rgb) = match exif {
+        Exif::Apply => exif::turn((width, height), rgb, orientation),
+        Exif::Ignore => ((width, height), rgb),
+    };
     Ok(Decoded {
         width,
         height,
@@ -72,33 +90,85 @@ pub fn decode_image(path: &Path) -> Result<Decoded> {
     })
 }
 
-/// (width, height) from the file's header; refuses what [`decode_image`] would refuse by header.
+/// What the header of an image file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// (width, height) as [`decode_image`] gives it.
+    pub size: (usize, usize),
+    /// The EXIF orientation that it is turned by: 1 (upright) to 8.
+    pub orientation: u8,
+}
+
+/// What the file's header says; refuses what [`decode_image`] would refuse by header.
 ///
 /// # Errors
 /// As [`decode_image`], short of damage in the pixel data.
-pub fn image_size(path: &Path) -> Result<(usize, usize)> {
+pub fn image_header(path: &Path, exif: Exif) -> Result<Header> {
     let bytes = file_size(path)?;
-    let file = File::open(path).map_err(|e| Error::io(path, "open the image", e))?;
-    let mut reader = BufReader::new(file);
+    guarded(path, || {
+        let file = File::open(path).map_err(|e| Error::io(path, "open the image", e))?;
+        header_of(path, BufReader::new(file), bytes, exif)
+    })
+}
+
+fn header_of(path: &Path, mut reader: BufReader<File>, bytes: u64, exif: Exif) -> Result<Header> {
+    let rewind = |reader: &mut BufReader<File>| {
+        let back = reader.seek(SeekFrom::Start(0));
+        back.map_err(|e| Error::io(path, "read the image", e))
+    };
     let mut magic = [0; 4];
     let read = reader.read_exact(&mut magic);
-    reader
-        .seek(SeekFrom::Start(0))
-        .map_err(|e| Error::io(path, "read the image", e))?;
-    if read.is_ok() && magic.starts_with(&jpeg::MAGIC) {
-        let size = jpeg::size(&mut reader).map_err(|problem| fault(path, problem, RESTORE))?;
-        check_claim(path, size, size.0 as u64 * size.1 as u64, bytes)?;
-        Ok(size)
+    rewind(&mut reader)?;
+    let (size, orientation) = if read.is_ok() && magic.starts_with(&jpeg::MAGIC) {
+        let head = jpeg::head(&mut reader).map_err(|problem| unread(path, problem))?;
+        let (width, height) = head.size;
+        check_claim(path, head.size, width as u64 * height as u64, bytes)?;
+        (head.size, head.orientation)
     } else if magic == PNG_MAGIC {
+        let orientation = png_orientation(&mut reader);
+        rewind(&mut reader)?;
         let png = png::Decoder::new(reader)
             .read_info()
             .map_err(|e| png_fault(path, &e))?;
         accept_png(path, png.info())?;
         check_png(path, png.info(), bytes)?;
-        Ok((png.info().width as usize, png.info().height as usize))
+        let size = (png.info().width as usize, png.info().height as usize);
+        (size, orientation)
     } else {
-        Err(not_an_image(path))
-    }
+        return Err(not_an_image(path));
+    };
+    let orientation = match exif {
+        Exif::Apply => orientation,
+        Exif::Ignore => 1,
+    };
+    Ok(Header {
+        size: exif::seen_size(size, orientation),
+        orientation,
+    })
+}
+
+/// The orientation in the eXIf chunk of the PNG that `reader` starts at; 1 without one.
+fn png_orientation(reader: &mut (impl Read + Seek)) -> u8 {
+    /// Bytes of a chunk that are looked at.
+    const MOST: usize = 1 << 16;
+    let mut orientation = || -> Option<u8> {
+        reader.seek(SeekFrom::Start(8)).ok()?;
+        loop {
+            let mut head = [0; 8];
+            reader.read_exact(&mut head).ok()?;
+            let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+            match &head[4..] {
+                b"eXIf" => {
+                    let mut block = vec![0; (length as usize).min(MOST)];
+                    reader.read_exact(&mut block).ok()?;
+                    return exif::of_tiff(&block);
+                }
+                b"IEND" => return None,
+                _ => reader.seek(SeekFrom::Current(i64::from(length) + 4)).ok()?,
+            };
+        }
+    };
+    orientation().unwrap_or(1)
 }
 
 /// Refuses an image with a side below `least` pixels: a random resize to half size would leave
@@ -240,6 +310,15 @@ pub(super) fn png_fault(path: &Path, e: &png::DecodingError) -> Error {
         jpeg::one_line(&e.to_string())
     );
     fault(path, problem, RESTORE)
+}
+
+/// A fault in a JPEG's header: of a kind that is not read, or damaged.
+fn unread(path: &Path, problem: String) -> Error {
+    let mend = match problem.ends_with("not read") {
+        true => CONVERT,
+        false => RESTORE,
+    };
+    fault(path, problem, mend)
 }
 
 fn not_an_image(path: &Path) -> Error {

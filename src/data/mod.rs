@@ -8,6 +8,8 @@
 //! colours ([`palette`]). Datasets, lists and loading ahead are training's, in `sets`.
 
 pub mod decode;
+mod exif;
+mod guard;
 mod jpeg;
 pub mod palette;
 pub mod resize;
@@ -15,5 +17,9 @@ pub mod resize;
 mod sets;
 
 pub use decode::{Decoded, decode_image};
+#[cfg(feature = "cli")]
+pub(crate) use guard::guarded;
+#[doc(hidden)]
+pub use guard::inject;
 #[cfg(feature = "cli")]
 pub use sets::*;

@@ -8,6 +8,7 @@
 //! copies and computes. Layout is NHWC for maps and K·R·S·C for convolution weights.
 
 mod borrowed;
+pub mod check;
 pub mod cpu;
 pub mod gpu;
 mod named;
@@ -16,6 +17,7 @@ pub mod philox;
 mod strided;
 
 pub use borrowed::{Borrowed, Tensor};
+pub use check::{Checkable, Guard, Identity, Met};
 pub use named::Named;
 #[cfg(all(feature = "ptx", feature = "cli"))]
 pub(crate) use named::ptx_options;
@@ -200,6 +202,14 @@ pub trait Device: Send + Sync {
         DType::F32
     }
 
+    /// Arithmetic of products, by the name that `--precision` has for it.
+    fn precision(&self) -> &'static str {
+        match self.map_dtype() {
+            DType::BF16 => "bf16",
+            _ => "fp32",
+        }
+    }
+
     /// Where its memory is.
     fn memory(&self) -> Memory {
         Memory::Host
@@ -355,6 +365,20 @@ pub trait Device: Send + Sync {
     /// the place of two.
     fn fuses(&self, _op: &Op) -> bool {
         true
+    }
+
+    /// The device as one whose kernels can be checked and replaced; `None`: it has none of its own.
+    fn checkable(&self) -> Option<&dyn Checkable> {
+        None
+    }
+
+    /// Tells that these operations are about to be planned and run, so that whoever guards the
+    /// device may check its kernels first. Told again, it costs a look.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device cannot run one of them right.
+    fn meet(&self, _ops: &[Met]) -> Result<()> {
+        Ok(())
     }
 
     /// Scratch bytes that a call of this operation needs, known before any run.

@@ -30,11 +30,20 @@ impl Evaluator {
         }
     }
 
+    /// As [`Predictor::meet`], of everything that datasets are scored with.
+    ///
+    /// # Errors
+    /// As [`Predictor::meet`].
+    pub fn meet(&mut self, set: ParamSet) -> Result<()> {
+        self.predictor.meet(set, true)
+    }
+
     /// Scores every image of `dataset` with the weights `set` of the state arena. Images are
     /// decoded ahead on threads; `progress` gets (done, total) after each.
     ///
     /// # Errors
-    /// A damaged file's or an unlabelled image's, naming it; the device's.
+    /// A damaged file's, an unlabelled image's, or one's whose scores are no finite numbers, naming it;
+    /// the device's.
     pub fn evaluate(
         &mut self,
         arena: ArenaId,
@@ -45,7 +54,7 @@ impl Evaluator {
         let (weights, total) = (Weights { arena, set }, dataset.len());
         let mut metrics = Metrics::new(self.classes);
         self.each(weights, dataset, Look::Counts, &mut |i, scored| {
-            metrics.add(&scored.confusion)?;
+            metrics.add(&scored?.confusion)?;
             progress(i + 1, total);
             Ok(())
         })?;
@@ -53,49 +62,55 @@ impl Evaluator {
     }
 
     /// Scores every image of `dataset` and hands what was found to `take`, in order, with the
-    /// image's index.
+    /// image's index; of an image or a mask that cannot be used what is wrong with it.
     ///
     /// # Errors
-    /// As [`Evaluator::evaluate`]; the first of `take`.
+    /// The device's; the first of `take`.
     pub fn each(
         &mut self,
         weights: Weights,
         dataset: &Dataset,
         look: Look,
-        take: &mut dyn FnMut(usize, Scored) -> Result<()>,
+        take: &mut dyn FnMut(usize, Result<Scored>) -> Result<()>,
     ) -> Result<()> {
         let total = dataset.len();
         let (predictor, classes) = (&mut self.predictor, self.classes);
         let decode = |i| dataset.decode(i);
         prefetch::ordered(total, self.workers, decode, |i, decoded| {
-            let decoded = decoded?;
-            let labels = decoded.label.ok_or_else(|| {
-                Error::input(
-                    dataset.id(i),
-                    "has no mask to score against",
-                    "list only images with masks, or use infer",
-                )
-            })?;
+            let decoded = match decoded {
+                Ok(decoded) => decoded,
+                Err(fault) => return take(i, Err(fault)),
+            };
+            let Some(labels) = decoded.label else {
+                let problem = "has no mask to score against";
+                let mend = "list only images with masks, or use infer";
+                return take(i, Err(Error::input(dataset.id(i), problem, mend)));
+            };
             let (width, height) = (decoded.width, decoded.height);
             let image = Rgb::new(width, height, decoded.rgb)?;
-            let (confusion, prediction) = match look {
-                Look::Counts => (predictor.confusion(weights, &image, &labels)?, None),
-                Look::Maps => {
-                    let prediction = predictor.maps(weights, &image)?.argmax;
+            let found = match look {
+                Look::Counts => predictor
+                    .confusion(weights, &image, &labels)
+                    .map(|confusion| (confusion, None)),
+                Look::Maps => predictor.maps(weights, &image).map(|maps| {
+                    let prediction = maps.argmax;
                     let confusion = count(&labels, &prediction, classes, predictor.ignore());
                     (confusion, Some(prediction))
-                }
+                }),
             };
-            take(
-                i,
-                Scored {
-                    width,
-                    height,
-                    confusion,
-                    labels,
-                    prediction,
-                },
-            )
+            let (confusion, prediction) = found.map_err(|error| {
+                let sample = dataset.samples().get(i);
+                let name = sample.map_or(dataset.id(i), |s| s.image.display().to_string());
+                predictor.explained(error, weights, &image).of_image(name)
+            })?;
+            let scored = Scored {
+                width,
+                height,
+                confusion,
+                labels,
+                prediction,
+            };
+            take(i, Ok(scored))
         })
     }
 

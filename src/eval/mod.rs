@@ -14,6 +14,7 @@
 mod boundary;
 #[cfg(feature = "cli")]
 mod evaluator;
+mod finite;
 mod loaded;
 #[cfg(feature = "cli")]
 mod metrics;

@@ -107,9 +107,30 @@ pub(super) struct Net {
 }
 
 impl Net {
+    /// As [`Net::run`], operation by operation: the first layer with values that are no finite numbers.
+    pub(super) fn first_not_finite<T: Sample>(
+        &self,
+        images: &[&[T]],
+        size: [usize; 2],
+    ) -> Result<Option<String>> {
+        self.fill(images, None, size)?;
+        self.program.first_not_finite()
+    }
+
     /// Runs on images of `height` × `width`, at most the program's size (the rest is padded);
     /// without labels every pixel is labelled 0.
     pub(super) fn run<T: Sample>(
+        &self,
+        images: &[&[T]],
+        labels: Option<&[u8]>,
+        size: [usize; 2],
+    ) -> Result<()> {
+        self.fill(images, labels, size)?;
+        self.program.run()
+    }
+
+    /// Puts in what a run starts from.
+    fn fill<T: Sample>(
         &self,
         images: &[&[T]],
         labels: Option<&[u8]>,
@@ -161,7 +182,7 @@ impl Net {
                 self.program.write(one, &[1f32; 3])?;
             }
         }
-        self.program.run()
+        Ok(())
     }
 
     /// Appends an image in the middle of the program's size, the rest of the colour that is zero
@@ -297,8 +318,19 @@ impl Networks {
         tail: Tail,
     ) -> Result<usize> {
         let mut graph = graph(&self.cfg, &mut self.layout, set, shape, T::KIND, tail)?.graph;
-        graph.fuse(|op| self.device.fuses(op));
+        graph.suit(&*self.device)?;
         Ok(Plan::new(&graph, &*self.device).bytes)
+    }
+
+    /// Has the device meet what a program with this tail uses.
+    pub(super) fn meet(&mut self, set: ParamSet, shape: Shape, tail: Tail) -> Result<()> {
+        let kind = SampleKind::Byte;
+        match graph(&self.cfg, &mut self.layout, set, shape, kind, tail) {
+            Ok(mut made) => made.graph.suit(&*self.device),
+            // Too small a shape for this network: programs of others are met when they are made.
+            Err(crate::Error::Input { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Bytes of the kept programs' arenas.

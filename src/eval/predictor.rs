@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::finite::{check_maps, check_scores};
 use super::network::{MapPlaces, Networks, Shape, Tail, Weights};
 use super::scores::{ScoreMap, Uploaded};
 use super::tiles::{Tiling, on_grid};
 use super::windows::{Rect, Rgb, Sample, Sliding, center, cut};
 use crate::config::schema::{Average, Config, Decoder, Protocol};
-use crate::device::{Device, Strided, elements};
+use crate::device::{Device, Met, Strided, elements};
 use crate::graph::exec::read_view;
 use crate::graph::params::{Layout, ParamSet};
 use crate::{Error, Result};
@@ -49,8 +50,8 @@ struct Look {
 pub struct Predictor {
     pub(super) device: Arc<dyn Device>,
     pub(super) nets: Networks,
-    protocol: Protocol,
-    crop: [usize; 2],
+    pub(super) protocol: Protocol,
+    pub(super) crop: [usize; 2],
     average: Average,
     looks: Vec<Look>,
     pub(super) tiling: Option<Tiling>,
@@ -59,6 +60,7 @@ pub struct Predictor {
     pub(super) stride: usize,
     pub(super) classes: usize,
     ignore: u8,
+    pub(super) trace: bool,
 }
 
 /// Scores of an image, wherever they are averaged.
@@ -90,6 +92,7 @@ impl Predictor {
             stride: cfg.model.output_stride,
             classes: cfg.data.classes,
             ignore: cfg.data.ignore_index,
+            trace: false,
         }
     }
 
@@ -118,6 +121,30 @@ impl Predictor {
     /// Bytes of device memory that kept programs hold.
     pub fn held_bytes(&self) -> usize {
         self.nets.held()
+    }
+
+    /// Has the device meet the operations of [`Predictor::maps`] on images of bytes, with `counts` also
+    /// of [`Predictor::confusion`]: what a first contact has to say is then said before the first
+    /// image and not at it.
+    ///
+    /// # Errors
+    /// As [`crate::device::Device::meet`].
+    pub fn meet(&mut self, set: ParamSet, counts: bool) -> Result<()> {
+        let shape = Shape::one(self.crop);
+        self.nets.meet(set, shape, Tail::Maps)?;
+        if counts {
+            self.nets.meet(set, shape, Tail::Confusion)?;
+        }
+        if self.is_plain() && self.protocol != Protocol::Sliding {
+            return Ok(());
+        }
+        let floats = |op| Met { op, half: false };
+        self.device
+            .meet(&[floats("add_scores"), floats("finish_scores")])?;
+        match counts {
+            true => self.device.meet(&[floats("label_confusion")]),
+            false => Ok(()),
+        }
     }
 
     /// Class map, entropy and confidence of `image`. The centre-crop protocol has no answer for
@@ -155,7 +182,7 @@ impl Predictor {
             let pixels: Vec<&[T]> = images.iter().map(|i| &i.pixels[..]).collect();
             net.run(&pixels, None, size)?;
             let maps = |image| {
-                Ok(Maps {
+                check_maps(Maps {
                     width: size[1],
                     height: size[0],
                     entropy: net.result_of(image, 0)?,
@@ -171,11 +198,11 @@ impl Predictor {
                 return self.maps(weights, image);
             }
             if self.is_plain() && self.protocol != Protocol::Sliding {
-                return self.tiled_maps(weights, image);
+                return self.tiled_maps(weights, image).and_then(check_maps);
             }
             let scored = self.scored(weights, image)?;
             scored.map.finish(scored.softmax)?;
-            scored.maps()
+            scored.maps().and_then(check_maps)
         };
         images.iter().map(one).collect()
     }
@@ -219,16 +246,20 @@ impl Predictor {
             net.run(&[&image.pixels], None, size)?;
             let view = net.logits()?;
             let [_, h, w, c] = view.shape;
+            let values = read_view(&*self.device, &view)?;
+            check_scores(&values, c)?;
             return Ok(Scores {
                 shape: [h, w, c],
-                values: read_view(&*self.device, &view)?,
+                values,
                 probabilities: false,
             });
         }
         let scored = self.scored(weights, image)?;
+        let values = scored.map.mean(scored.image)?;
+        check_scores(&values, self.classes)?;
         Ok(Scores {
             shape: [image.height, image.width, self.classes],
-            values: scored.map.mean(scored.image)?,
+            values,
             probabilities: scored.softmax,
         })
     }
@@ -246,13 +277,16 @@ impl Predictor {
         if self.protocol == Protocol::Sliding && self.is_plain() {
             let scored = self.slide(weights, image)?;
             let mut values = scored.map.mean(scored.image)?;
+            check_scores(&values, self.classes)?;
             if !scored.softmax {
                 values.chunks_exact_mut(self.classes).for_each(softmax);
             }
             return Ok(values);
         }
         let scored = self.averaged(weights, image, true)?;
-        scored.map.mean(scored.image)
+        let values = scored.map.mean(scored.image)?;
+        check_scores(&values, self.classes)?;
+        Ok(values)
     }
 
     /// Bytes of device memory that [`Predictor::maps_of`] takes for `images` images of `size`
@@ -353,6 +387,7 @@ impl Predictor {
         }
         let scored = self.scored(weights, image)?;
         scored.map.finish(scored.softmax)?;
+        scored.maps().and_then(check_maps)?;
         let truth = scored.truth(labels, self.ignore);
         scored.map.confusion(&truth, self.ignore)
     }
@@ -393,6 +428,8 @@ impl Predictor {
             .get::<u8>(weights, Shape::one(size), Tail::Confusion)?;
         let own = [image.height, image.width];
         net.run(&[&image.pixels[..]], Some(labels), own)?;
+        // The matrix leaves pixels without an answer out.
+        check_scores(&read_view(&*self.device, &net.logits()?)?, self.classes)?;
         net.result(0)
     }
 

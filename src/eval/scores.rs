@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{Call, DType, Device, Op, Shape, View};
+use crate::device::{Call, DType, Device, Met, Op, Shape, View};
 use crate::graph::exec::{Arena, read_view};
 use crate::graph::state::State;
 use crate::{Error, Result};
@@ -133,6 +133,7 @@ impl ScoreMap {
 
 /// Runs one operation with scratch of its own.
 fn call(device: &Arc<dyn Device>, op: Op, ins: Vec<View>, outs: Vec<View>) -> Result<()> {
+    device.meet(&[Met::of(&op, &ins, &outs)])?;
     let bytes = device.workspace_bytes(&op, &ins, &outs);
     let scratch = match bytes {
         0 => None,

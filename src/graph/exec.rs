@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::plan::Plan;
 use super::{Graph, TensorId};
-use crate::device::{ArenaId, Call, Cost, Device, Recording, View};
+use crate::device::{ArenaId, Call, Cost, DType, Device, Recording, View};
 use crate::error::{Error, Result};
 
 /// One arena on a device, freed on drop.
@@ -108,9 +108,9 @@ impl Program {
     /// Fuses and plans `graph` and allocates its transient arena.
     ///
     /// # Errors
-    /// The device's, when the memory is not there.
+    /// The device's, when the memory is not there, or as [`Graph::suit`].
     pub fn new(mut graph: Graph, device: Arc<dyn Device>, state: ArenaId) -> Result<Self> {
-        graph.fuse(|op| device.fuses(op));
+        graph.suit(&*device)?;
         let plan = Plan::new(&graph, &*device);
         let arena = Arena::new(device.clone(), plan.bytes)?;
         let id = arena.id();
@@ -121,15 +121,13 @@ impl Program {
     /// largest one's size.
     ///
     /// # Errors
-    /// The device's, when the memory is not there.
+    /// As [`Program::new`].
     pub fn sharing(
         mut graphs: Vec<Graph>,
         device: &Arc<dyn Device>,
         state: ArenaId,
     ) -> Result<(Arena, Vec<Self>)> {
-        graphs
-            .iter_mut()
-            .for_each(|g| g.fuse(|op| device.fuses(op)));
+        graphs.iter_mut().try_for_each(|g| g.suit(&**device))?;
         let plans: Vec<Plan> = graphs.iter().map(|g| Plan::new(g, &**device)).collect();
         let bytes = plans.iter().map(|p| p.bytes).max().unwrap_or(0);
         let arena = Arena::new(device.clone(), bytes)?;
@@ -233,6 +231,23 @@ impl Program {
         Ok(self.steps.iter().zip(times).map(timing).collect())
     }
 
+    /// Runs call after call and looks at what each made: the first whose values are not all finite
+    /// numbers, by operation and layer.
+    ///
+    /// # Errors
+    /// As [`Program::run`]; [`Error::Internal`] for maps of other types than f32 and bf16.
+    pub fn first_not_finite(&self) -> Result<Option<String>> {
+        for step in &self.steps {
+            self.device.run(&step.call).map_err(|e| locate(e, step))?;
+            for out in &step.call.outs {
+                if !is_finite(&*self.device, out)? {
+                    return Ok(Some(format!("{} ({})", step.name, step.call.op.name())));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// The calls, for plans and conformance checks.
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -294,6 +309,35 @@ impl Program {
         };
         read_view(&*self.device, &one)
     }
+}
+
+/// Whether a view's values are all finite numbers; integers are.
+fn is_finite(device: &dyn Device, view: &View) -> Result<bool> {
+    let [b, h, w, channels] = view.shape;
+    let pixels = b * h * w;
+    if pixels == 0 || channels == 0 {
+        return Ok(true);
+    }
+    // All there is from the first value to the last, of a slice of channels with what lies between.
+    let all = View {
+        shape: [1, 1, 1, (pixels - 1) * view.ld + channels],
+        ld: (pixels - 1) * view.ld + channels,
+        ..*view
+    };
+    Ok(match view.dtype {
+        DType::F32 => {
+            let values: Vec<f32> = read_view(device, &all)?;
+            let mut own = values.chunks(view.ld);
+            own.all(|p| p.iter().take(channels).all(|v| v.is_finite()))
+        }
+        // The exponent is the upper byte and a half, as of f32.
+        DType::BF16 => {
+            let bits: Vec<u16> = read_view(device, &all)?;
+            let mut own = bits.chunks(view.ld);
+            own.all(|p| p.iter().take(channels).all(|b| b & 0x7F80 != 0x7F80))
+        }
+        _ => true,
+    })
 }
 
 /// Reads a view to the host.

@@ -13,11 +13,12 @@
 //! unfused one. No plan grows: a convolution only moves to its batch norm's place where what it
 //! reads is no larger than what it wrote.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Graph, Node, Storage, TensorId};
 use crate::device::op::{ConvNorm, MOMENT_PIXELS};
-use crate::device::{DType, Op, elements};
+use crate::device::{DType, Device, Met, Op, elements};
+use crate::error::Result;
 
 /// Who touches a root tensor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +62,28 @@ impl Graph {
         }
         let mut gone = gone.into_iter();
         self.nodes.retain(|_| !gone.next().unwrap_or(false));
+    }
+
+    /// Fuses what `device` gains from and introduces what is left to it, so that its kernels may be
+    /// checked before anything is planned. A fused operation whose kernels fail there is taken apart
+    /// again.
+    ///
+    /// # Errors
+    /// As [`Device::meet`].
+    pub fn suit(&mut self, device: &dyn Device) -> Result<()> {
+        let mut fused = self.clone();
+        fused.fuse(|op| device.fuses(op));
+        device.meet(&fused.met())?;
+        self.fuse(|op| device.fuses(op));
+        device.meet(&self.met())
+    }
+
+    /// Its operations, each once.
+    pub fn met(&self) -> Vec<Met> {
+        let dtype = |&t: &TensorId| self.tensor(t).dtype;
+        let met = |n: &Node| Met::new(n.op.name(), n.ins.iter().chain(&n.outs).map(dtype));
+        let all: BTreeSet<Met> = self.nodes.iter().map(met).collect();
+        all.into_iter().collect()
     }
 
     fn uses(&self) -> Vec<Uses> {

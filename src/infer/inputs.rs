@@ -14,10 +14,8 @@ use std::path::{Component, Path, PathBuf};
 
 use self::frames::Frames;
 use self::natural::Key;
+use crate::folders::{Below, is_image_name, is_mask_beside};
 use crate::{Error, Result};
-
-/// Extensions taken for images.
-const IMAGES: [&str; 3] = ["jpg", "jpeg", "png"];
 
 /// What makes a path a pattern.
 const WILDCARDS: [char; 3] = ['*', '?', '['];
@@ -41,12 +39,15 @@ pub struct Inputs {
     pub skipped: Vec<PathBuf>,
     /// A line for each pattern of frames with numbers that are missing.
     pub gaps: Vec<String>,
+    /// Lines on what was left out of folders: hidden and system entries, links that lead in a circle
+    /// or nowhere.
+    pub notes: Vec<String>,
 }
 
 /// How inputs are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
-    /// Look into the folders of a folder, too, but not into links to folders.
+    /// Look into the folders of a folder, too, and behind links to folders, into each once.
     pub recursive: bool,
     /// First number of frames; 0 without.
     pub start: Option<u64>,
@@ -105,28 +106,17 @@ impl Inputs {
     }
 
     fn folder(&mut self, folder: &Path, search: &Search) -> Result<()> {
-        // Compared as the system knows them; what does not exist is not met either.
-        let real = |p: &PathBuf| fs::canonicalize(p).ok();
-        let apart: Vec<PathBuf> = search.leave_out.iter().filter_map(real).collect();
-        let (mut images, mut skipped) = (Vec::new(), Vec::new());
-        let mut folders = vec![folder.to_path_buf()];
-        while let Some(folder) = folders.pop() {
-            let failed = |e| Error::io(&folder, "list the images", e);
-            for entry in fs::read_dir(&folder).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                let path = entry.path();
-                let within = search.recursive && entry.file_type().map_err(failed)?.is_dir();
-                if crate::files::is_hidden(&path) {
-                    skipped.push(path);
-                } else if is_image(&path) {
-                    images.push(path);
-                } else if !within {
-                    skipped.push(path);
-                } else if !real(&path).is_some_and(|p| apart.contains(&p)) {
-                    folders.push(path);
-                }
-            }
-        }
+        let below = Below::of(folder, search.recursive, &search.leave_out)?;
+        self.notes.extend(
+            below
+                .notes()
+                .iter()
+                .map(|note| format!("{}: {note}", folder.display())),
+        );
+        let taken = |path: &PathBuf| is_image(path) && !is_mask_beside(path);
+        let (mut images, mut skipped): (Vec<PathBuf>, Vec<PathBuf>) =
+            below.files.into_iter().partition(taken);
+        skipped.extend(below.folders);
         if images.is_empty() {
             let mend = match search.recursive {
                 true => "give an image, or a folder with images in it",
@@ -226,8 +216,7 @@ impl Inputs {
 }
 
 fn is_image(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_ascii_lowercase());
-    extension.is_some_and(|e| IMAGES.iter().any(|known| e == *known)) && path.is_file()
+    is_image_name(path) && path.is_file()
 }
 
 /// The path without what says "here".

@@ -15,6 +15,7 @@ use super::image::{Image, Samples};
 use super::load::{self, Network};
 use crate::config::Config;
 use crate::config::schema::Protocol;
+use crate::contact::{self, Check};
 use crate::data::palette::{Palette, palette};
 use crate::device::Device;
 use crate::eval::{
@@ -46,6 +47,11 @@ pub struct Options {
     pub callers: usize,
     /// Sizes of images that each caller keeps a program for.
     pub shapes: usize,
+    /// Name the first layer with values that are no finite numbers, where an image's scores are none.
+    pub trace_nan: bool,
+    /// How the device's kernels are checked before they are used first: on a GPU that has not passed
+    /// before that takes seconds, when the segmenter is made.
+    pub check: Check,
 }
 
 impl Default for Options {
@@ -61,6 +67,8 @@ impl Default for Options {
             tiling: None,
             callers: 16,
             shapes: 8,
+            trace_nan: false,
+            check: Check::default(),
         }
     }
 }
@@ -202,7 +210,8 @@ impl Segmenter {
     /// not looked at.
     ///
     /// # Errors
-    /// [`Error::Input`] when the options make no sense.
+    /// [`Error::Input`] when the options make no sense; [`Error::Device`] when the device's kernels are
+    /// wrong and nothing can take their place.
     pub fn new(network: Network, options: Options) -> Result<Self> {
         check(&options)?;
         let mut cfg = network.cfg;
@@ -216,7 +225,8 @@ impl Segmenter {
         if let Some(tiling) = options.tiling {
             tiling.snapped(cfg.model.output_stride)?;
         }
-        Ok(Self {
+        contact::introduce(&*network.device, &options.check);
+        let segmenter = Self {
             palette: palette(&cfg),
             device: network.device,
             cfg,
@@ -224,7 +234,10 @@ impl Segmenter {
             weights: network.weights,
             options,
             pool: Mutex::default(),
-        })
+        };
+        let set = segmenter.weights.weights().set;
+        segmenter.lend()?.caller()?.predictor.meet(set, false)?;
+        Ok(segmenter)
     }
 
     /// Classes.
@@ -306,8 +319,8 @@ impl Segmenter {
     ///
     /// # Errors
     /// [`Error::Input`] when the image is too small for the network, [`Error::Memory`] when it needs
-    /// more than there is, [`Error::Busy`] when all callers are; the device's. The segmenter stays
-    /// usable.
+    /// more than there is, [`Error::Busy`] when all callers are, [`Error::NotFinite`] when the scores of
+    /// a pixel are no finite numbers; the device's. The segmenter stays usable.
     pub fn segment(&self, image: &Image) -> Result<Segmentation> {
         let mut found = self.segment_batch(std::slice::from_ref(image))?;
         found
@@ -382,6 +395,7 @@ impl Segmenter {
                 let mut predictor = Predictor::new(self.device.clone(), &self.cfg, layout);
                 predictor.tile(self.options.tiling)?;
                 predictor.keep(self.options.shapes);
+                predictor.trace_nan(self.options.trace_nan);
                 Caller {
                     predictor,
                     fitting: Vec::new(),
@@ -536,7 +550,12 @@ impl Lent<'_> {
 
     fn run<T: Sample>(&mut self, images: &[&Rgb<T>]) -> Result<Vec<Maps>> {
         let weights = self.from.weights.weights();
-        self.caller()?.predictor.maps_of(weights, images)
+        let predictor = &mut self.caller()?.predictor;
+        match (predictor.maps_of(weights, images), images) {
+            // Of several it is not known which.
+            (Err(error), [image]) => Err(predictor.explained(error, weights, image)),
+            (maps, _) => maps,
+        }
     }
 
     fn probabilities<T: Sample>(&mut self, image: &Image, samples: &[T]) -> Result<Vec<f32>> {

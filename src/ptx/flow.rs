@@ -6,6 +6,9 @@ use super::program::resolve::{Arg, Line, Width};
 /// No such place: lanes that diverge here never meet again.
 pub const NEVER: u32 = u32::MAX;
 
+/// Most words of a set of registers for each basic block.
+const MOST_WORDS: usize = 1 << 25;
+
 /// Basic blocks over the lines of an entry.
 pub struct Flow {
     /// First line of each block; the last entry is the number of lines.
@@ -129,10 +132,15 @@ impl Flow {
     /// A row for each virtual register, so that two which are alive at the same time never share
     /// one, and the number of rows by [`Width`]. Lanes write under their mask, so what holds for
     /// one lane's path holds for the row.
-    pub fn rows(&self, lines: &[Line<'_>], widths: &[Width]) -> (Vec<u32>, [u32; 3]) {
+    ///
+    /// `None` where that would take more memory than a kernel is worth.
+    pub fn rows(&self, lines: &[Line<'_>], widths: &[Width]) -> Option<(Vec<u32>, [u32; 3])> {
         let count = widths.len();
         let words = count.div_ceil(64);
         let blocks = self.starts.len() - 1;
+        if words.saturating_mul(blocks) > MOST_WORDS {
+            return None;
+        }
         let mut uses = vec![vec![0u64; words]; blocks];
         let mut kills = vec![vec![0u64; words]; blocks];
         for b in 0..blocks {
@@ -206,7 +214,7 @@ impl Flow {
                 }
             }
         }
-        assign(&first, &last, widths)
+        Some(assign(&first, &last, widths))
     }
 }
 
@@ -261,7 +269,9 @@ pub fn registers(arg: &Arg<'_>, found: &mut impl FnMut(u32)) {
             registers(a, found);
             registers(b, found);
         }
-        Arg::Vector(parts) => parts.iter().for_each(|part| registers(part, found)),
+        Arg::Vector(parts) | Arg::List(parts) => {
+            parts.iter().for_each(|part| registers(part, found));
+        }
         Arg::Address(base, _, coordinates) => {
             registers(base, found);
             coordinates.iter().for_each(|part| registers(part, found));

@@ -167,7 +167,7 @@ impl Job {
     pub fn with_ptx(&self, ptx: String) -> Result<Job, Problem> {
         let name = self.ptx_path.display().to_string();
         let job = Job {
-            module: Module::parse(&ptx, &name)?,
+            module: Module::parse_entry(&ptx, &name, &self.entry)?,
             ptx,
             ptx_path: self.ptx_path.clone(),
             entry: self.entry.clone(),
@@ -234,12 +234,7 @@ impl Job {
     }
 
     fn no_entry(&self) -> Problem {
-        let known: Vec<&str> = self
-            .module
-            .entries()
-            .iter()
-            .map(|entry| entry.name.as_str())
-            .collect();
+        let known = self.module.kernels();
         let (path, entry) = (self.ptx_path.display(), &self.entry);
         Problem::new(format!(
             "{path}: no entry `{entry}`; it has {}",

@@ -1,7 +1,8 @@
 //! Launches: what is refused, and blocks over host threads.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use super::counters::Counters;
 use super::exec::{Block, BlockFault, Launch};
@@ -18,6 +19,9 @@ const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
 const MAX_GRID: [u32; 3] = [0x7FFF_FFFF, 65535, 65535];
 /// Static shared memory that a kernel may declare.
 const MAX_STATIC: u32 = 48 * 1024;
+
+/// Most blocks of a host thread that wait for others while more are started.
+const MOST_PARKED: usize = 512;
 
 /// Why a launch cannot be.
 pub fn refuse(
@@ -111,27 +115,68 @@ pub fn run(launch: &Launch<'_>, mut blocks: Vec<u32>) -> Result<Counters, Fault>
     };
     let threads = threads.min(blocks.len()).max(1);
     let next = AtomicUsize::new(0);
+    let over = AtomicBool::new(false);
     // The fault of the earliest block in the order: the same whatever the number of threads.
     let first: Mutex<Option<(usize, BlockFault)>> = Mutex::new(None);
     let work = || {
-        let mut place = Block::new(launch);
+        let mut places: Vec<Block<'_>> = Vec::new();
+        // Blocks that wait for others, in turn.
+        let mut parked: VecDeque<(usize, usize)> = VecDeque::new();
+        let mut free: Vec<usize> = Vec::new();
+        let mut rounds = 0u64;
         loop {
-            let i = next.fetch_add(1, Relaxed);
-            let Some(block) = blocks.get(i) else {
-                break;
+            let fresh = match parked.len() < MOST_PARKED {
+                true => next.fetch_add(1, Relaxed),
+                false => usize::MAX,
             };
-            if let Err(fault) = place.run(*block) {
-                // Nothing after it starts.
-                next.store(blocks.len(), Relaxed);
-                if let Ok(mut first) = first.lock()
-                    && first.as_ref().is_none_or(|(at, _)| i < *at)
-                {
-                    *first = Some((i, fault));
+            let (i, place) = match blocks.get(fresh) {
+                Some(block) => {
+                    let place = free.pop().unwrap_or_else(|| {
+                        places.push(Block::new(launch));
+                        places.len() - 1
+                    });
+                    places[place].start(*block);
+                    (fresh, place)
                 }
-                break;
+                None => match parked.pop_front() {
+                    Some(parked) if !over.load(Relaxed) => parked,
+                    _ => break,
+                },
+            };
+            match places[place].run() {
+                Ok(true) => {
+                    free.push(place);
+                    rounds = 0;
+                }
+                Ok(false) => {
+                    parked.push_back((i, place));
+                    rounds += 1;
+                    // Whom they all wait for may be on another host thread.
+                    if threads > 1 && rounds > parked.len() as u64 {
+                        let micros = (rounds / parked.len() as u64).min(1000);
+                        std::thread::sleep(std::time::Duration::from_micros(micros));
+                    }
+                }
+                Err(fault) => {
+                    // Nothing after it starts, nothing that waits goes on.
+                    next.store(blocks.len(), Relaxed);
+                    over.store(true, Relaxed);
+                    if let Ok(mut first) = first.lock()
+                        && first.as_ref().is_none_or(|(at, _)| i < *at)
+                    {
+                        *first = Some((i, fault));
+                    }
+                    break;
+                }
             }
         }
-        place.finish()
+        let mut all = (Counters::default(), Touched::default());
+        for place in places {
+            let (counters, touched) = place.finish();
+            all.0.add(&counters);
+            all.1.join(touched);
+        }
+        all
     };
     let results: Vec<(Counters, Touched)> = if threads == 1 {
         vec![work()]

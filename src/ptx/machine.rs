@@ -1,18 +1,25 @@
 //! Global memory and the options of a run, behind one handle.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::exec::Launch;
 use super::memory::blocks::{BlockTimes, LAUNCHES};
-use super::memory::global::Allocations;
+use super::memory::global::{Allocation, Allocations};
+use super::program::globals::GlobalVariable;
 use super::{Counters, Fault, Module, Options, Problem, launch};
+
+/// Most blocks of a launch that runs all of them.
+const MOST_BLOCKS: u32 = 1 << 27;
 
 /// A chip with its memory.
 pub struct Machine {
     options: Options,
     memory: RwLock<Allocations>,
     launches: AtomicU64,
+    /// The variables of each module that was launched.
+    variables: Mutex<HashMap<u64, Vec<Arc<Allocation>>>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -30,6 +37,7 @@ impl Machine {
             options,
             memory: RwLock::new(Allocations::default()),
             launches: AtomicU64::new(0),
+            variables: Mutex::new(HashMap::new()),
         }
     }
 
@@ -173,7 +181,13 @@ impl Machine {
             return Err(refused(words));
         }
         let numbers: Vec<u32> = match blocks {
-            None => (0..grid.iter().product()).collect(),
+            None => match grid.iter().product() {
+                0..=MOST_BLOCKS => (0..grid.iter().product()).collect(),
+                blocks => {
+                    let words = format!("a grid of {blocks} blocks: at most {MOST_BLOCKS} are run");
+                    return Err(refused(words));
+                }
+            },
             Some(list) => {
                 let number = |at: &[u32; 3]| {
                     let inside = at.iter().zip(grid).all(|(a, n)| *a < n);
@@ -184,11 +198,12 @@ impl Machine {
             }
         };
         // A launch sees memory as it is now: allocations are shared, their list is not.
-        let memory = self
+        let mut memory = self
             .memory
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        memory.add(&self.variables(module));
         let mut number = self.launches.fetch_add(1, Relaxed) + 1;
         if number.is_multiple_of(LAUNCHES) {
             memory.forget();
@@ -207,5 +222,21 @@ impl Machine {
             params,
         };
         launch::run(&launch, numbers)
+    }
+
+    /// A module's own variables, which stay from launch to launch.
+    fn variables(&self, module: &Module) -> Vec<Arc<Allocation>> {
+        if module.globals.variables.is_empty() {
+            return Vec::new();
+        }
+        let mut known = self
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = known.entry(module.id).or_insert_with(|| {
+            let made = |v: &GlobalVariable| Allocations::variable(v.address, &v.bytes);
+            module.globals.variables.iter().map(made).collect()
+        });
+        own.clone()
     }
 }

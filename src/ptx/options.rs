@@ -26,6 +26,16 @@ impl Arch {
         }
     }
 
+    /// The least chip here that runs code of this target, which may be an older one, or one between.
+    pub fn of_target(name: &str) -> Option<Arch> {
+        let number = name.strip_prefix("sm_")?;
+        match number.parse::<u32>() {
+            Ok(50..=80) => Some(Arch::Sm80),
+            Ok(81..=90) => Some(Arch::Sm90),
+            _ => Arch::from_name(name),
+        }
+    }
+
     /// As PTX writes it.
     pub fn name(self) -> &'static str {
         match self {

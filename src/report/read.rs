@@ -37,8 +37,12 @@ pub struct Run {
     pub machines: Vec<(u64, Map<String, Value>)>,
     /// Pictures of its validations, by name.
     pub pictures: Vec<Picture>,
-    /// What could not be read, a line each.
+    /// What could not be read, and what the run was short of, a line each.
     pub problems: Vec<String>,
+    /// Classes that no labelled mask holds, and those that no validation mask holds.
+    absent: [Vec<usize>; 2],
+    /// The first unlabelled image that was skipped, and how many there were.
+    skipped: Option<(String, u64)>,
 }
 
 /// A class.
@@ -117,6 +121,23 @@ struct Line {
     val: Option<ValLine>,
     end: Option<End>,
     machine: Option<Map<String, Value>>,
+    absent: Option<Absent>,
+    skipped: Option<SkippedLine>,
+}
+
+/// Classes that no mask holds.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Absent {
+    labeled: Vec<usize>,
+    val: Vec<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SkippedLine {
+    file: String,
+    images: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -205,10 +226,33 @@ impl Run {
         let config = run.read_config();
         run.read_metrics()?;
         run.find_classes(config.as_ref());
+        run.tell_shortcomings();
         let (pictures, problems) = pictures::find(&path.join("samples"));
         run.pictures = pictures;
         run.problems.extend(problems);
         Ok(run)
+    }
+
+    /// A line on classes without a mask, and one on images that were left out.
+    fn tell_shortcomings(&mut self) {
+        let path = self.path.display();
+        for (what, classes) in ["labelled", "validation"].iter().zip(&self.absent) {
+            if classes.is_empty() {
+                continue;
+            }
+            let name = |c: &usize| match self.classes.get(*c) {
+                Some(class) => class.name.clone(),
+                None => format!("class {c}"),
+            };
+            let names: Vec<String> = classes.iter().map(name).collect();
+            self.problems
+                .push(format!("{path}: no {what} mask holds {}", names.join(", ")));
+        }
+        if let Some((first, images)) = &self.skipped {
+            self.problems.push(format!(
+                "{path}: {images} unlabelled images could not be used and were skipped, the first {first}"
+            ));
+        }
     }
 
     /// The validation with the best mIoU, the first of them.
@@ -296,6 +340,13 @@ impl Run {
                 miou: v.miou,
                 iou: v.iou,
             });
+        }
+        if let Some(absent) = line.absent {
+            self.absent = [absent.labeled, absent.val];
+        }
+        if let Some(line) = line.skipped {
+            let (_, images) = self.skipped.get_or_insert((line.file, 0));
+            *images = line.images.max(*images);
         }
         self.end = line.end.or(self.end);
         self.machines.extend(line.machine.map(|m| (iter, m)));

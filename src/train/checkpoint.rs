@@ -1,18 +1,23 @@
 //! Checkpoints: everything that a run needs to go on bit for bit, in one safetensors file.
 //!
 //! `last` holds both networks, the optimiser's velocity, the memory bank, and as metadata the
-//! iteration, the best mIoU and the resolved configuration. Random draws and the order of images
-//! are functions of (seed, iteration), so there is no other state. `best` holds the networks
-//! alone.
+//! iteration, the best mIoU, the resolved configuration and what the run was started with
+//! ([`origin`](super::origin)). Random draws and the order of images are functions of (seed,
+//! iteration), so there is no other state. `previous` is the `last` before: at every moment one of the
+//! two is whole. `best` holds the networks alone.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
+use super::origin::Origin;
+use super::run_dir::checkpoint_path;
 use crate::config::Config;
 use crate::device::elements;
 use crate::graph::params::{Kind, Layout, Spec};
 use crate::train::session::Session;
 use crate::weights::{
     Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table,
+    taken,
 };
 use crate::{Error, Result, model};
 
@@ -23,11 +28,21 @@ pub struct Progress {
     pub iteration: usize,
     /// Best validation mIoU so far, 0–1.
     pub best_miou: f64,
+    /// How often the run went back to an earlier state because it diverged.
+    pub rollbacks: u32,
+    /// Whether a validation is due at this iteration and not done: it failed, or something before it.
+    pub unvalidated: bool,
 }
 
 const ITERATION: &str = "iteration";
 const BEST: &str = "best_miou";
 const CONFIG: &str = "config";
+const ORIGIN: &str = "origin";
+const ROLLBACKS: &str = "rollbacks";
+const UNVALIDATED: &str = "unvalidated";
+
+/// Names of the generations of a run's whole state, newest first.
+const GENERATIONS: [&str; 2] = ["last", "previous"];
 const VELOCITY: &str = "velocity.";
 const RING: [&str; 3] = ["bank", "bank.inv_norm", "bank.cursor"];
 
@@ -77,17 +92,27 @@ fn check_finite(params: &Layout, kind: Kind, flat: &[f32], progress: Progress) -
     let Some(spec) = specs.find(|s| !finite(s)) else {
         return Ok(());
     };
-    Err(Error::input(
-        "train.lr",
-        format!(
-            "{} is no longer a number at iteration {}; the checkpoints stay as they were",
-            spec.name, progress.iteration
-        ),
-        "lower train.lr (or train.head_lr_mult)",
-    ))
+    Err(Error::Diverged {
+        what: spec.name.clone(),
+        iteration: progress.iteration,
+    })
 }
 
-fn add_progress(writer: &mut Writer<'_>, cfg: &Config, progress: Progress) -> Result<()> {
+fn add_progress(
+    writer: &mut Writer<'_>,
+    cfg: &Config,
+    origin: &Origin,
+    progress: Progress,
+) -> Result<()> {
+    if progress.rollbacks > 0 {
+        writer.meta(ROLLBACKS, progress.rollbacks.to_string());
+    }
+    if progress.unvalidated {
+        writer.meta(UNVALIDATED, "true");
+    }
+    let origin = serde_json::to_string(origin);
+    let origin = origin.map_err(|e| Error::internal(format!("an origin as JSON: {e}")))?;
+    writer.meta(ORIGIN, origin);
     writer.meta(ITERATION, progress.iteration.to_string());
     // Bits, not digits: a resumed run must compare with the very same number.
     writer.meta(BEST, progress.best_miou.to_bits().to_string());
@@ -98,28 +123,36 @@ fn add_progress(writer: &mut Writer<'_>, cfg: &Config, progress: Progress) -> Re
 /// Writes student and teacher, for evaluation and use.
 ///
 /// # Errors
-/// [`Error::Io`] when the disk refuses, [`Error::Input`] when a weight is no number; the previous file
+/// [`Error::Io`] when the disk refuses, [`Error::Diverged`] when a weight is no number; the previous file
 /// stays.
 pub fn save_networks(
     path: &Path,
     session: &Session,
     cfg: &Config,
+    origin: &Origin,
     progress: Progress,
 ) -> Result<()> {
     let networks = Networks::read(session)?;
     networks.check(session.params(), progress)?;
     let mut writer = Writer::new();
     networks.add(&mut writer, session)?;
-    add_progress(&mut writer, cfg, progress)?;
+    add_progress(&mut writer, cfg, origin, progress)?;
     writer.save(path)
 }
 
-/// Writes everything that [`restore`] needs.
+/// Writes everything that [`restore`] needs to `last` of the run folder `dir`; the `last` before becomes
+/// `previous`. Where the disk has no room for three, `previous` makes way.
 ///
 /// # Errors
-/// [`Error::Io`] when the disk refuses, [`Error::Input`] when a weight is no number; the previous file
+/// [`Error::Io`] when the disk refuses, [`Error::Diverged`] when a weight is no number; what was there
 /// stays.
-pub fn save(path: &Path, session: &Session, cfg: &Config, progress: Progress) -> Result<()> {
+pub fn save(
+    dir: &Path,
+    session: &Session,
+    cfg: &Config,
+    origin: &Origin,
+    progress: Progress,
+) -> Result<()> {
     let networks = Networks::read(session)?;
     networks.check(session.params(), progress)?;
     let velocity: Vec<f32> = session.read("velocity")?;
@@ -131,8 +164,31 @@ pub fn save(path: &Path, session: &Session, cfg: &Config, progress: Progress) ->
     if let Some(ring) = &ring {
         ring.add(&mut writer)?;
     }
-    add_progress(&mut writer, cfg, progress)?;
-    writer.save(path)
+    add_progress(&mut writer, cfg, origin, progress)?;
+    let [last, previous] = generations(dir);
+    match writer.save_keeping(&last, &previous) {
+        Err(Error::Io { source, .. }) if is_full(source.kind()) && previous.exists() => {
+            tracing::warn!(
+                "{}: {source}; {} makes way for the new checkpoint",
+                last.display(),
+                previous.display()
+            );
+            std::fs::remove_file(&previous)
+                .map_err(|e| Error::io(&previous, "make room for a checkpoint", e))?;
+            writer.save(&last)
+        }
+        saved => saved,
+    }
+}
+
+/// Whether the disk, or the user's part of it, has no room left.
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// `last` and `previous` of the run folder `dir`.
+fn generations(dir: &Path) -> [PathBuf; 2] {
+    GENERATIONS.map(|name| checkpoint_path(dir, name))
 }
 
 /// The memory bank's tensors.
@@ -163,35 +219,92 @@ impl Ring {
     }
 }
 
-/// Opens the checkpoint of an interrupted run and checks that it is of this configuration.
+/// A checkpoint to go on from.
+pub struct Saved {
+    /// The file.
+    pub file: Reader,
+    /// The configuration that it was written under.
+    pub cfg: Config,
+    /// What the run was started with; `None`: an older engine wrote it.
+    pub origin: Option<Origin>,
+    /// What is wrong with the newest one, if this is the one before.
+    pub fault: Option<String>,
+}
+
+/// Opens the newest checkpoint of the run folder `dir` that is whole. A damaged `last` is named, and
+/// `previous` taken instead.
 ///
 /// # Errors
-/// [`Error::Input`] when there is none or its configuration differs.
-pub fn open(path: &Path, cfg: &Config) -> Result<Reader> {
-    if !path.exists() {
+/// [`Error::Input`] when there is none, or none is whole.
+pub fn open(dir: &Path) -> Result<Saved> {
+    let [last, previous] = generations(dir);
+    if !last.exists() && !previous.exists() {
         return Err(Error::input(
-            path.display().to_string(),
+            last.display().to_string(),
             "there is no checkpoint to resume from",
             "point --out at the folder of an interrupted run, or start anew without --resume",
         ));
     }
-    let file = Reader::open(path)?;
-    let saved = file.require_meta(CONFIG)?;
-    let now = cfg.to_yaml()?;
-    if saved != now {
-        let line = saved.lines().zip(now.lines()).find(|(a, b)| a != b);
-        let (was, is) = line.unwrap_or(("fewer lines", "more lines"));
-        return Err(Error::input(
-            path.display().to_string(),
-            format!(
-                "the run was started with `{}`, not `{}`",
-                was.trim(),
-                is.trim()
-            ),
-            "resume with the run's own config.yaml and no other --set",
-        ));
+    let fault = match whole(&last) {
+        Ok(file) => return saved(file, None),
+        Err(fault) => fault,
+    };
+    let Ok(file) = whole(&previous) else {
+        return Err(fault);
+    };
+    let saved = saved(file, Some(fault.to_string()))?;
+    let iteration = number(&saved.file, ITERATION)?;
+    tracing::warn!("{fault}");
+    tracing::warn!(
+        "{}: taken instead, iteration {iteration}",
+        previous.display()
+    );
+    Ok(saved)
+}
+
+/// Gives `previous` of the run folder `dir` the place of a damaged `last`, which is set aside as
+/// `last.damaged`: else the next checkpoint would keep the damaged one and drop the whole one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn promote(dir: &Path) -> Result<()> {
+    let [last, previous] = generations(dir);
+    if last.exists() {
+        std::fs::rename(&last, last.with_extension("damaged"))
+            .map_err(|e| Error::io(&last, "set the damaged checkpoint aside", e))?;
     }
+    std::fs::rename(&previous, &last)
+        .map_err(|e| Error::io(&previous, "take it for the damaged one", e))
+}
+
+/// Opens a file of weights and compares every byte of it with its digests.
+fn whole(path: &Path) -> Result<Reader> {
+    let file = Reader::open(path)?;
+    file.verify()?;
     Ok(file)
+}
+
+fn saved(file: Reader, fault: Option<String>) -> Result<Saved> {
+    let at = file.path().display().to_string();
+    let text = file.require_meta(CONFIG)?;
+    let cfg = Config::parse(&format!("{at} (metadata)"), text, &[])?;
+    let origin = match file.meta(ORIGIN).map(serde_json::from_str) {
+        None => None,
+        Some(Ok(found)) => Some(found),
+        Some(Err(e)) => {
+            return Err(Error::input(
+                at,
+                format!("metadata {ORIGIN} does not say what the run was started with ({e})"),
+                "the file is damaged: use another checkpoint",
+            ));
+        }
+    };
+    Ok(Saved {
+        file,
+        cfg,
+        origin,
+        fault,
+    })
 }
 
 /// Fills a session from a checkpoint; without `ring` the memory bank stays empty.
@@ -222,6 +335,11 @@ pub fn restore(file: &Reader, session: &Session, ring: bool) -> Result<Progress>
     Ok(Progress {
         iteration: number(file, ITERATION)? as usize,
         best_miou: f64::from_bits(number(file, BEST)?),
+        rollbacks: match file.meta(ROLLBACKS) {
+            Some(_) => number(file, ROLLBACKS)? as u32,
+            None => 0,
+        },
+        unvalidated: file.meta(UNVALIDATED).is_some(),
     })
 }
 
@@ -252,6 +370,12 @@ pub fn open_init(path: &Path, cfg: &Config) -> Result<Reader> {
     let file = Reader::open(path)?;
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let prefer = Prefer::Teacher;
+    if let Some(skipped) = file.skipped() {
+        tracing::warn!("{skipped}");
+    }
+    if let Some(taken) = taken(&file, &layout, prefer) {
+        tracing::info!("{taken}");
+    }
     let report = check_init(&file, &layout, prefer);
     let report = explained(report, &file, &layout, prefer)?;
     let (path, taken, total) = (path.display(), report.matched, report.total);

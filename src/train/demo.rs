@@ -46,8 +46,10 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
             out: options.out.join(sub),
             init: None,
             resume: false,
+            new_data: false,
             max_iters: options.max_iters,
             profile: options.profile,
+            check: options.check.clone(),
         };
         run(cfg, &options, observer)
     };

@@ -72,6 +72,14 @@ impl RunDir {
         Self::open_metrics(path)
     }
 
+    /// Saves the configuration that a run goes on with.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be written.
+    pub fn save_config(&self, cfg: &Config) -> Result<()> {
+        write_atomic(&self.path.join("config.yaml"), cfg.to_yaml()?.as_bytes())
+    }
+
     fn open_metrics(path: &Path) -> Result<Self> {
         let file = path.join("metrics.jsonl");
         let metrics = OpenOptions::new()
@@ -173,6 +181,16 @@ pub fn checkpoint_path(dir: &Path, name: &str) -> PathBuf {
 /// `samples/<name>.png` of the run folder `dir`.
 pub fn sample_path(dir: &Path, name: &str) -> PathBuf {
     dir.join("samples").join(format!("{name}.png"))
+}
+
+/// Files of the unlabelled images that the run in `dir` has skipped, as its metrics name them.
+pub fn skipped_files(dir: &Path) -> Vec<PathBuf> {
+    let bytes = fs::read(dir.join("metrics.jsonl")).unwrap_or_default();
+    let file = |line: &[u8]| {
+        let value: Value = serde_json::from_slice(line).ok()?;
+        Some(PathBuf::from(value.get("skipped")?.get("file")?.as_str()?))
+    };
+    bytes.split(|&b| b == b'\n').filter_map(file).collect()
 }
 
 /// Whether a metrics line was written with at most `iteration` steps done.

@@ -101,11 +101,13 @@ impl Blueprint {
 
     /// As a device runs the graphs that gains from what `gains` says yes to ([`Device::fuses`]).
     pub fn fused(mut self, gains: impl Fn(&Op) -> bool) -> Self {
-        let steps = self.warmup.iter_mut().chain(&mut self.u2pl);
-        for graph in steps.map(|(graph, _)| graph).chain(&mut self.update) {
-            graph.fuse(&gains);
-        }
+        self.graphs_mut().for_each(|graph| graph.fuse(&gains));
         self
+    }
+
+    fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
+        let steps = self.warmup.iter_mut().chain(&mut self.u2pl);
+        steps.map(|(graph, _)| graph).chain(&mut self.update)
     }
 
     /// Planned bytes: (state arena, transient arena).
@@ -145,6 +147,8 @@ pub struct Session {
     micro_batches: usize,
     schedule: Schedule,
     seed: u64,
+    /// Factor on the learning rate; 1 unless the run went back after it had diverged.
+    lr_factor: f32,
     forgotten: Option<Forgotten>,
 }
 
@@ -213,8 +217,9 @@ impl Session {
         cfg: &Config,
         device: Arc<dyn Device>,
         epoch_iters: usize,
-        blueprint: Blueprint,
+        mut blueprint: Blueprint,
     ) -> Result<Self> {
+        blueprint.graphs_mut().try_for_each(|g| g.suit(&*device))?;
         check_memory(&blueprint, &*device)?;
         let Blueprint {
             params,
@@ -253,6 +258,7 @@ impl Session {
             micro_batches: cfg.train.micro_batches.max(1),
             schedule,
             seed: cfg.train.seed,
+            lr_factor: 1.0,
             forgotten: None,
         };
         session.initialise()?;
@@ -395,12 +401,18 @@ impl Session {
         self.forgotten = Some(Forgotten { lr, iteration });
     }
 
+    /// Multiplies the schedule's learning rate by `factor` from here on.
+    pub fn slow_down(&mut self, factor: f32) {
+        self.lr_factor = factor;
+    }
+
     /// The scalars of `iteration`.
     pub fn scalars(&self, iteration: usize) -> Scalars {
         let mut scalars = self.schedule.scalars(iteration);
         if let Some(forgotten) = self.forgotten {
             scalars.lr = forgotten.lr;
         }
+        scalars.lr *= self.lr_factor;
         scalars
     }
 

@@ -2,11 +2,13 @@
 //! in a text chunk what it shows, so that a reader can take it apart again.
 
 use std::io::Cursor;
+use std::path::Path;
 
 use image::{ImageBuffer, Rgb as Pixel, RgbImage, imageops};
 use png::{BitDepth, ColorType};
 use serde::{Deserialize, Serialize};
 
+use crate::data::guarded;
 use crate::{Error, Result};
 
 /// Pixels between the tiles.
@@ -135,6 +137,10 @@ impl Sheet {
     /// # Errors
     /// [`Error::Input`] that calls the file `name` when it is damaged.
     pub fn from_png(name: &str, bytes: &[u8]) -> Result<Option<Self>> {
+        guarded(Path::new(name), || Self::parse(name, bytes))
+    }
+
+    fn parse(name: &str, bytes: &[u8]) -> Result<Option<Self>> {
         let damaged = |e: png::DecodingError| {
             Error::input(name, format!("is no whole PNG: {e}"), "leave it out")
         };

@@ -179,19 +179,16 @@ impl Sums {
         let mut short = (0, 0.0);
         for call in &weighing.calls {
             let (case, launches) = &weighing.cases[call.case];
-            let layer = layers.entry(layer_of(&call.layer)).or_insert_with(Sum::new);
+            let layer = layers.entry(layer_of(&call.layer)).or_default();
             layer.calls += 1;
             total.calls += 1;
             for (i, (launch, times)) in launches.iter().zip(&times[call.case]).enumerate() {
                 layer.add(launch, times, 1);
                 total.add(launch, times, 1);
-                let kernel = kernels.entry(launch.kernel.into()).or_insert_with(Sum::new);
+                let kernel = kernels.entry(launch.kernel.into()).or_default();
                 kernel.add(launch, times, 1);
                 let name = format!("{}\n{i:02} {}", case.name, launch.kernel);
-                cases
-                    .entry(name)
-                    .or_insert_with(Sum::new)
-                    .add(launch, times, 1);
+                cases.entry(name).or_default().add(launch, times, 1);
                 let (_, seconds) = longest(times);
                 if seconds < SHORT {
                     short = (short.0 + 1, short.1 + seconds);

@@ -28,6 +28,8 @@ pub struct Converted {
     pub tensors: usize,
     /// Bytes of all tensors.
     pub bytes: u64,
+    /// What of the input is no tensor, container, number or string, and left out; a sentence.
+    pub skipped: Option<String>,
     /// Keys of metadata that the other format has no place for.
     pub dropped: Vec<String>,
 }
@@ -70,6 +72,7 @@ pub fn convert(input: &Path, output: &Path) -> Result<Converted> {
     Ok(Converted {
         tensors: names.len(),
         bytes,
+        skipped: file.skipped(),
         dropped,
     })
 }

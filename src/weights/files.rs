@@ -8,11 +8,15 @@ use crate::files::{Target, beside, target};
 
 /// Lets `write` fill a temporary file in the folder of `path`, synchronises it and renames it over
 /// `path`, so that a reader or a crash sees the old file or the new one. A link stays one, and what is
-/// no file is written to.
+/// no file is written to. The file that was there stays as `previous`, if one is given.
 ///
 /// # Errors
 /// [`Error::Io`] when the folder cannot be written, those of `write`; the temporary file is removed.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+pub(super) fn replace(
+    path: &Path,
+    previous: Option<&Path>,
+    write: impl FnOnce(&File) -> Result<()>,
+) -> Result<()> {
     let io = |e| Error::io(path, "write the weights", e);
     let Target::File(target) = target(path) else {
         let stream = fs::OpenOptions::new().write(true).open(path);
@@ -25,6 +29,7 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> R
             write(&file)?;
             file.sync_all().map_err(io)
         })
+        .and_then(|()| previous.map_or(Ok(()), |previous| keep(&target, previous)))
         .and_then(|()| {
             fs::rename(&temp, &target).map_err(|e| Error::io(path, "replace the weights", e))
         });
@@ -33,6 +38,22 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> R
         let _ = fs::remove_file(&temp);
     }
     written.map(|()| sync_folder(&target))
+}
+
+/// Gives the file at `path`, if there is one, a second name, in place of what had it. Where files have
+/// one name only, it is moved there: for a moment then nothing is at `path`.
+fn keep(path: &Path, previous: &Path) -> Result<()> {
+    let io = |e| Error::io(previous, "keep the weights before", e);
+    if !path.exists() {
+        return Ok(());
+    }
+    let temp = beside(previous);
+    // What a killed process of the same number left.
+    let _ = fs::remove_file(&temp);
+    match fs::hard_link(path, &temp) {
+        Ok(()) => fs::rename(&temp, previous).map_err(io),
+        Err(_) => fs::rename(path, previous).map_err(io),
+    }
 }
 
 /// Makes a rename durable where folders can be synchronised; elsewhere the system does so later.

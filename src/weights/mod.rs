@@ -11,11 +11,13 @@
 //! ```
 
 mod convert;
+mod digest;
 mod disk;
 mod files;
 mod fit;
 mod order;
 mod params;
+mod place;
 mod pth;
 mod reader;
 mod safe;
@@ -27,8 +29,9 @@ pub use order::tensor_for_disk;
 #[cfg(feature = "cli")]
 pub(crate) use params::explained;
 pub use params::{
-    InitReport, Prefer, check_init, differences, each_param, init_params, read_flat, read_params,
+    InitReport, check_init, differences, each_param, init_params, read_flat, read_params, taken,
 };
+pub use place::Prefer;
 pub use reader::Reader;
 pub use writer::{Element, Writer};
 

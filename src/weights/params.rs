@@ -2,9 +2,9 @@
 
 use super::fit::Difference;
 use super::order::from_disk;
+use super::place::{self, ENCODER, Naming, Prefer};
 use super::pth::shown;
 use super::reader::Reader;
-use super::{STUDENT, TEACHER};
 use crate::device::elements;
 use crate::error::{Error, Result};
 use crate::graph::params::{Kind, Layout, Spec};
@@ -12,13 +12,14 @@ use crate::graph::params::{Kind, Layout, Spec};
 /// Differences that an error lists before it only counts.
 const LISTED: usize = 3;
 
-/// What every parameter of the encoder is named under.
-const ENCODER: &str = "encoder.";
 /// And those of the decoder.
 const DECODER: &str = "decoder.";
 
 /// PyTorch's counters of batches end so; nobody needs them.
 const COUNTER: &str = ".num_batches_tracked";
+
+/// Running variances of batch norms end so.
+const VARIANCE: &str = ".running_var";
 
 /// Last layers of the heads: as wide as there are classes.
 const CLASSIFIERS: [&str; 3] = ["decoder.classifier.8.", "decoder.head.4.", "auxor.aux.4."];
@@ -26,49 +27,6 @@ const CLASSIFIERS: [&str; 3] = ["decoder.classifier.8.", "decoder.head.4.", "aux
 /// Heads that training alone uses. Scripts that train on labels alone save networks without them, and
 /// such a network is whole for evaluation and inference.
 const TRAINING_HEADS: [&str; 2] = ["decoder.representation.", "auxor."];
-
-/// Prefixes of a network's names: this engine's, then those of the authors' checkpoints, then those
-/// of other training scripts.
-const STUDENTS: [&str; 4] = [
-    STUDENT,
-    "student.module.",
-    "model_state.module.",
-    "model_state.",
-];
-const TEACHERS: [&str; 4] = [
-    TEACHER,
-    "teacher.module.",
-    "teacher_state.module.",
-    "teacher_state.",
-];
-const BARE: [&str; 6] = [
-    "",
-    "module.",
-    "state_dict.",
-    "state_dict.module.",
-    "model.",
-    "model.module.",
-];
-
-/// Which network to take from a file that holds both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prefer {
-    /// The averaged network, the one to evaluate and use.
-    Teacher,
-    /// The network that SGD trains.
-    Student,
-}
-
-impl Prefer {
-    /// Prefixes to try, in order.
-    fn prefixes(self) -> impl Iterator<Item = &'static str> {
-        let (first, second) = match self {
-            Prefer::Teacher => (TEACHERS, STUDENTS),
-            Prefer::Student => (STUDENTS, TEACHERS),
-        };
-        first.into_iter().chain(BARE).chain(second)
-    }
-}
 
 /// What a partial initialisation found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,14 +76,11 @@ pub fn each_param(
     prefer: Prefer,
     take: &mut dyn FnMut(&Spec, &[f32]) -> Result<()>,
 ) -> Result<()> {
-    let has = |prefix: &str| {
-        let mut specs = layout.specs().iter();
-        specs.any(|s| file.shape(&format!("{prefix}{}", s.name)).is_some())
-    };
-    let Some(prefix) = prefer.prefixes().find(|p| has(p)) else {
+    let Some(naming) = place::whole(file, layout, prefer) else {
         return Err(no_network(file));
     };
-    check(file, layout, prefix)?;
+    let prefix = naming.prefix();
+    check(file, layout, &naming)?;
     // Both as large as they will ever be: what an allocator has to grow on the way it tends to keep,
     // and that would be as much as the largest tensor for as long as the process lives.
     let largest = layout.specs().iter().map(|s| elements(s.shape)).max();
@@ -203,10 +158,10 @@ fn plan<'a>(
     layout: &'a Layout,
     prefer: Prefer,
 ) -> Result<(Vec<(&'a Spec, String)>, InitReport)> {
-    let Some(naming) = naming(file, layout, prefer) else {
+    let Some(naming) = place::any(file, layout, prefer) else {
         return Err(no_network(file));
     };
-    let differences = compare(file, layout, naming);
+    let differences = compare(file, layout, &naming);
     let (mut warnings, mut wrong) = (Vec::new(), Vec::new());
     for d in differences.iter().filter(|d| d.is_of_shape()) {
         match CLASSIFIERS.iter().any(|c| d.name.starts_with(c)) {
@@ -232,8 +187,8 @@ fn plan<'a>(
 /// All that differs between the network in `file` and `layout`, for a table; nothing if the file
 /// has no network.
 pub fn differences(file: &Reader, layout: &Layout, prefer: Prefer) -> Vec<Difference> {
-    let naming = naming(file, layout, prefer);
-    naming.map_or(Vec::new(), |naming| compare(file, layout, naming))
+    let naming = place::any(file, layout, prefer);
+    naming.map_or(Vec::new(), |naming| compare(file, layout, &naming))
 }
 
 /// `read`, what reading a network gave. If it failed for more differences than its line has room
@@ -254,18 +209,23 @@ pub(crate) fn explained<T>(
     read
 }
 
-/// How the names of `file` follow from those of `layout`, if any do.
-fn naming(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<Naming> {
-    let has = |n: &Naming| {
-        let mut specs = layout.specs().iter();
-        specs.any(|s| file.shape(&n.name(s)).is_some())
+/// What is taken from `file` for a network of `layout`, as a sentence: how many tensors, and what their
+/// names begin with; nothing if the file has no network.
+pub fn taken(file: &Reader, layout: &Layout, prefer: Prefer) -> Option<String> {
+    let naming = place::any(file, layout, prefer)?;
+    let (n, all) = (naming.found(file, layout), file.names().len());
+    let under = match naming.prefix() {
+        "" => String::new(),
+        prefix => format!(", those under {}", shown(prefix)),
     };
-    let whole = prefer.prefixes().map(Naming::Prefix);
-    whole.chain(BARE.into_iter().map(Naming::Encoder)).find(has)
+    let path = file.path().display();
+    Some(format!(
+        "{path}: {n} of its {all} tensors are the network{under}"
+    ))
 }
 
 /// Compares both ways: what the network has and what the file has besides.
-fn compare(file: &Reader, layout: &Layout, naming: Naming) -> Vec<Difference> {
+fn compare(file: &Reader, layout: &Layout, naming: &Naming) -> Vec<Difference> {
     let specs = layout.specs().iter();
     let mut differences: Vec<Difference> = specs
         .filter_map(|spec| Difference::find(file, spec, &naming.name(spec)))
@@ -281,39 +241,6 @@ fn compare(file: &Reader, layout: &Layout, naming: Naming) -> Vec<Difference> {
     differences
 }
 
-/// How the names of a file follow from those of a layout.
-#[derive(Clone, Copy)]
-enum Naming {
-    /// A prefix in front.
-    Prefix(&'static str),
-    /// The encoder alone: `encoder.` replaced by a prefix.
-    Encoder(&'static str),
-}
-
-impl Naming {
-    /// What the file would call `spec`.
-    fn name(self, spec: &Spec) -> String {
-        match self {
-            Naming::Prefix(prefix) => format!("{prefix}{}", spec.name),
-            Naming::Encoder(prefix) => match spec.name.strip_prefix(ENCODER) {
-                Some(bare) => format!("{prefix}{bare}"),
-                None => spec.name.clone(),
-            },
-        }
-    }
-
-    /// What the layout would call the file's `name`, if it is of this network at all.
-    fn bare(self, name: &str) -> Option<String> {
-        match self {
-            Naming::Prefix(prefix) => name.strip_prefix(prefix).map(str::to_string),
-            Naming::Encoder(prefix) => {
-                let bare = name.strip_prefix(prefix)?;
-                Some(format!("{ENCODER}{bare}"))
-            }
-        }
-    }
-}
-
 fn read_tensor(file: &Reader, spec: &Spec, name: &str, flat: &mut [f32]) -> Result<()> {
     let range = spec.offset..spec.offset + elements(spec.shape);
     let Some(out) = flat.get_mut(range) else {
@@ -326,10 +253,17 @@ fn read_tensor(file: &Reader, spec: &Spec, name: &str, flat: &mut [f32]) -> Resu
 }
 
 /// Refuses what a run that diverged leaves: with one such value everything that comes of the network
-/// is one.
+/// is one. A variance below zero has no root.
 fn check_finite(file: &Reader, name: &str, values: &[f32]) -> Result<()> {
-    match values.iter().find(|v| !v.is_finite()) {
+    let variance = name.ends_with(VARIANCE);
+    let wrong = |v: &&f32| !v.is_finite() || (variance && **v < 0.0);
+    match values.iter().find(wrong) {
         None => Ok(()),
+        Some(value) if value.is_finite() => Err(Error::input(
+            file.path().display().to_string(),
+            format!("{} holds {value}, which is no variance", shown(name)),
+            "use a checkpoint from before the run diverged, or write or download it again",
+        )),
         Some(value) => Err(Error::input(
             file.path().display().to_string(),
             format!("{} holds {value}, which is no weight", shown(name)),
@@ -344,11 +278,11 @@ fn beyond(name: &str) -> Error {
 
 /// Compares the network under `prefix` with `layout`, both ways: a deeper encoder has every
 /// tensor of a shallower one, so what the file has besides matters too.
-fn check(file: &Reader, layout: &Layout, prefix: &'static str) -> Result<()> {
-    let mut differences = compare(file, layout, Naming::Prefix(prefix));
+fn check(file: &Reader, layout: &Layout, naming: &Naming) -> Result<()> {
+    let mut differences = compare(file, layout, naming);
     // The auxiliary head only helps training.
     let matters = |d: &Difference| d.name.starts_with(ENCODER) || d.name.starts_with(DECODER);
-    let missing = missing_heads(file, prefix);
+    let missing = missing_heads(file, naming.prefix());
     let without = |d: &Difference| missing.iter().any(|head| d.name.starts_with(head));
     differences.retain(|d| (d.network.is_some() || matters(d)) && !without(d));
     match differences.is_empty() {
@@ -376,8 +310,8 @@ fn mismatch(file: &Reader, differences: &[Difference]) -> Error {
     let stem =
         |d: &Difference| d.name.starts_with("encoder.conv1.") || d.name.starts_with("encoder.bn1.");
     let mend = match differences.iter().any(stem) {
-        true => "mend model.stem: deep for the authors' backbones, 7x7 for torchvision's",
-        false => "use the config.yaml saved with these weights, or mend model.* and data.classes",
+        true => "set model.stem: deep for the authors' backbones, 7x7 for torchvision's",
+        false => "use the config.yaml saved with these weights, or set model.* and data.classes",
     };
     Error::input(
         file.path().display().to_string(),
@@ -392,6 +326,6 @@ fn no_network(file: &Reader) -> Error {
     Error::input(
         file.path().display().to_string(),
         format!("has no tensor of this network (it begins with {first})"),
-        "give weights whose names begin with encoder., module.encoder., student. or teacher.",
+        "give weights of it: names that end like encoder.conv1.0.weight, whatever is in front",
     )
 }

@@ -11,6 +11,9 @@ use super::safe::Safetensors;
 use super::writer::Element;
 use crate::error::{Error, Result};
 
+/// Values beside the tensors that are named before the rest is only counted.
+const SKIPPED: usize = 5;
+
 /// An open file of weights. Tensors are read one at a time, so a checkpoint never lies in memory
 /// as a whole.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Input`] when it is of neither format, a part
-    /// of it is missing, or a `.pth` file holds more than tensors, numbers and strings.
+    /// of it is missing, or a `.pth` file asks for functions that run something.
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, "read the weights", e);
         let disk = Disk::open(path).map_err(io)?;
@@ -112,6 +115,28 @@ impl Reader {
         }
     }
 
+    /// What the file holds besides tensors, containers, numbers and strings, which is left out: one
+    /// sentence for a reader, where there is any.
+    pub fn skipped(&self) -> Option<String> {
+        let Format::Pth(file) = &self.format else {
+            return None;
+        };
+        let skipped = file.skipped();
+        let shown = skipped.iter().take(SKIPPED);
+        let shown: Vec<String> = shown.map(|s| format!("{} ({})", s.at, s.what)).collect();
+        if shown.is_empty() {
+            return None;
+        }
+        let mut list = shown.join(", ");
+        if skipped.len() > SKIPPED {
+            list += &format!(" and {} more", skipped.len() - SKIPPED);
+        }
+        Some(format!(
+            "{}: no tensors, left out: {list}",
+            self.path.display()
+        ))
+    }
+
     /// Tensor `name` exactly as stored.
     ///
     /// # Errors
@@ -176,6 +201,16 @@ impl Reader {
             Format::Safetensors(file) => file.read(&self.path, name, out),
             Format::Pth(file) => file.read(&self.path, name, out),
         }
+    }
+
+    /// Reads every tensor once and compares it with its digest, where the file has one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the first that is damaged, [`Error::Io`] when reading fails.
+    pub fn verify(&self) -> Result<()> {
+        let mut bytes = Vec::<u8>::new();
+        let mut names = self.names().into_iter();
+        names.try_for_each(|name| self.fill(&name, &mut bytes))
     }
 
     fn lacks(&self, name: &str) -> Error {

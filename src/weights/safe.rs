@@ -1,11 +1,14 @@
 //! The safetensors format: a JSON header that names every tensor, then their bytes.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use super::digest;
 use super::disk::Disk;
+use super::pth::shown;
 use crate::error::{Error, Result};
 
 /// Headers larger than this are refused (as the format's own library does).
@@ -18,6 +21,8 @@ pub(super) struct Safetensors {
     header: Metadata,
     /// Position of the first tensor.
     start: u64,
+    /// What the bytes of each tensor sum up to, where the file says so.
+    digests: HashMap<String, u32>,
 }
 
 impl Safetensors {
@@ -56,10 +61,12 @@ impl Safetensors {
                 &format!("{extra} bytes after the last tensor"),
             ));
         }
+        let digests = check_header(path, &header)?;
         Ok(Self {
             disk,
             header,
             start,
+            digests,
         })
     }
 
@@ -84,6 +91,7 @@ impl Safetensors {
     /// Keys of the metadata, sorted.
     pub(super) fn meta_keys(&self) -> Vec<String> {
         let map = self.header.metadata().iter().flatten();
+        let map = map.filter(|(key, _)| !digest::is_own(key));
         let mut keys: Vec<String> = map.map(|(key, _)| key.clone()).collect();
         keys.sort_unstable();
         keys
@@ -103,8 +111,44 @@ impl Safetensors {
             return Err(Error::internal(format!("{name}: {len} bytes asked for")));
         }
         let read = self.disk.read(self.start + from as u64, out);
-        read.map_err(|e| Error::io(path, "read a tensor", e))
+        read.map_err(|e| Error::io(path, "read a tensor", e))?;
+        match self.digests.get(name) {
+            Some(&expected) if digest::of(out) != expected => Err(altered(path, &shown(name))),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Compares a header with its own digest, if it has one; the digests of the tensors.
+fn check_header(path: &Path, header: &Metadata) -> Result<HashMap<String, u32>> {
+    let Some(metadata) = header.metadata() else {
+        return Ok(HashMap::new());
+    };
+    let [of_header, of_tensors] = [digest::HEADER, digest::TENSORS].map(|key| metadata.get(key));
+    if of_header.is_none() && of_tensors.is_none() {
+        return Ok(HashMap::new());
+    }
+    let texts = metadata.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    let names = header.offset_keys();
+    let tensors = names.iter().filter_map(|name| {
+        let info = header.info(name)?;
+        Some((name.as_str(), info.dtype, info.shape.as_slice()))
+    });
+    let found = digest::text(digest::of_header(&texts.collect(), tensors));
+    let digests = of_tensors.and_then(|text| digest::parse(text));
+    match (of_header, digests) {
+        (Some(expected), Some(digests)) if *expected == found => Ok(digests),
+        _ => Err(altered(path, "the header")),
+    }
+}
+
+fn altered(path: &Path, part: &str) -> Error {
+    Error::input(
+        path.display().to_string(),
+        format!("{part} is not as it was written: it does not match its digest"),
+        "use another checkpoint, or a copy; a program that changes weights must drop the metadata \
+         u2pl.tensors and u2pl.header",
+    )
 }
 
 /// Length of the header, if the first nine bytes can begin a safetensors file.

@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::digest;
 use super::files::replace;
 use super::order::{disk_shape, to_disk};
 use super::reader::Reader;
@@ -185,7 +187,16 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// [`Error::Io`] when the folder cannot be written; the temporary file is removed.
     pub fn save(&self, path: &Path) -> Result<()> {
-        replace(path, |file| self.write(path, file))
+        replace(path, None, |file| self.write(path, file))
+    }
+
+    /// As [`Writer::save`]; the file that was at `path` stays as `previous`. At every moment one of
+    /// the two is whole.
+    ///
+    /// # Errors
+    /// As [`Writer::save`]; both files stay as they were.
+    pub fn save_keeping(&self, path: &Path, previous: &Path) -> Result<()> {
+        replace(path, Some(previous), |file| self.write(path, file))
     }
 
     fn write(&self, path: &Path, file: &File) -> Result<()> {
@@ -193,7 +204,7 @@ impl<'a> Writer<'a> {
         // Widest elements first, so that every tensor is aligned in a mapped file.
         let mut order: Vec<&Entry> = self.entries.iter().collect();
         order.sort_by_key(|e| std::cmp::Reverse(e.dtype.bitsize()));
-        let header = self.header(&order);
+        let header = self.header(&order)?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         let length = (header.len() as u64).to_le_bytes();
         out.write_all(&length).map_err(io)?;
@@ -204,12 +215,32 @@ impl<'a> Writer<'a> {
         out.flush().map_err(io)
     }
 
+    /// All metadata: what was added, and the digests.
+    fn metadata(&self, order: &[&Entry]) -> Result<BTreeMap<&str, String>> {
+        let digests = order.par_iter().map(|entry| {
+            let digest = digest::of(&entry.data.bytes()?);
+            Ok((entry.name.clone(), digest::text(digest)))
+        });
+        let digests: BTreeMap<String, String> = digests.collect::<Result<_>>()?;
+        let mut all: BTreeMap<&str, String> = self
+            .metadata
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.clone()))
+            .collect();
+        all.insert(digest::TENSORS, json!(digests).to_string());
+        let texts = all.iter().map(|(key, value)| (*key, value.as_str()));
+        let tensors = order
+            .iter()
+            .map(|e| (e.name.as_str(), e.dtype, e.shape.as_slice()));
+        let header = digest::of_header(&texts.collect(), tensors);
+        all.insert(digest::HEADER, digest::text(header));
+        Ok(all)
+    }
+
     /// The JSON header, padded to a multiple of 8 bytes.
-    fn header(&self, order: &[&Entry]) -> String {
+    fn header(&self, order: &[&Entry]) -> Result<String> {
         let mut map = Map::new();
-        if !self.metadata.is_empty() {
-            map.insert("__metadata__".into(), json!(self.metadata));
-        }
+        map.insert("__metadata__".into(), json!(self.metadata(order)?));
         let mut start = 0;
         for entry in order {
             let end = start + entry.data.len();
@@ -224,6 +255,6 @@ impl<'a> Writer<'a> {
         let mut text = Value::Object(map).to_string();
         let padding = text.len().next_multiple_of(8) - text.len();
         text.extend(std::iter::repeat_n(' ', padding));
-        text
+        Ok(text)
     }
 }

@@ -141,6 +141,68 @@ def normalise(x, w, y, n, eps, BLOCK: tl.constexpr):
     tl.store(y + row * n + at, (off * scale * weight).to(tl.bfloat16), mask=at < n)
 
 
+@triton.jit
+def product(a, b, c, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUM: tl.constexpr):
+    """C = A · B with sums of the type SUM; every size is a multiple of the tile's."""
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    total = tl.zeros((BM, BN), SUM)
+    for start in range(0, K, BK):
+        k = start + tl.arange(0, BK)
+        left = tl.load(a + m[:, None] * K + k[None, :])
+        right = tl.load(b + k[:, None] * N + n[None, :])
+        total = tl.dot(left, right, total, out_dtype=SUM)
+    tl.store(c + m[:, None] * N + n[None, :], total)
+
+
+@triton.jit
+def product_by_own_maps(a_ptr, b_ptr, c_ptr, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """C = A · B transposed through tensor maps that the kernel makes itself."""
+    a = tl.make_tensor_descriptor(a_ptr, shape=[M, K], strides=[K, 1], block_shape=[BM, BK])
+    b = tl.make_tensor_descriptor(b_ptr, shape=[N, K], strides=[K, 1], block_shape=[BN, BK])
+    c = tl.make_tensor_descriptor(c_ptr, shape=[M, N], strides=[N, 1], block_shape=[BM, BN])
+    m, n = tl.program_id(0) * BM, tl.program_id(1) * BN
+    total = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, K, BK):
+        total = tl.dot(a.load([m, k]), b.load([n, k]).T, total)
+    c.store([m, n], total.to(tl.float16))
+
+
+@triton.jit
+def waves(x, y, n, BLOCK: tl.constexpr):
+    """Sines of f64 far from zero: a function that is called, its local memory, the module's tables."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < n, other=0.0)
+    tl.store(y + i, tl.sin(value) + tl.cos(value * 3.0), mask=i < n)
+
+
+@triton.jit
+def narrow(x, y, n, BLOCK: tl.constexpr):
+    """f32 to both floats of 8 bits, to f16 and bf16, and back: their sum, exact in f32."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < n, other=0.0)
+    total = value.to(tl.float8e4nv).to(tl.float32) + value.to(tl.float8e5).to(tl.float32)
+    total += value.to(tl.float16).to(tl.float32) + value.to(tl.bfloat16).to(tl.float32)
+    tl.store(y + i, total, mask=i < n)
+
+
+@triton.jit
+def running_sums(x, y, ready, sums, BLOCK: tl.constexpr):
+    """Running sums across blocks: each waits for the one before it, which publishes its own."""
+    block = tl.program_id(0)
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i)
+    before = 0
+    if block > 0:
+        while tl.atomic_add(ready + block - 1, 0, sem="acquire") == 0:
+            pass
+        before = tl.load(sums + block - 1, volatile=True)
+    tl.store(sums + block, before + tl.sum(value, 0))
+    tl.debug_barrier()
+    tl.atomic_xchg(ready + block, 1, sem="release")
+    tl.store(y + i, before + tl.cumsum(value, 0))
+
+
 @gluon.jit
 def produce(a, b, ready, empty, left, right, m, n, K, STAGES: gl.constexpr):
     BK: gl.constexpr = a.block_type.shape[1]
@@ -518,6 +580,90 @@ def convolution(out):
     job.write()
 
 
+def plain_product(out, name, kinds, sums, m, n, k, bm, bn, bk, arch, warps, stages, seed):
+    """`kinds`: Triton's types of the operands and of the result; `sums`: the dtype of the result."""
+    rng = np.random.default_rng(seed)
+    kind, result, sum_type = kinds
+    if kind == "i8":
+        a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((m, k), (k, n)))
+        want, atol = (a.astype(np.int64) @ b.astype(np.int64)).astype(np.int32), 0.0
+    else:
+        numpy_type = {"fp16": np.float16, "fp64": np.float64}[kind]
+        a, b = (rng.standard_normal(shape).astype(numpy_type) for shape in ((m, k), (k, n)))
+        want = (a.astype(np.float64) @ b.astype(np.float64)).astype(numpy_type)
+        # Sums of f16 are rounded at each step.
+        atol = {"fp16": 0.05, "fp64": 1e-12}[kind]
+    kernel = compiled(product, {"a": f"*{kind}", "b": f"*{kind}", "c": f"*{result}", "N": "i32", "K": "i32"},
+                      {"BM": bm, "BN": bn, "BK": bk, "SUM": sum_type}, arch, num_warps=warps, num_stages=stages)
+    job = Job(out, name, kernel, (m // bm, n // bn, 1))
+    job.buffer("a.bin", a)
+    job.buffer("b.bin", b)
+    job.result("c.bin", np.full((m, n), -7, want.dtype), want, sums, atol=atol)
+    job.number("u32", n)
+    job.number("u32", k)
+    job.write()
+
+
+def own_maps(out):
+    m, n, k, rng = 72, 40, 96, np.random.default_rng(31)
+    a, b = (rng.standard_normal(shape).astype(np.float16) for shape in ((m, k), (n, k)))
+    kernel = compiled(product_by_own_maps, {"a_ptr": "*fp16", "b_ptr": "*fp16", "c_ptr": "*fp16", "M": "i32", "N": "i32", "K": "i32"},
+                      {"BM": 64, "BN": 32, "BK": 32}, 90, num_warps=4, num_stages=2, wide=False)
+    want = (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float16)
+    job = Job(out, "sm90_own_maps", kernel, (2, 2, 1))
+    job.buffer("a.bin", a)
+    job.buffer("b.bin", b)
+    job.result("c.bin", np.full((m, n), np.nan, np.float16), want, "f16", atol=2e-3, rtol=1e-3)
+    for value in (m, n, k):
+        job.number("u32", value)
+    job.write()
+
+
+def sines(out):
+    n, rng = 200, np.random.default_rng(32)
+    x = np.concatenate([rng.standard_normal(n // 2) * 3, rng.standard_normal(n // 2) * 1e9])
+    kernel = compiled(waves, {"x": "*fp64", "y": "*fp64", "n": "i32"}, {"BLOCK": 128}, 80, num_warps=2, wide=False)
+    job = Job(out, "sm80_sines_f64", kernel, (2, 1, 1))
+    job.buffer("x.bin", x)
+    job.result("y.bin", np.full(n, np.nan), np.sin(x) + np.cos(x * 3), "f64", atol=1e-14)
+    job.number("u32", n)
+    job.write()
+
+
+def float8(x, digits, least, most):
+    """To nearest, ties to even, at most `most`."""
+    size = np.abs(x.astype(np.float64))
+    exponent = np.maximum(np.floor(np.log2(np.maximum(size, 1e-300))), least)
+    unit = 2.0 ** (exponent - digits)
+    return np.copysign(np.minimum(np.rint(size / unit) * unit, most), x)
+
+
+def floats8(out):
+    n, rng = 300, np.random.default_rng(33)
+    x = (rng.standard_normal(n) * 2.0 ** rng.integers(-20, 9, n)).astype(np.float32)
+    x[:6] = [0.0, -0.0, 500.0, -448.0, 2.0**-10, 1.0625]
+    kernel = compiled(narrow, {"x": "*fp32", "y": "*fp32", "n": "i32"}, {"BLOCK": 256}, 90, num_warps=4, wide=False)
+    want = float8(x, 3, -6, 448) + float8(x, 2, -14, 57344) + x.astype(np.float16) + bf16_value(ieee_bf16(x))
+    job = Job(out, "sm90_float8", kernel, (2, 1, 1))
+    job.buffer("x.bin", x)
+    job.result("y.bin", np.full(n, np.nan, np.float32), want.astype(np.float32), "f32", rtol=1e-6)
+    job.number("u32", n)
+    job.write()
+
+
+def look_back(out):
+    blocks, size, rng = 6, 64, np.random.default_rng(34)
+    x = rng.integers(-50, 50, blocks * size).astype(np.int32)
+    kernel = compiled(running_sums, {"x": "*i32", "y": "*i32", "ready": "*i32", "sums": "*i32"}, {"BLOCK": size}, 80, num_warps=2, wide=False)
+    job = Job(out, "sm80_look_back", kernel, (blocks, 1, 1))
+    zero = np.zeros(blocks, np.int32)
+    job.buffer("x.bin", x)
+    job.result("y.bin", x * 0, x.cumsum().astype(np.int32), "i32")
+    job.result("ready.bin", zero, zero + 1, "i32")
+    job.result("sums.bin", zero, x.reshape(blocks, size).sum(1).cumsum().astype(np.int32), "i32")
+    job.write()
+
+
 def main(out):
     mma_f16_transposed(out)
     mma_tf32(out)
@@ -532,6 +678,14 @@ def main(out):
     boxes(out, 32, "sm90_boxes_128")
     specialised(out)
     convolution(out)
+    plain_product(out, "sm90_wgmma_s8", ("i8", "i32", tl.int32), "i32", 64, 64, 64, 64, 64, 32, 90, 4, 2, 35)
+    plain_product(out, "sm80_mma_s8", ("i8", "i32", tl.int32), "i32", 64, 32, 64, 32, 32, 32, 80, 2, 2, 36)
+    plain_product(out, "sm90_wgmma_f16_sums", ("fp16", "fp16", tl.float16), "f16", 64, 64, 96, 64, 64, 32, 90, 4, 2, 37)
+    plain_product(out, "sm80_mma_f64", ("fp64", "fp64", tl.float64), "f64", 32, 32, 16, 32, 32, 16, 80, 2, 1, 38)
+    own_maps(out)
+    sines(out)
+    floats8(out)
+    look_back(out)
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ Ptr fake_host_memory(size_t bytes, int device) {
 }
 void fake_host_synchronize(Stream* s) { run_until(of(s), of(s)->queued); }
 
-R cuDriverGetVersion(int* v) { *v = (int)setting("FAKE_CUDA_VERSION", 12080); return OK; }
+R cuDriverGetVersion(int* v) { *v = (int)setting("FAKE_CUDA_VERSION", 13000); return OK; }
 R cuInit(unsigned flags) {
   (void)flags;
   R failed = (R)setting("FAKE_CUDA_INIT", 0);

@@ -1,4 +1,4 @@
-// The runtime's own pieces, each against a plain definition in tests/simt_runtime.rs.
+// The runtime's own pieces, each against a plain definition in tests/unit_kernels.rs.
 #include "simt/tests/args.cuh"
 
 constexpr unsigned kAll = 0xFFFFFFFFu;

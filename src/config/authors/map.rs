@@ -187,6 +187,8 @@ impl Mapper<'_> {
     fn data(&mut self) {
         let kind = if self.voc { "voc" } else { "cityscapes" };
         self.set("data.kind", json!(kind));
+        // Their loader takes the stored pixels.
+        self.set("data.exif", json!("ignore"));
         let root = self.path("train", "data_root");
         if let (Some((_, train)), Some((at, val))) = (&root, self.path("val", "data_root"))
             && *train != val

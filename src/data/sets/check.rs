@@ -1,18 +1,22 @@
 //! The start-up check: every list, every file, every size, before the first step.
 //!
-//! A run that dies at 3 a.m. on image 4 711 helps nobody. Headers alone are read, on all cores;
-//! every problem is collected and reported together.
+//! A run that dies at 3 a.m. on image 4 711 helps nobody. The headers of images are read and the
+//! masks that count, on all cores; every problem is collected and reported together.
+//!
+//! Unlabelled images are many, and few of them are missed: those that cannot be used are skipped, as
+//! far as `data.max_bad_unlabeled` allows, and their masks serve diagnostics alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::absent::Held;
 use super::dataset::{Dataset, Part, Sample, same_size};
 use super::list::{Twice, repeated, shared};
-use super::mask::mask_size;
+use super::mask::{mask_size, read_mask};
 use super::scale::scaled;
 use crate::config::schema::{Config, DataKind};
-use crate::data::decode::{check_sides, image_size};
+use crate::data::decode::{Header, check_sides, image_header};
 use crate::{Error, Result};
 
 /// Problems printed before "and N more".
@@ -31,6 +35,12 @@ pub struct Check {
     pub train_sizes: Sizes,
     /// The sizes of the validation images.
     pub val_sizes: Sizes,
+    /// What the labelled masks hold.
+    pub labeled_held: Held,
+    /// What the validation masks hold.
+    pub val_held: Held,
+    /// Positions of the unlabelled images that cannot be used.
+    pub unusable: Vec<usize>,
 }
 
 /// Extremes over a set of images, after `data.image_scale`.
@@ -50,35 +60,43 @@ impl Sizes {
         self.width = self.width.max(width);
         self.pixels = self.pixels.max(width * height);
     }
+
+    fn join(&mut self, other: Sizes) {
+        self.height = self.height.max(other.height);
+        self.width = self.width.max(other.width);
+        self.pixels = self.pixels.max(other.pixels);
+    }
 }
 
 /// Opens the datasets of `config` and checks all of their files.
 ///
-/// Images in two of the lists, or twice in one, are legal but doubtful: a warning each.
+/// Images in two of the lists, or twice in one, are legal but doubtful: a warning each. So are
+/// classes that no mask holds, images that their EXIF orientation turns, and what is left out of the
+/// unlabelled ones.
 ///
 /// # Errors
 /// Everything wrong with lists and files, together; at most 20 lines are spelled out.
 pub fn check(config: &Config) -> Result<Check> {
     let mut errors = Vec::new();
-    let mut train_sizes = Sizes::default();
-    let mut val_sizes = Sizes::default();
-    let mut keep = |opened: Result<Dataset>, sizes: &mut Sizes| match opened {
+    let mut keep = |opened: Result<Dataset>| match opened {
         Ok(dataset) => {
-            inspect(&dataset, sizes, &mut errors);
-            Some(dataset)
+            let (found, problems) = inspect(&dataset);
+            errors.extend(problems);
+            Some((dataset, found))
         }
         Err(e) => {
             errors.push(e);
             None
         }
     };
-    let labeled = keep(Dataset::open(config, Part::Labeled), &mut train_sizes);
+    let labeled = keep(Dataset::open(config, Part::Labeled));
     let unlabeled = match wants_unlabeled(config) {
-        true => keep(open_unlabeled(config), &mut train_sizes),
+        true => keep(open_unlabeled(config)),
         false => None,
     };
-    let val = keep(Dataset::open(config, Part::Val), &mut val_sizes);
-    for dataset in [&labeled, &unlabeled, &val].into_iter().flatten() {
+    let val = keep(Dataset::open(config, Part::Val));
+    let all = [&labeled, &unlabeled, &val];
+    for (dataset, _) in all.into_iter().flatten() {
         let twice = repeated(dataset.samples());
         warn(doubtful("named more than once in a list", &twice));
     }
@@ -87,40 +105,94 @@ pub fn check(config: &Config) -> Result<Check> {
         ("labelled and validation", &labeled, &val),
         ("unlabelled and validation", &unlabeled, &val),
     ] {
-        if let (Some(a), Some(b)) = (a, b) {
+        if let (Some((a, _)), Some((b, _))) = (a, b) {
             let both = shared(a.samples(), b.samples());
             warn(doubtful(&format!("in both the {name} lists"), &both));
         }
     }
+    let turned = all.into_iter().flatten().flat_map(|(_, f)| &f.turned);
+    warn(turned_line(&turned.cloned().collect::<Vec<_>>()));
+    let unlabeled = unlabeled.map(|(mut dataset, found)| {
+        let most = most_unusable(config, dataset.len());
+        if found.unusable.len() > most {
+            let all = dataset.len();
+            let count = found.unusable.len();
+            errors.extend(found.unusable.into_iter().map(|(_, e)| e));
+            errors.push(Error::input(
+                "data.max_bad_unlabeled",
+                format!("{count} of {all} unlabelled images cannot be used, {most} are allowed"),
+                "fix them, take them out of the list, or raise it",
+            ));
+            return (dataset, found.sizes, Vec::new());
+        }
+        for (_, e) in found.unusable.iter().take(SHOWN) {
+            tracing::warn!("{e}; the unlabelled image is skipped");
+        }
+        if let more @ 1.. = found.unusable.len().saturating_sub(SHOWN) {
+            tracing::warn!("{more} more unlabelled images are skipped");
+        }
+        if let Some((_, first)) = found.unusable_masks.first() {
+            tracing::warn!(
+                "{} masks of unlabelled images cannot be used and are left out of the diagnostics, \
+                 the first: {first}",
+                found.unusable_masks.len()
+            );
+        }
+        for (i, _) in &found.unusable_masks {
+            dataset.drop_mask(*i);
+        }
+        let unusable = found.unusable.iter().map(|(i, _)| *i).collect();
+        (dataset, found.sizes, unusable)
+    });
     Error::collect(cap(errors))?;
-    match (labeled, val) {
-        (Some(labeled), Some(val)) => Ok(Check {
-            labeled,
-            unlabeled,
-            val,
-            train_sizes,
-            val_sizes,
-        }),
-        _ => Err(Error::internal("a dataset failed to open without an error")),
-    }
+    let (Some((labeled, of_labeled)), Some((val, of_val))) = (labeled, val) else {
+        return Err(Error::internal("a dataset failed to open without an error"));
+    };
+    warn(of_labeled.held.line("labelled", &config.data));
+    warn(of_val.held.line("validation", &config.data));
+    let mut train_sizes = of_labeled.sizes;
+    let (unlabeled, unusable) = match unlabeled {
+        Some((dataset, sizes, unusable)) => {
+            train_sizes.join(sizes);
+            (Some(dataset), unusable)
+        }
+        None => (None, Vec::new()),
+    };
+    Ok(Check {
+        labeled,
+        unlabeled,
+        val,
+        train_sizes,
+        val_sizes: of_val.sizes,
+        labeled_held: of_labeled.held,
+        val_held: of_val.held,
+        unusable,
+    })
+}
+
+/// How many of `all` unlabelled images may be unusable: at least one is left.
+pub fn most_unusable(config: &Config, all: usize) -> usize {
+    // A share such as 0.7 is a little less in single precision.
+    let share = f64::from(config.data.max_bad_unlabeled) + 1e-6;
+    let most = (share * all as f64).floor() as usize;
+    most.min(all.saturating_sub(1))
+}
+
+/// A line on images that are not as they are stored.
+pub(crate) fn turned_line(turned: &[PathBuf]) -> Option<String> {
+    let first = turned.first()?;
+    Some(format!(
+        "{} images are turned as their EXIF orientation says, the first {}: masks must be drawn on \
+         what is seen (data.exif: ignore takes the stored pixels)",
+        turned.len(),
+        first.display()
+    ))
 }
 
 fn warn(line: Option<String>) {
     if let Some(line) = line {
         tracing::warn!("{line}");
     }
-}
-
-/// Checks the files of one dataset, for commands that use no other.
-///
-/// # Errors
-/// As [`check`].
-pub fn check_files(dataset: &Dataset) -> Result<Sizes> {
-    let mut errors = Vec::new();
-    let mut sizes = Sizes::default();
-    inspect(dataset, &mut sizes, &mut errors);
-    Error::collect(cap(errors))?;
-    Ok(sizes)
 }
 
 /// Supervised training takes an unlabelled list when there is one: it sets the epoch's length.
@@ -148,52 +220,101 @@ fn open_unlabeled(config: &Config) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Reads all headers of `dataset`, in parallel; results and errors stay in list order.
-fn inspect(dataset: &Dataset, sizes: &mut Sizes, errors: &mut Vec<Error>) {
+/// What was found in a dataset.
+#[derive(Default)]
+struct Found {
+    sizes: Sizes,
+    held: Held,
+    turned: Vec<PathBuf>,
+    /// Unlabelled images that cannot be used, and why.
+    unusable: Vec<(usize, Error)>,
+    /// Unlabelled images whose masks cannot be used, and why.
+    unusable_masks: Vec<(usize, Error)>,
+}
+
+/// Reads `dataset` in parallel; results and errors stay in list order.
+fn inspect(dataset: &Dataset) -> (Found, Vec<Error>) {
+    let mut all = Found::default();
+    let mut errors = Vec::new();
     if let Some(side) = dataset.shapes_size() {
         let side = scaled(side, dataset.image_scale());
-        sizes.add((side, side));
-        return;
+        all.sizes.add((side, side));
+        return (all, errors);
     }
-    let found: Vec<_> = dataset
+    let found: Vec<Seen> = dataset
         .samples()
         .par_iter()
         .map(|sample| inspect_one(dataset, sample))
         .collect();
-    for (size, problems) in found {
-        if let Some(size) = size {
-            sizes.add(size);
+    for (i, (seen, sample)) in found.into_iter().zip(dataset.samples()).enumerate() {
+        match (seen.image, dataset.is_unlabeled()) {
+            (Ok((header, size)), _) => {
+                all.sizes.add(size);
+                if header.orientation > 1 {
+                    all.turned.push(sample.image.clone());
+                }
+            }
+            (Err(e), true) => all.unusable.push((i, e)),
+            (Err(e), false) => errors.push(e),
         }
-        errors.extend(problems);
+        match (seen.mask, dataset.is_unlabeled()) {
+            (Ok(Some(labels)), _) => all.held.join(&labels),
+            (Ok(None), _) => {}
+            (Err(e), true) => all.unusable_masks.push((i, e)),
+            (Err(e), false) => errors.push(e),
+        }
     }
+    (all, errors)
 }
 
-/// Size after scaling, if the image has one, and everything wrong with the sample.
-fn inspect_one(dataset: &Dataset, sample: &Sample) -> (Option<(usize, usize)>, Vec<Error>) {
-    let mut problems = Vec::new();
-    let image = match exists(sample, &sample.image, "image") {
-        Ok(()) => image_size(&sample.image).map_err(|e| problems.push(e)).ok(),
-        Err(e) => {
-            problems.push(e);
-            None
-        }
+/// What was found in a sample.
+struct Seen {
+    /// Its header, and its size after scaling.
+    image: Result<(Header, (usize, usize))>,
+    /// What its mask holds, where it counts.
+    mask: Result<Option<Held>>,
+}
+
+fn inspect_one(dataset: &Dataset, sample: &Sample) -> Seen {
+    let header = exists(sample, &sample.image, "image")
+        .and_then(|()| image_header(&sample.image, dataset.exif()));
+    let known = header.as_ref().ok().copied();
+    let mask = match &sample.mask {
+        Some(mask) => inspect_mask(dataset, sample, mask, known),
+        None => Ok(None),
     };
-    if let Some(mask) = &sample.mask {
-        let size = exists(sample, mask, "mask").and_then(|()| mask_size(mask));
-        match (size, image) {
-            (Ok(size), Some(image)) => problems.extend(same_size(mask, size, image).err()),
-            (Ok(_), None) => {}
-            (Err(e), _) => problems.push(e),
-        }
-    }
-    let size = image.map(|(width, height)| {
+    let image = header.and_then(|header| {
         let scale = dataset.image_scale();
-        (scaled(width, scale), scaled(height, scale))
+        let (width, height) = header.size;
+        let (width, height) = (scaled(width, scale), scaled(height, scale));
+        check_sides(&sample.image, width, height, dataset.min_side())?;
+        Ok((header, (width, height)))
     });
-    if let Some((width, height)) = size {
-        problems.extend(check_sides(&sample.image, width, height, dataset.min_side()).err());
+    Seen { image, mask }
+}
+
+/// Of an unlabelled image's mask the header is read alone.
+fn inspect_mask(
+    dataset: &Dataset,
+    sample: &Sample,
+    mask: &Path,
+    image: Option<Header>,
+) -> Result<Option<Held>> {
+    exists(sample, mask, "mask")?;
+    let fits = |size| match image {
+        Some(image) => same_size(mask, size, image.size, image.orientation),
+        None => Ok(()),
+    };
+    if dataset.is_unlabeled() {
+        fits(mask_size(mask)?)?;
+        return Ok(None);
     }
-    (size, problems)
+    // Its size first: a mask of something else has other values, too.
+    fits(mask_size(mask)?)?;
+    let (_, _, labels) = read_mask(mask, dataset.rules())?;
+    let mut held = Held::default();
+    held.add(labels);
+    Ok(Some(held))
 }
 
 fn exists(sample: &Sample, path: &Path, what: &str) -> Result<()> {
@@ -229,7 +350,7 @@ fn cap(mut errors: Vec<Error>) -> Vec<Error> {
         errors.push(Error::input(
             "data",
             format!("and {hidden} more problems"),
-            "mend those above and run again",
+            "fix those above and run again",
         ));
     }
     errors

@@ -1,12 +1,14 @@
 //! One type for every source of images: files in three layouts, or synthetic shapes.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mask::{MaskRules, read_mask};
 use super::scale::rescale;
 use super::{list, shapes};
-use crate::config::schema::{Config, DataKind};
-use crate::data::decode::{Decoded, check_sides, decode_image, fault};
+use crate::config::schema::{Config, DataKind, Exif};
+use crate::data::decode::{Decoded, check_sides, decode_image, fault, image_header};
 use crate::{Error, Result};
 
 /// The three lists of a run.
@@ -56,7 +58,10 @@ pub struct Dataset {
     source: Source,
     rules: MaskRules,
     image_scale: f32,
+    exif: Exif,
     min_side: usize,
+    /// Of unlabelled images: those whose masks turned out unusable. `None` where a mask counts.
+    unusable_masks: Option<Arc<Mutex<BTreeSet<usize>>>>,
 }
 
 impl Dataset {
@@ -113,7 +118,9 @@ impl Dataset {
             source,
             rules: MaskRules::new(data),
             image_scale: data.image_scale,
+            exif: data.exif,
             min_side: if part == Part::Val { 2 } else { shrunk.max(2) },
+            unusable_masks: (part == Part::Unlabeled).then(Arc::default),
         }
     }
 
@@ -156,6 +163,33 @@ impl Dataset {
         self.image_scale
     }
 
+    /// Whether images are turned by their EXIF orientation.
+    pub(super) fn exif(&self) -> Exif {
+        self.exif
+    }
+
+    /// Whether the images count without their masks.
+    pub(crate) fn is_unlabeled(&self) -> bool {
+        self.unusable_masks.is_some()
+    }
+
+    /// Takes the mask from image `i`.
+    pub(super) fn drop_mask(&mut self, i: usize) {
+        if let Source::Files(samples) = &mut self.source
+            && let Some(sample) = samples.get_mut(i)
+        {
+            sample.mask = None;
+        }
+    }
+
+    /// Unlabelled images whose masks were found unusable while decoding: they go without.
+    pub fn unusable_masks(&self) -> usize {
+        let found = self.unusable_masks.as_ref();
+        found.map_or(0, |f| {
+            f.lock().unwrap_or_else(PoisonError::into_inner).len()
+        })
+    }
+
     /// The least side, in pixels after `image_scale`, that training can use.
     pub(super) fn min_side(&self) -> usize {
         self.min_side
@@ -173,7 +207,8 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of [`decode_image`] and [`read_mask`], and a mask of another size than its image, all
-    /// naming the file.
+    /// naming the file. Of an unlabelled image the mask serves diagnostics alone: one with a fault
+    /// is left out, the first with a warning.
     pub fn decode(&self, i: usize) -> Result<Decoded> {
         let samples = match &self.source {
             Source::Shapes(shapes) => return rescale(shapes.render(i), self.image_scale),
@@ -182,22 +217,61 @@ impl Dataset {
         let sample = samples
             .get(i)
             .ok_or_else(|| Error::internal(format!("image {i} of {}", samples.len())))?;
-        let mut decoded = decode_image(&sample.image)?;
+        let mut decoded = decode_image(&sample.image, self.exif)?;
         if let Some(mask) = &sample.mask {
-            let (width, height, label) = read_mask(mask, &self.rules)?;
-            same_size(mask, (width, height), (decoded.width, decoded.height))?;
-            decoded.label = Some(label);
+            let size = (decoded.width, decoded.height);
+            match (self.label(sample, mask, size), &self.unusable_masks) {
+                (Ok(label), _) => decoded.label = Some(label),
+                (Err(e), None) => return Err(e),
+                (Err(e), Some(found)) => {
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    if found.insert(i) && found.len() == 1 {
+                        tracing::warn!(
+                            "{e}; it belongs to an unlabelled image: left out of the diagnostics, and \
+                             so is every other that cannot be used"
+                        );
+                    }
+                }
+            }
         }
         let decoded = rescale(decoded, self.image_scale)?;
         check_sides(&sample.image, decoded.width, decoded.height, self.min_side)?;
         Ok(decoded)
     }
+
+    /// The label map of a sample whose image is of `size`, (width, height).
+    fn label(&self, sample: &Sample, mask: &Path, size: (usize, usize)) -> Result<Vec<u8>> {
+        let (width, height, label) = read_mask(mask, &self.rules)?;
+        if (width, height) != size {
+            let header = image_header(&sample.image, self.exif);
+            let orientation = header.map_or(1, |h| h.orientation);
+            same_size(mask, (width, height), size, orientation)?;
+        }
+        Ok(label)
+    }
 }
 
-/// Mask and image must cover the same pixels; sizes are (width, height).
-pub(super) fn same_size(mask: &Path, of_mask: (usize, usize), image: (usize, usize)) -> Result<()> {
+/// Mask and image must cover the same pixels; sizes are (width, height). `orientation` is the EXIF
+/// orientation that the image was turned by.
+pub(super) fn same_size(
+    mask: &Path,
+    of_mask: (usize, usize),
+    image: (usize, usize),
+    orientation: u8,
+) -> Result<()> {
     if of_mask == image {
         return Ok(());
+    }
+    if orientation >= 5 && of_mask == (image.1, image.0) {
+        return Err(fault(
+            mask,
+            format!(
+                "the mask is {} × {} (width × height), as its image is stored; its EXIF orientation \
+                 {orientation} turns that to {} × {}",
+                of_mask.0, of_mask.1, image.0, image.1
+            ),
+            "turn the mask, or set data.exif: ignore if masks are drawn on the stored pixels",
+        ));
     }
     Err(fault(
         mask,

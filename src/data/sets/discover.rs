@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Sample;
 use super::layout::Layout;
-use super::list::images_below;
+use super::list::{has_pairs, images_below};
 use crate::config::schema::{Data, DataKind, LabelEncoding};
+use crate::folders::is_hidden;
 use crate::{Error, Result};
 
 /// Folder names of images and masks in the plain layout, the layout's own first.
@@ -85,7 +86,8 @@ pub fn discover(root: &Path) -> Result<Found> {
     if found.labeled.is_empty() && found.unlabeled.is_empty() {
         return Err(nothing(root));
     }
-    if let Some(folder) = &found.masks {
+    // In one folder a mask without an image cannot be told from an image.
+    if let Some(folder) = found.masks.as_ref().filter(|masks| **masks != found.images) {
         let tail = mask_tail(&data);
         found.orphans = images_below(folder)?
             .into_iter()
@@ -106,6 +108,7 @@ pub fn lists_of(root: &Path) -> Vec<PathBuf> {
         .flatten()
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "txt") && path.is_file())
+        .filter(|path| !is_hidden(path))
         .collect();
     lists.sort();
     lists
@@ -139,7 +142,11 @@ fn layout_of(root: &Path) -> Result<Data> {
     let first = |names: &[&str]| names.iter().find(|n| has(n)).map(|n| n.to_string());
     // Images directly in the root are a layout too, of images without masks.
     let images = first(&IMAGE_FOLDERS).unwrap_or_else(|| ".".into());
-    let masks = first(&MASK_FOLDERS).unwrap_or_else(|| "masks".into());
+    let masks = first(&MASK_FOLDERS);
+    let masks = match masks.is_none() && has_pairs(&root.join(&images)) {
+        true => images.clone(),
+        false => masks.unwrap_or_else(|| "masks".into()),
+    };
     if images != "images" {
         data.image_dir = images.into();
     }

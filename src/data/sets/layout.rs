@@ -1,12 +1,11 @@
 //! Dataset layouts: from a list's line to the paths of an image and its mask, and back.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::dataset::Sample;
 use crate::config::schema::{Data, DataKind, LabelEncoding};
+use crate::folders::{IMAGE_EXTENSIONS, PAIR_TAILS};
 
-/// Extensions of images, the likeliest first.
-pub(super) const IMAGE_EXTENSIONS: [&str; 3] = ["jpg", "png", "jpeg"];
 const CITY_IMAGE_TAIL: &str = "_leftImg8bit";
 
 /// Where a layout keeps its files.
@@ -110,7 +109,8 @@ impl<'a> Layout<'a> {
         )
     }
 
-    /// A stem or file name under the image folder, the mask of the same stem under the other.
+    /// A stem or file name under the image folder, the mask of the same stem under the other; in one
+    /// folder for both, and where there is no such mask, that of the stem and a usual ending.
     fn by_stem(&self, line: &str) -> (PathBuf, PathBuf) {
         let name = line.trim_start_matches('/');
         let extension = Path::new(name).extension().and_then(|e| e.to_str());
@@ -130,6 +130,34 @@ impl<'a> Layout<'a> {
                 .find(|p| p.exists());
             found.unwrap_or_else(|| candidate("jpg"))
         };
-        (image, self.masks.join(format!("{stem}.png")))
+        (image, self.mask_of(stem))
     }
+
+    fn mask_of(&self, stem: &str) -> PathBuf {
+        let own = |tail: &str| self.masks.join(format!("{stem}{tail}.png"));
+        let one_folder = self.images == self.masks;
+        let plain = (!one_folder).then(|| own(""));
+        if let Some(plain) = plain.as_ref().filter(|mask| mask.exists()) {
+            return plain.clone();
+        }
+        let beside = PAIR_TAILS
+            .iter()
+            .map(|tail| own(tail))
+            .find(|mask| mask.exists());
+        beside.or(plain).unwrap_or_else(|| own(PAIR_TAILS[0]))
+    }
+}
+
+/// Path of what is written for `image` below an output folder, without extension: that of the image
+/// below the folder of images, or else below the root. What follows a dot within the name stays.
+pub fn result_name(data: &Data, image: &Path) -> PathBuf {
+    let layout = Layout::new(data);
+    let below = [layout.images.as_path(), data.root.as_path()]
+        .into_iter()
+        .find_map(|folder| image.strip_prefix(folder).ok())
+        .unwrap_or(image);
+    // Nothing is written outside of the output folder.
+    let inside = |c: &Component| matches!(c, Component::Normal(_));
+    let below: PathBuf = below.components().filter(inside).collect();
+    below.with_file_name(below.file_stem().unwrap_or_default())
 }

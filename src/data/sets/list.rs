@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dataset::Sample;
-use super::layout::{IMAGE_EXTENSIONS, Layout};
+use super::layout::Layout;
 use crate::config::schema::Data;
-use crate::files::{is_hidden, text_of};
+use crate::files::text_of;
+use crate::folders::{Below, is_image_name, is_mask_beside};
 use crate::{Error, Result};
 
 /// Bytes of a line at most: two paths as long as systems take them.
@@ -127,40 +128,37 @@ pub(super) fn images_of(folder: &Path) -> Result<Vec<Sample>> {
     Ok(found.iter().map(sample).collect())
 }
 
-/// Paths of the images in `folder` and below it, relative to it, sorted.
+/// Paths of the images in `folder`, below it and behind links in it, relative to it, sorted. Masks
+/// beside their images are none, and neither is what systems leave.
 ///
 /// # Errors
 /// [`Error::Io`] when a folder cannot be read.
 pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_image = |path: &Path| {
-        let extension = path.extension().map(|e| e.to_ascii_lowercase());
-        extension.is_some_and(|e| IMAGE_EXTENSIONS.iter().any(|known| e == *known))
-    };
-    let mut found = Vec::new();
-    let mut hidden = 0_usize;
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(at) = open.pop() {
-        let failed = |e| Error::io(&at, "list the images", e);
-        for entry in fs::read_dir(&at).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let path = entry.path();
-            if is_hidden(&path) {
-                hidden += 1;
-                continue;
-            }
-            // Links to folders are not followed: they may lead in a circle.
-            if entry.file_type().map_err(failed)?.is_dir() {
-                open.push(path);
-            } else if is_image(&path) && path.is_file() {
-                found.extend(path.strip_prefix(folder).map(Path::to_path_buf).ok());
-            }
-        }
+    let below = Below::of(folder, true, &[])?;
+    for note in below.notes() {
+        tracing::info!("{}: {note}", folder.display());
     }
-    if hidden > 0 {
-        tracing::info!("{}: {hidden} hidden entries left out", folder.display());
+    let files = below.files.iter().filter(|path| is_image_name(path));
+    let (masks, images): (Vec<&PathBuf>, Vec<&PathBuf>) = files
+        .filter(|path| path.is_file())
+        .partition(|path| is_mask_beside(path));
+    if let Some(first) = masks.first() {
+        tracing::info!(
+            "{}: {} masks beside their images, the first {}",
+            folder.display(),
+            masks.len(),
+            first.display()
+        );
     }
+    let relative = |path: &PathBuf| path.strip_prefix(folder).map(Path::to_path_buf).ok();
+    let mut found: Vec<PathBuf> = images.into_iter().filter_map(relative).collect();
     found.sort();
     Ok(found)
+}
+
+/// Whether masks lie beside the images of `folder`.
+pub(super) fn has_pairs(folder: &Path) -> bool {
+    Below::of(folder, true, &[]).is_ok_and(|below| below.files.iter().any(|p| is_mask_beside(p)))
 }
 
 /// An image that is named twice.

@@ -4,9 +4,15 @@
 //! [`epoch_order`], workers only decode, and results are put back in order before they leave. So
 //! neither the number of workers nor their timing shows, and a resumed run asks for the batch it
 //! stopped at.
+//!
+//! An image that cannot be used ends the sequence with an error, or, where [`Loader::skip`] allows
+//! it, gives its place to another: one drawn from (seed, stream, epoch, place, try), again if that one
+//! cannot be used either. Which images are unusable is a matter of the disk, not of what the run has
+//! seen of it, so a resumed run draws the same.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
@@ -23,6 +29,15 @@ const AHEAD: usize = 2;
 
 /// Worker threads when the configuration says "one per core".
 const MAX_WORKERS: usize = 8;
+
+/// Tries to replace an image; each meets an unusable one with a probability below one.
+const MOST_TRIES: u64 = 1 << 12;
+
+/// Added to the stream of the order: replacements are drawn apart from it.
+const REPLACE: u32 = 0x5111_0000;
+
+/// Warnings about single images; further ones are counted.
+const SHOWN: usize = 20;
 
 /// How a [`Loader`] goes through its dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +84,48 @@ struct Job {
 
 type Done = (u64, Result<Arc<Decoded>>);
 
+/// What a ticket stands for.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Position in the dataset.
+    index: usize,
+    epoch: usize,
+    /// Place in the epoch's order.
+    position: usize,
+}
+
+/// An image that was found unusable and left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its name.
+    pub id: String,
+    /// Its file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+    /// Unusable images known so far, it included.
+    pub images: usize,
+}
+
+/// Which images may be unusable.
+struct Skip {
+    /// How many.
+    most: usize,
+    /// Those that are.
+    known: BTreeSet<usize>,
+    /// Those found since [`Loader::take_skipped`].
+    news: Vec<Skipped>,
+}
+
 /// An endless sequence of batches.
 pub struct Loader {
     settings: LoaderSettings,
-    len: usize,
+    dataset: Arc<Dataset>,
+    cache: Arc<Cache>,
+    /// Pixels of an image at most.
+    most_pixels: usize,
+    /// `None`: every image counts.
+    skip: Option<Skip>,
     /// `None` once dropping has begun; closing it ends the workers.
     jobs: Option<Sender<Job>>,
     /// The workers' end of `jobs`, kept to empty it when dropping.
@@ -84,8 +137,8 @@ pub struct Loader {
     /// Next ticket to hand out, next to deliver.
     issued: u64,
     delivered: u64,
-    /// Dataset positions of tickets `delivered..issued`, and where the next comes from.
-    pending: VecDeque<usize>,
+    /// What tickets `delivered..issued` stand for, and where the next comes from.
+    pending: VecDeque<Place>,
     epoch: usize,
     position: usize,
     order: Vec<usize>,
@@ -128,7 +181,10 @@ impl Loader {
         }
         let mut loader = Loader {
             settings,
-            len: dataset.len(),
+            dataset,
+            cache,
+            most_pixels: usize::MAX,
+            skip: None,
             jobs: Some(jobs),
             todo,
             done,
@@ -143,6 +199,34 @@ impl Loader {
         };
         loader.enter_epoch(0);
         Ok(loader)
+    }
+
+    /// Refuses images of more than `pixels` pixels: a file may grow while a run goes on.
+    pub fn limit_pixels(&mut self, pixels: usize) {
+        self.most_pixels = pixels;
+    }
+
+    /// Lets up to `most` images be unusable, `known` among them.
+    pub fn skip(&mut self, most: usize, known: &[usize]) {
+        self.skip = Some(Skip {
+            most,
+            known: known.iter().copied().collect(),
+            news: Vec::new(),
+        });
+    }
+
+    /// The images found unusable since the last call.
+    pub fn take_skipped(&mut self) -> Vec<Skipped> {
+        let news = self
+            .skip
+            .as_mut()
+            .map(|skip| std::mem::take(&mut skip.news));
+        news.unwrap_or_default()
+    }
+
+    /// Unusable images known so far.
+    pub fn unusable(&self) -> usize {
+        self.skip.as_ref().map_or(0, |skip| skip.known.len())
     }
 
     /// Makes the next batch that of (`epoch`, `iteration`); what was decoded ahead is dropped.
@@ -164,7 +248,8 @@ impl Loader {
     /// The next batch. Waits for the workers when they are behind.
     ///
     /// # Errors
-    /// The first failure of a decoded image in batch order, naming its file.
+    /// The first failure of a decoded image in batch order, naming its file; of images that may be
+    /// unusable the first that is one too many.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Batch> {
         self.fill()?;
@@ -172,8 +257,9 @@ impl Loader {
         let mut images = Vec::with_capacity(count);
         let mut indices = Vec::with_capacity(count);
         for _ in 0..count {
-            let (index, image) = self.take_next()?;
-            images.push(image?);
+            let (place, image) = self.take_next()?;
+            let (index, image) = self.usable(place, image)?;
+            images.push(image);
             indices.push(index);
         }
         // Keep the workers busy while the caller uses this batch.
@@ -189,7 +275,7 @@ impl Loader {
             epoch_len,
             ..
         } = self.settings;
-        self.order = epoch_order(self.len, batch * epoch_len, seed, stream, epoch);
+        self.order = epoch_order(self.dataset.len(), batch * epoch_len, seed, stream, epoch);
         self.epoch = epoch;
         self.position = 0;
     }
@@ -201,10 +287,14 @@ impl Loader {
             if self.position == self.order.len() {
                 self.enter_epoch(self.epoch + 1);
             }
-            let index = self.order[self.position];
+            let place = Place {
+                index: self.order[self.position],
+                epoch: self.epoch,
+                position: self.position,
+            };
             let job = Job {
                 ticket: self.issued,
-                index,
+                index: place.index,
             };
             let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
             if !matches!(sent, Some(Ok(()))) {
@@ -212,13 +302,97 @@ impl Loader {
             }
             self.position += 1;
             self.issued += 1;
-            self.pending.push_back(index);
+            self.pending.push_back(place);
         }
         Ok(())
     }
 
-    /// The result of the oldest ticket, and its dataset position.
-    fn take_next(&mut self) -> Result<(usize, Result<Arc<Decoded>>)> {
+    /// The image of `place`, or the one that takes it where that may be, and its dataset position.
+    fn usable(
+        &mut self,
+        place: Place,
+        image: Result<Arc<Decoded>>,
+    ) -> Result<(usize, Arc<Decoded>)> {
+        let mut index = place.index;
+        let mut image = self.fitting(index, image);
+        for attempt in 0..MOST_TRIES {
+            let fault = match image {
+                Ok(image) => return Ok((index, image)),
+                Err(fault) => fault,
+            };
+            self.leave_out(index, fault)?;
+            let stream = self.settings.stream.wrapping_add(REPLACE);
+            let rng = Rng::seeded(self.settings.seed, stream, place.epoch as u32);
+            let draw = place.position as u64 * MOST_TRIES + attempt;
+            index = rng.below(draw, self.dataset.len() as u32) as usize;
+            // Usable images may be known to be unusable from an earlier look at the disk: only what
+            // it holds now counts.
+            image = self.fitting(index, self.cache.decode(&self.dataset, index));
+        }
+        Err(Error::internal("no usable image was drawn"))
+    }
+
+    /// An image that has room.
+    fn fitting(&self, index: usize, image: Result<Arc<Decoded>>) -> Result<Arc<Decoded>> {
+        let image = image?;
+        if image.width * image.height <= self.most_pixels {
+            return Ok(image);
+        }
+        let file = self.dataset.samples().get(index).map(|s| &s.image);
+        Err(Error::input(
+            file.map_or(String::new(), |f| f.display().to_string()),
+            format!(
+                "is {} × {} now, more pixels than any image had when the run began",
+                image.width, image.height
+            ),
+            "restore it, or start again",
+        ))
+    }
+
+    /// Notes that image `index` cannot be used; passes the fault on where it may not be left out.
+    fn leave_out(&mut self, index: usize, fault: Error) -> Result<()> {
+        let all = self.dataset.len();
+        let skip = match &mut self.skip {
+            // What the machine lacks is no fault of the image.
+            Some(skip) if matches!(fault, Error::Input { .. } | Error::Io { .. }) => skip,
+            _ => return Err(fault),
+        };
+        if !skip.known.insert(index) {
+            return Ok(());
+        }
+        let (images, most) = (skip.known.len(), skip.most);
+        if images > most {
+            return Err(Error::input(
+                "data.max_bad_unlabeled",
+                format!(
+                    "{images} of {all} unlabelled images cannot be used, {most} are allowed; the last: {fault}"
+                ),
+                "or raise it",
+            ));
+        }
+        match images {
+            ..=SHOWN => {
+                tracing::warn!("{fault}; the unlabelled image is skipped ({images} of {all})")
+            }
+            n if n == SHOWN + 1 => {
+                tracing::warn!(
+                    "further unlabelled images that are skipped are named in metrics.jsonl"
+                );
+            }
+            _ => {}
+        }
+        let file = self.dataset.samples().get(index);
+        skip.news.push(Skipped {
+            id: self.dataset.id(index),
+            file: file.map(|s| s.image.clone()).unwrap_or_default(),
+            problem: fault.to_string(),
+            images,
+        });
+        Ok(())
+    }
+
+    /// The result of the oldest ticket, and what it stands for.
+    fn take_next(&mut self) -> Result<(Place, Result<Arc<Decoded>>)> {
         let result = loop {
             if let Some(result) = self.early.remove(&self.delivered) {
                 break result;
@@ -230,11 +404,11 @@ impl Loader {
             self.early.insert(ticket, result);
         };
         self.delivered += 1;
-        let index = self
+        let place = self
             .pending
             .pop_front()
             .ok_or_else(|| Error::internal("a decoded image that nobody asked for"))?;
-        Ok((index, result))
+        Ok((place, result))
     }
 }
 

@@ -5,13 +5,14 @@
 //! give their stored values.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Transformations};
 
 use crate::config::schema::{Data, LabelEncoding};
 use crate::data::decode::{check_memory, check_png, fault, file_size, png_fault};
+use crate::data::guard::{guarded, read};
 use crate::{Error, Result};
 
 /// How mask values become labels.
@@ -107,25 +108,25 @@ pub fn read_mask(path: &Path, rules: &MaskRules) -> Result<(usize, usize, Vec<u8
 /// # Errors
 /// As [`read_mask`], short of what only the pixel data can show.
 pub fn mask_size(path: &Path) -> Result<(usize, usize)> {
-    let reader = open(path)?;
-    let info = reader.info();
-    Ok((info.width as usize, info.height as usize))
+    let bytes = file_size(path)?;
+    guarded(path, || {
+        let file = File::open(path).map_err(|e| Error::io(path, "open the mask", e))?;
+        let reader = open(path, BufReader::new(file), bytes)?;
+        let info = reader.info();
+        Ok((info.width as usize, info.height as usize))
+    })
 }
 
-fn open(path: &Path) -> Result<png::Reader<BufReader<File>>> {
-    let io = |e| Error::io(path, "open the mask", e);
-    let bytes = file_size(path)?;
-    let file = File::open(path).map_err(io)?;
-    let mut decoder = png::Decoder::new(BufReader::new(file));
+/// The PNG in `source`, a file of `bytes` bytes.
+fn open<R: BufRead + Seek>(path: &Path, mut source: R, bytes: u64) -> Result<png::Reader<R>> {
+    let start = source.fill_buf();
+    let start = start.map_err(|e| Error::io(path, "read the mask", e))?;
+    if !start.starts_with(b"\x89PNG") {
+        return Err(fault(path, "the mask is not a PNG", CONVERT));
+    }
+    let mut decoder = png::Decoder::new(source);
     decoder.set_transformations(Transformations::IDENTITY);
-    let reader = match decoder.read_info() {
-        Ok(reader) => reader,
-        Err(e) if not_png(path) => {
-            tracing::debug!("{}: {e}", path.display());
-            return Err(fault(path, "the mask is not a PNG", CONVERT));
-        }
-        Err(e) => return Err(png_fault(path, &e)),
-    };
+    let reader = decoder.read_info().map_err(|e| png_fault(path, &e))?;
     let info = reader.info();
     if info.bit_depth == BitDepth::Sixteen {
         return Err(fault(path, "the mask is a 16-bit PNG", CONVERT));
@@ -141,19 +142,20 @@ fn open(path: &Path) -> Result<png::Reader<BufReader<File>>> {
     Err(fault(path, format!("the mask {kind}"), CONVERT))
 }
 
-fn not_png(path: &Path) -> bool {
-    use std::io::Read;
-    let mut magic = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_err() || magic != *b"\x89PNG"
-}
-
 /// (width, height, stored value of every pixel), whatever the values mean.
 ///
 /// # Errors
 /// As [`read_mask`], short of values that are no class.
 pub fn read_indices(path: &Path) -> Result<(usize, usize, Vec<u8>)> {
-    let mut reader = open(path)?;
+    file_size(path)?;
+    guarded(path, || {
+        let bytes = read(path, "read the mask")?;
+        indices_of(path, &bytes)
+    })
+}
+
+fn indices_of(path: &Path, bytes: &[u8]) -> Result<(usize, usize, Vec<u8>)> {
+    let mut reader = open(path, Cursor::new(bytes), bytes.len() as u64)?;
     let size = reader
         .output_buffer_size()
         .ok_or_else(|| fault(path, "the mask is too large", CONVERT))?;

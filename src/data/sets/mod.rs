@@ -4,6 +4,7 @@
 //! sample, [`Loader`] decides when it comes and decodes it on a worker thread
 //! ([`decode`](crate::data::decode), [`mask`]), [`pack`] lays it out for the device.
 
+pub mod absent;
 pub mod advice;
 mod batch;
 pub mod check;
@@ -21,4 +22,5 @@ pub mod survey;
 pub use batch::{Batch, pack};
 pub use check::{Check, check};
 pub use dataset::{Dataset, Part, Sample};
-pub use loader::{Loader, LoaderSettings, epoch_order};
+pub use layout::result_name;
+pub use loader::{Loader, LoaderSettings, Skipped, epoch_order};

@@ -3,11 +3,15 @@
 //! Comes in: samples and, where it is known, how their values are to be read. Goes out: sizes,
 //! how often every value occurs, and the samples that would fail or teach nothing.
 
+use std::path::PathBuf;
+
 use rayon::prelude::*;
 
 use super::dataset::{Sample, same_size};
 use super::mask::{MaskRules, read_indices};
-use crate::data::decode::image_size;
+use crate::Result;
+use crate::config::schema::Exif;
+use crate::data::decode::{Header, decode_image, image_header};
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -24,23 +28,46 @@ pub struct Survey {
     pub holders: Vec<usize>,
     /// One line for every sample with something wrong, in their order.
     pub suspicious: Vec<String>,
+    /// The images that their EXIF orientation turns, in their order.
+    pub turned: Vec<PathBuf>,
+    /// The stored values of each sample's mask, a bit each; `None` without a readable mask.
+    pub held: Vec<Option<[u64; 4]>>,
+}
+
+/// How samples are looked at.
+#[derive(Clone, Copy)]
+pub struct Surveyor<'a> {
+    /// Which values are classes; without them only masks of nothing but `ignore` are suspicious for
+    /// what they hold.
+    pub rules: Option<&'a MaskRules>,
+    /// Value of pixels that count for nothing.
+    pub ignore: u8,
+    /// Whether images are turned by their EXIF orientation.
+    pub exif: Exif,
+    /// Look at the headers of images alone, not at their pixels.
+    pub fast: bool,
+    /// Told after each sample, from any thread.
+    pub seen: &'a (dyn Fn() + Sync),
 }
 
 /// One sample.
 #[derive(Default)]
 struct Look {
-    size: Option<(usize, usize)>,
+    header: Option<Header>,
     counts: Option<Box<[u64; 256]>>,
     problems: Vec<String>,
 }
 
 impl Survey {
-    /// Looks at every sample on all cores. `rules` tell which values are classes; without them only
-    /// masks of nothing but `ignore` are suspicious for what they hold.
-    pub fn of(samples: &[&Sample], rules: Option<&MaskRules>, ignore: u8) -> Survey {
+    /// Looks at every sample on all cores, decoding its image and mask unless `with` is fast.
+    pub fn of(samples: &[&Sample], with: Surveyor) -> Survey {
         let looks: Vec<Look> = samples
             .par_iter()
-            .map(|sample| look(sample, rules, ignore))
+            .map(|sample| {
+                let look = look(sample, with);
+                (with.seen)();
+                look
+            })
             .collect();
         let mut survey = Survey {
             images: samples.len(),
@@ -48,16 +75,24 @@ impl Survey {
             holders: vec![0; 256],
             ..Survey::default()
         };
-        for look in looks {
-            survey.sizes.extend(look.size);
+        for (look, sample) in looks.into_iter().zip(samples) {
+            survey.sizes.extend(look.header.map(|h| h.size));
             survey.suspicious.extend(look.problems);
+            if look.header.is_some_and(|h| h.orientation > 1) {
+                survey.turned.push(sample.image.clone());
+            }
+            let mut held = look.counts.as_ref().map(|_| [0; 4]);
             if let Some(counts) = look.counts {
                 survey.masks += 1;
                 for (value, &n) in counts.iter().enumerate() {
                     survey.pixels[value] += n;
                     survey.holders[value] += usize::from(n > 0);
+                    if let Some(held) = held.as_mut().filter(|_| n > 0) {
+                        held[value / 64] |= 1 << (value % 64);
+                    }
                 }
             }
+            survey.held.push(held);
         }
         survey.sizes.sort_by_key(|&(w, h)| (w * h, w));
         survey
@@ -76,10 +111,19 @@ impl Survey {
     }
 }
 
-fn look(sample: &Sample, rules: Option<&MaskRules>, ignore: u8) -> Look {
+/// What the header says of an image whose pixels decode, too.
+fn image(sample: &Sample, with: Surveyor) -> Result<Header> {
+    let header = image_header(&sample.image, with.exif)?;
+    if !with.fast {
+        decode_image(&sample.image, with.exif)?;
+    }
+    Ok(header)
+}
+
+fn look(sample: &Sample, with: Surveyor) -> Look {
     let mut look = Look::default();
-    match image_size(&sample.image) {
-        Ok(size) => look.size = Some(size),
+    match image(sample, with) {
+        Ok(header) => look.header = Some(header),
         Err(e) => look.problems.push(e.to_string()),
     }
     let Some(mask) = &sample.mask else {
@@ -93,8 +137,8 @@ fn look(sample: &Sample, rules: Option<&MaskRules>, ignore: u8) -> Look {
         }
     };
     if let Some(e) = look
-        .size
-        .and_then(|image| same_size(mask, (width, height), image).err())
+        .header
+        .and_then(|h| same_size(mask, (width, height), h.size, h.orientation).err())
     {
         look.problems.push(e.to_string());
     }
@@ -102,8 +146,9 @@ fn look(sample: &Sample, rules: Option<&MaskRules>, ignore: u8) -> Look {
     for value in values {
         counts[usize::from(value)] += 1;
     }
-    look.problems
-        .extend(strange(&counts, rules, ignore).map(|text| format!("{}: {text}", mask.display())));
+    look.problems.extend(
+        strange(&counts, with.rules, with.ignore).map(|text| format!("{}: {text}", mask.display())),
+    );
     look.counts = Some(counts);
     look
 }

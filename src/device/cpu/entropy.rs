@@ -16,6 +16,7 @@ struct Maps<'a> {
     argmax: &'a mut [u8],
     confidence: &'a mut [f32],
     width: usize,
+    classes: usize,
 }
 
 impl<'a> Maps<'a> {
@@ -37,6 +38,7 @@ impl<'a> Maps<'a> {
             argmax: cx.u8_mut(argmax)?,
             confidence: cx.f32_mut(confidence)?,
             width: entropy.shape[2].max(1),
+            classes,
         })
     }
 
@@ -48,7 +50,7 @@ impl<'a> Maps<'a> {
         prepare: impl Fn(usize, &mut Rows) + Send + Sync,
         value: impl Fn(&[f32], &mut [f32]) -> (f32, usize, f32) + Send + Sync,
     ) {
-        let width = self.width;
+        let (width, classes) = (self.width, self.classes);
         self.entropy
             .par_chunks_mut(width)
             .zip(self.argmax.par_chunks_mut(width))
@@ -60,7 +62,11 @@ impl<'a> Maps<'a> {
                 let pixels = rows.full.chunks_exact(stride);
                 for (i, x) in pixels.enumerate() {
                     let (h, class, p) = value(x, &mut rows.pixel);
-                    (entropy[i], argmax[i], confidence[i]) = (h, class as u8, p);
+                    // Where nothing beats the padding there is no answer.
+                    (entropy[i], argmax[i], confidence[i]) = match class < classes {
+                        true => (h, class as u8, p),
+                        false => (f32::NAN, 0, f32::NAN),
+                    };
                 }
             });
     }
@@ -91,7 +97,8 @@ fn of_probabilities(p: &[f32]) -> (f32, usize, f32) {
     let (argmax, max) = vmath::arg_max(p);
     let h = p
         .iter()
-        .filter(|&&p| p > 0.0)
+        // NaN stays, so that it shows in the sum; the padding is below zero.
+        .filter(|&&p| p > 0.0 || p.is_nan())
         .map(|&p| p * p.ln())
         .sum::<f32>();
     (-h, argmax, max)

@@ -6,9 +6,6 @@ use crate::device::DType;
 use crate::device::op::Augment;
 use crate::error::Result;
 
-/// Crop pixels of a block.
-const PIXELS_PER_BLOCK: usize = 1024;
-
 /// [`crate::device::Op::Augment`].
 pub(super) fn augment(cx: &Launcher, a: &Augment) -> Result<()> {
     let (images, labels, sizes, rng) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.input(3)?);
@@ -51,6 +48,6 @@ pub(super) fn augment(cx: &Launcher, a: &Augment) -> Result<()> {
         pad_label: u32::from(a.pad_label),
         stream: a.stream,
     };
-    let blocks = area.div_ceil(PIXELS_PER_BLOCK) * n;
+    let blocks = area.div_ceil(kernels::AUGMENT_PIXELS) * n;
     cx.launch(kernels::AUGMENT, [blocks, 1, 1], 0, &args)
 }

@@ -58,14 +58,6 @@ pub(super) const PLANNED_MULTIPROCESSORS: u32 = 132;
 
 /// [`Limits::planned_multiprocessors`] of a device under test: few enough that small shapes reach
 /// every way of cutting work up.
-#[cfg_attr(
-    not(any(
-        feature = "simt",
-        feature = "ptx",
-        all(feature = "cuda", feature = "cli")
-    )),
-    allow(dead_code, reason = "nothing to test with")
-)]
 pub(crate) const TEST_MULTIPROCESSORS: u32 = 4;
 
 /// A recorded sequence of launches.
@@ -135,6 +127,12 @@ pub trait Driver: Send + Sync {
 
     /// Where its memory is.
     fn memory(&self) -> Memory;
+
+    /// The hardware as people call it, and what else a verdict on the kernels depends on: which piece
+    /// of it, the driver, the kernels themselves. `None`: nothing to check.
+    fn identity(&self) -> Option<(String, String)> {
+        None
+    }
 
     /// The hardware's limits.
     fn limits(&self) -> Limits;

@@ -8,18 +8,14 @@ use crate::device::op::CeNorm;
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 
-/// A block's part of the loss: f64 sum and u64 count.
-const PART_BYTES: usize = 16;
-
-/// What the backward keeps of a label pixel.
-const PIXEL_BYTES: usize = 16;
-
 /// Scratch bytes of a call.
 pub(super) fn workspace(op: &Op, ins: &[View]) -> usize {
     let Some(label) = ins.get(1) else { return 0 };
     match op {
-        Op::CrossEntropy { .. } => runs(label.shape) * PART_BYTES + SCRATCH_ALIGN,
-        Op::CrossEntropyBackward { .. } => label.pixels() * PIXEL_BYTES + SCRATCH_ALIGN,
+        Op::CrossEntropy { .. } => runs(label.shape) * kernels::LOSS_PART_BYTES + SCRATCH_ALIGN,
+        Op::CrossEntropyBackward { .. } => {
+            label.pixels() * kernels::LOSS_PIXEL_BYTES + SCRATCH_ALIGN
+        }
         _ => 0,
     }
 }
@@ -49,7 +45,7 @@ fn operands(cx: &Launcher, ignore: u8, threshold: usize) -> Result<(LossArgs, Up
 /// [`Op::CrossEntropy`].
 pub(super) fn cross_entropy(cx: &Launcher, ignore: u8, norm: CeNorm) -> Result<()> {
     let (mut args, up) = operands(cx, ignore, 2)?;
-    args.out = scratch(cx, up.runs * PART_BYTES)?;
+    args.out = scratch(cx, up.runs * kernels::LOSS_PART_BYTES)?;
     cx.launch(
         kernels::CROSS_ENTROPY_PARTS,
         [up.runs, 1, 1],
@@ -62,9 +58,9 @@ pub(super) fn cross_entropy(cx: &Launcher, ignore: u8, norm: CeNorm) -> Result<(
         count: up.runs as u64,
         pixels: cx.input(1)?.pixels() as u64,
         norm: match norm {
-            CeNorm::Valid => 0,
-            CeNorm::ValidTimesAllOverValid => 1,
-            CeNorm::All => 2,
+            CeNorm::Valid => kernels::OVER_VALID as u32,
+            CeNorm::ValidTimesAllOverValid => kernels::ALL_OVER_VALID as u32,
+            CeNorm::All => kernels::OVER_ALL as u32,
         },
         pad: 0,
     };
@@ -80,7 +76,7 @@ pub(super) fn cross_entropy_backward(cx: &Launcher, ignore: u8, weight: f32) -> 
     let (mut args, up) = operands(cx, ignore, 3)?;
     args.stats = vector(cx, cx.input(2)?, 4)?;
     args.weight = weight;
-    args.out = scratch(cx, cx.input(1)?.pixels() * PIXEL_BYTES)?;
+    args.out = scratch(cx, cx.input(1)?.pixels() * kernels::LOSS_PIXEL_BYTES)?;
     cx.launch(
         kernels::CROSS_ENTROPY_PIXELS,
         [up.runs, 1, 1],
@@ -116,7 +112,7 @@ fn gather(cx: &Launcher, loss: &LossArgs, out: &View) -> Result<()> {
             .div_ceil(w - 1)
             .min(width),
     };
-    let rows = (threads / columns.max(1)).clamp(1, 4);
+    let rows = (threads / columns.max(1)).clamp(1, kernels::GATHER_ROWS);
     let args = GatherArgs {
         u: loss.u,
         pixels: loss.out,

@@ -7,18 +7,12 @@ use crate::device::op::MixKind;
 use crate::device::{DType, Op, View};
 use crate::error::Result;
 
-/// Pixels whose labels a block collects.
-const CHUNK_PIXELS: usize = 4096;
-
-/// Floats that a block copies.
-const FLOATS_PER_BLOCK: usize = 1024;
-
 /// Bytes of a bit per label.
-const SET_BYTES: usize = 32;
+const SET_BYTES: usize = kernels::MIX_SET_WORDS * size_of::<u32>();
 
 /// Chunks of an image.
 fn chunks(area: usize) -> usize {
-    area.div_ceil(CHUNK_PIXELS)
+    area.div_ceil(kernels::MIX_CHUNK_PIXELS)
 }
 
 /// Scratch bytes of a call: for classmix the classes present per chunk and those chosen per image.
@@ -73,10 +67,10 @@ pub(super) fn mix(cx: &Launcher, kind: MixKind, prob: f32, ignore: u8, stream: u
         width: width as u32,
         chunks: chunks(area) as u32,
         kind: match kind {
-            MixKind::None => 0,
-            MixKind::CutMix => 1,
-            MixKind::ClassMix => 2,
-            MixKind::CutOut => 3,
+            MixKind::None => kernels::MIX_NONE as u32,
+            MixKind::CutMix => kernels::MIX_CUT_MIX as u32,
+            MixKind::ClassMix => kernels::MIX_CLASS_MIX as u32,
+            MixKind::CutOut => kernels::MIX_CUT_OUT as u32,
         },
         prob,
         ignore: u32::from(ignore),
@@ -87,7 +81,7 @@ pub(super) fn mix(cx: &Launcher, kind: MixKind, prob: f32, ignore: u8, stream: u
         cx.launch(kernels::MIX_PRESENCE, [blocks, 1, 1], 0, &args)?;
         cx.launch(kernels::MIX_CHOOSE, [batch, 1, 1], 0, &args)?;
     }
-    let blocks = batch * (3 * area).div_ceil(FLOATS_PER_BLOCK);
+    let blocks = batch * (3 * area).div_ceil(kernels::MIX_FLOATS);
     cx.launch(kernels::MIX_APPLY, [blocks, 1, 1], 0, &args)
 }
 

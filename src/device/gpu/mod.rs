@@ -17,6 +17,7 @@ pub mod driver;
 mod elementwise;
 mod entropy;
 pub mod kernels;
+mod levels;
 mod loss;
 mod metrics;
 mod mix;
@@ -30,19 +31,28 @@ mod resize;
 mod select;
 #[cfg(feature = "simt")]
 pub mod simt;
+mod stand_in;
 mod upsample;
 
 #[cfg(feature = "cli")]
 pub(crate) use conv::partial_bytes as conv_partial_bytes;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::{ArenaId, Call, DType, Device, Memory, Op, Readback, Recording, Shape, View, borrowed};
+use super::cpu::CpuDevice;
+use super::{
+    ArenaId, Call, Checkable, DType, Device, Guard, Identity, Memory, Met, Op, Readback, Recording,
+    Shape, View, borrowed,
+};
 use crate::error::{Error, Result};
-use driver::{Driver, GraphId, Limits, Ptr};
+use driver::{Driver, GraphId, Limits, Ptr, TEST_MULTIPROCESSORS};
 use kernels::{Kernel, Map};
+use levels::{Level, Levels};
+
+/// Words of [`Launcher::tickets`]: a conv tile that is cut, or 32 channels, takes one.
+const TICKETS: usize = 1024;
 
 /// Arithmetic of convolutions and type of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -73,11 +83,15 @@ impl MathMode {
 
 /// A GPU, or what stands in for one, as a [`Device`].
 pub struct GpuDevice {
-    driver: Box<dyn Driver>,
+    driver: Arc<dyn Driver>,
     math: MathMode,
     planned_multiprocessors: u32,
     arenas: Mutex<Arenas>,
     constants: Mutex<HashMap<Vec<u8>, Ptr>>,
+    levels: Levels,
+    guard: OnceLock<Box<dyn Guard>>,
+    /// What takes the place of kernels, once it had to.
+    stand_in: Mutex<Option<Arc<CpuDevice>>>,
 }
 
 #[derive(Default)]
@@ -105,12 +119,25 @@ impl Arenas {
 impl GpuDevice {
     /// A device over `driver`.
     pub fn new(driver: Box<dyn Driver>, math: MathMode) -> Self {
+        let planned = driver.limits().planned_multiprocessors;
+        Self::over(Arc::from(driver), math, planned, Levels::default())
+    }
+
+    fn over(
+        driver: Arc<dyn Driver>,
+        math: MathMode,
+        planned_multiprocessors: u32,
+        levels: Levels,
+    ) -> Self {
         Self {
-            planned_multiprocessors: driver.limits().planned_multiprocessors,
             driver,
             math,
+            planned_multiprocessors,
             arenas: Mutex::default(),
             constants: Mutex::default(),
+            levels,
+            guard: OnceLock::new(),
+            stand_in: Mutex::default(),
         }
     }
 
@@ -130,6 +157,20 @@ impl GpuDevice {
     #[cfg(feature = "ptx")]
     pub fn ptx(options: crate::ptx::Options, math: MathMode) -> Result<Self> {
         Ok(Self::new(Box::new(ptx::PtxDriver::new(options)?), math))
+    }
+
+    /// The PTX machine with other PTX in the place of some units'.
+    ///
+    /// # Errors
+    /// As [`ptx::PtxDriver::edited`].
+    #[cfg(feature = "ptx")]
+    pub fn ptx_edited(
+        options: crate::ptx::Options,
+        units: &[ptx::Edited],
+        math: MathMode,
+    ) -> Result<Self> {
+        let driver = ptx::PtxDriver::edited(options, units)?;
+        Ok(Self::new(Box::new(driver), math))
     }
 
     /// The SIMT runtime: the kernels on the host.
@@ -152,6 +193,29 @@ impl GpuDevice {
     /// Multiprocessors that work is cut up for where the cut decides the order of a sum.
     fn planned_multiprocessors(&self) -> usize {
         self.planned_multiprocessors as usize
+    }
+
+    /// How an operation on these runs.
+    fn level(&self, op: &Op, ins: &[View], outs: &[View]) -> Level {
+        self.levels.of(|| Met::of(op, ins, outs))
+    }
+
+    /// How a call runs.
+    fn level_of(&self, call: &Call) -> Level {
+        self.level(&call.op, &call.ins, &call.outs)
+    }
+
+    /// The CPU in the place of kernels.
+    fn stand_in(&self) -> Result<Arc<CpuDevice>> {
+        let mut cpu = self
+            .stand_in
+            .lock()
+            .map_err(|_| Error::internal("poisoned stand-in"))?;
+        if let Some(cpu) = &*cpu {
+            return Ok(cpu.clone());
+        }
+        let made = Arc::new(CpuDevice::new(0)?);
+        Ok(cpu.insert(made).clone())
     }
 
     /// The driver.
@@ -270,6 +334,10 @@ impl Device for GpuDevice {
         }
     }
 
+    fn precision(&self) -> &'static str {
+        self.math.name()
+    }
+
     fn expect_uploads(&self, bytes: usize) -> Result<()> {
         self.driver.expect_uploads(bytes)
     }
@@ -297,6 +365,10 @@ impl Device for GpuDevice {
     }
 
     fn record(&self, calls: &[&Call]) -> Result<Option<Recording>> {
+        // A recording has launches alone.
+        if calls.iter().any(|call| self.level_of(call) == Level::Cpu) {
+            return Ok(None);
+        }
         let mut run = || calls.iter().try_for_each(|call| self.run(call));
         let graph = self.driver.record(&mut run)?;
         Ok(graph.map(|g| Recording(g.0)))
@@ -320,7 +392,34 @@ impl Device for GpuDevice {
         Ok(times.into_iter().map(duration).collect())
     }
 
+    fn checkable(&self) -> Option<&dyn Checkable> {
+        Some(self)
+    }
+
+    fn meet(&self, ops: &[Met]) -> Result<()> {
+        match self.guard.get() {
+            Some(guard) => guard.meet(self, ops),
+            None => Ok(()),
+        }
+    }
+
+    /// What failed its check is not fused into: the parts have kernels of their own.
+    fn fuses(&self, op: &Op) -> bool {
+        let stands = |op: &'static str| {
+            let level = |half| self.levels.of(|| Met { op, half });
+            [false, true].map(level).iter().all(|&l| l != Level::Cpu)
+        };
+        match op {
+            Op::ConvMoments(_) => stands("conv_moments") && stands("batch_norm_merge"),
+            _ => stands(op.name()),
+        }
+    }
+
     fn workspace_bytes(&self, op: &Op, ins: &[View], outs: &[View]) -> usize {
+        // The CPU's own scratch is the host's.
+        if self.level(op, ins, outs) == Level::Cpu {
+            return 0;
+        }
         match op {
             Op::Conv(_)
             | Op::ConvBatchNormEval(_)
@@ -342,6 +441,9 @@ impl Device for GpuDevice {
     }
 
     fn run(&self, call: &Call) -> Result<()> {
+        if self.level_of(call) == Level::Cpu {
+            return stand_in::run(self, &*self.stand_in()?, call);
+        }
         let cx = Launcher { device: self, call };
         match &call.op {
             Op::Fill { value } => elementwise::fill(&cx, *value),
@@ -408,6 +510,35 @@ impl Device for GpuDevice {
     }
 }
 
+impl Checkable for GpuDevice {
+    fn identity(&self) -> Option<Identity> {
+        let (name, key) = self.driver.identity()?;
+        Some(Identity {
+            key: format!("u2pl-engine {}; {name}; {key}", env!("CARGO_PKG_VERSION")),
+            name,
+            precision: self.math,
+        })
+    }
+
+    fn rehearsal(&self) -> Box<dyn Device> {
+        let levels = self.levels.noting();
+        let driver = self.driver.clone();
+        Box::new(Self::over(driver, self.math, TEST_MULTIPROCESSORS, levels))
+    }
+
+    fn degrade(&self, met: Met) -> Result<Option<&'static str>> {
+        self.levels.degrade(met)
+    }
+
+    fn launched(&self) -> Vec<&'static str> {
+        self.levels.launched()
+    }
+
+    fn set_guard(&self, guard: Box<dyn Guard>) -> bool {
+        self.guard.set(guard).is_ok()
+    }
+}
+
 impl Drop for GpuDevice {
     fn drop(&mut self) {
         if let Ok(constants) = self.constants.get_mut() {
@@ -431,6 +562,11 @@ impl Launcher<'_> {
 
     fn math(&self) -> MathMode {
         self.device.math
+    }
+
+    /// Which kernels the call may use.
+    fn level(&self) -> Level {
+        self.device.level_of(self.call)
     }
 
     /// The workspace's address and size; its size is what `workspace_bytes` asked for.
@@ -517,6 +653,15 @@ impl Launcher<'_> {
         Ok(ptr)
     }
 
+    /// `count` words that are zero whenever no kernel runs: who takes the last ticket puts it back.
+    /// Kernels run one after the other, so all share them.
+    fn tickets(&self, count: usize) -> Result<Ptr> {
+        if count > TICKETS {
+            return Err(self.wrong(&format!("{count} tickets, of {TICKETS}")));
+        }
+        self.constant(&[0u32; TICKETS])
+    }
+
     /// Launches `kernel` on `grid` blocks. An empty grid is no launch.
     fn launch<A: bytemuck::NoUninit>(
         &self,
@@ -536,6 +681,8 @@ impl Launcher<'_> {
             }
             *b = g as u32;
         }
+        // Before it: a kernel that fails is the one that is looked for.
+        self.device.levels.note(kernel.info.name);
         self.device.driver.launch(
             &kernel.info,
             blocks,

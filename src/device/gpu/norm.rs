@@ -6,7 +6,7 @@ use super::kernels::{
     self, Kernel, NormApplyArgs, NormDxArgs, NormFinishArgs, NormGradientsArgs, NormMergeArgs,
     NormMomentsArgs, NormSumsArgs, NormTiles,
 };
-use super::planes::{Stand, optional, plane, refuse_accumulate, same_dtype, same_shape};
+use super::planes::{Stand, THREADS, optional, plane, refuse_accumulate, same_dtype, same_shape};
 use crate::device::op::MOMENT_PIXELS;
 use crate::device::{DType, Op, View};
 use crate::error::Result;
@@ -16,8 +16,13 @@ use crate::error::Result;
 const REDUCTION_BLOCKS: usize = 1024;
 /// Pixels that a thread of a reduction sums at least, where there are as many.
 const THREAD_PIXELS: usize = 8;
-/// Channels that a block of the merging kernels takes: a warp each.
-const MERGED_CHANNELS: usize = 8;
+/// Channels that a block of the finishing kernels takes: a warp each.
+const MERGED_CHANNELS: usize = THREADS / 32;
+
+const _: () = assert!(
+    kernels::MOMENT_PIXELS == MOMENT_PIXELS,
+    "the tiles of moments"
+);
 
 /// Chunks of a reduction over a map's pixels: (pixels of one, their number). They follow from
 /// shape and type: the planner asks for a workspace before it knows where maps lie.
@@ -35,14 +40,12 @@ fn scratch(map: &View) -> usize {
     map.channels() * 2 * (splits + 1) * size_of::<f32>()
 }
 
-/// Tiles of a convolution's moments that a block merges (`kMergeLanes` · `kMergeTiles`).
-const MERGED_TILES: usize = 64;
-/// Channels of such a block.
-const MERGE_COLUMNS: usize = 32;
+/// Pixels whose moments a block merges.
+const MERGED_PIXELS: usize = MOMENT_PIXELS * kernels::NORM_MERGE_TILES;
 
 /// Chunks of [`Op::BatchNormMerge`], and the scratch for their moments.
 fn merge_chunks(map: &View) -> (usize, usize) {
-    let splits = map.pixels().div_ceil(MOMENT_PIXELS * MERGED_TILES);
+    let splits = map.pixels().div_ceil(MERGED_PIXELS);
     (splits, map.channels() * 2 * splits * size_of::<f32>())
 }
 
@@ -211,16 +214,11 @@ pub(super) fn merge(cx: &Launcher, eps: f32, momentum: f32, relu: bool) -> Resul
     }
     let tiles = NormTiles {
         pixels: pixels as u64,
-        chunk: (MOMENT_PIXELS * MERGED_TILES) as u64,
+        chunk: MERGED_PIXELS as u64,
         channels: cx.size(channels)?,
         lanes_log2: 0,
         splits: cx.size(splits)?,
         vector: 0,
-    };
-    let merge = NormMergeArgs {
-        tiles,
-        moments: cx.dense(moments, DType::F32)?,
-        partials,
     };
     let finish = NormFinishArgs {
         tiles,
@@ -233,10 +231,13 @@ pub(super) fn merge(cx: &Launcher, eps: f32, momentum: f32, relu: bool) -> Resul
         eps,
         momentum,
     };
-    let grid = [splits, channels.div_ceil(MERGE_COLUMNS), 1];
-    cx.launch(kernels::BATCH_NORM_MERGE, grid, 0, &merge)?;
-    let grid = [channels.div_ceil(MERGED_CHANNELS), 1, 1];
-    cx.launch(kernels::BATCH_NORM_FINISH, grid, 0, &finish)?;
+    let columns = channels.div_ceil(kernels::NORM_MERGE_CHANNELS);
+    let args = NormMergeArgs {
+        finish,
+        moments: cx.dense(moments, DType::F32)?,
+        tickets: cx.tickets(columns)?,
+    };
+    cx.launch(kernels::BATCH_NORM_MERGE, [splits, columns, 1], 0, &args)?;
     let kernels = [
         kernels::BATCH_NORM_APPLY_F32,
         kernels::BATCH_NORM_APPLY_BF16,

@@ -11,7 +11,7 @@ use super::driver::{
     Driver, GraphId, Limits, PLANNED_MULTIPROCESSORS, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket,
 };
 use super::kernels::{ALL, KernelInfo};
-use crate::device::Memory;
+use crate::device::{Memory, check};
 use crate::error::{Error, Result};
 use crate::ptx::{Arch, Counters, Machine, Module, Options};
 
@@ -55,7 +55,25 @@ pub fn toolkit() -> &'static str {
 }
 
 /// Modules by unit.
-type Modules = HashMap<&'static str, Module>;
+type Modules = HashMap<&'static str, Arc<Module>>;
+
+/// PTX in the place of a unit's own.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    /// The unit: `conv` of `kernels/conv.cu`.
+    pub unit: String,
+    /// What messages call the text: its file.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+/// The PTX that nvcc made of a unit for one architecture, where this build has it.
+pub fn text(unit: &str, arch: Arch) -> Option<&'static str> {
+    let mut units = table::UNITS.iter();
+    let found = units.find(|(name, of, _)| *name == unit && *of == arch.name());
+    found.map(|(_, _, text)| *text)
+}
 
 /// The modules of one architecture, parsed once in a process.
 fn modules(arch: Arch) -> Result<Arc<Modules>> {
@@ -68,7 +86,8 @@ fn modules(arch: Arch) -> Result<Arc<Modules>> {
     let mut modules = Modules::new();
     for (unit, _, text) in table::UNITS.iter().filter(|(_, of, _)| *of == arch.name()) {
         let module = Module::parse(text, &format!("{unit}.{arch}.ptx"));
-        modules.insert(unit, module.map_err(|p| problem(p.to_string()))?);
+        let module = module.map_err(|p| problem(p.to_string()))?;
+        modules.insert(unit, Arc::new(module));
     }
     if modules.is_empty() {
         return Err(Error::input(
@@ -94,6 +113,8 @@ fn problem(text: String) -> Error {
 pub struct PtxDriver {
     machine: Machine,
     modules: Arc<Modules>,
+    /// A digest of what is not the build's own PTX, where something is not.
+    edited: Option<String>,
     launches: Arc<Launches>,
     /// By kernel.
     tallies: Mutex<HashMap<&'static str, Tally>>,
@@ -112,7 +133,55 @@ impl PtxDriver {
     /// [`Error::Input`] where this build has no kernels for the architecture; [`Error::Device`]
     /// naming what the machine cannot read; [`Error::Internal`] naming a kernel that differs.
     pub fn new(options: Options) -> Result<Self> {
-        let modules = modules(options.arch)?;
+        Self::of(options, modules(options.arch)?, None)
+    }
+
+    /// The machine with other PTX in the place of some units': a kernel under the hand, or a planted
+    /// bug. Such a device has an identity, as a GPU has, so it is checked before it is used.
+    ///
+    /// # Errors
+    /// As [`PtxDriver::new`]; [`Error::Input`] for a unit that there is none of, for PTX that cannot
+    /// be read, and for kernels that are missing or take other arguments.
+    pub fn edited(options: Options, units: &[Edited]) -> Result<Self> {
+        let mut modules = Modules::clone(&*modules(options.arch)?);
+        for edit in units {
+            let known = modules.keys().find(|unit| **unit == edit.unit).copied();
+            let unit = known.ok_or_else(|| {
+                let mut names: Vec<_> = modules.keys().copied().collect();
+                names.sort_unstable();
+                let problem = format!("no unit is called `{}`", edit.unit);
+                Error::input(
+                    &edit.name,
+                    problem,
+                    format!("name one of {}", names.join(", ")),
+                )
+            })?;
+            let module = Module::parse(&edit.text, &edit.name).map_err(|p| {
+                Error::input(
+                    &edit.name,
+                    p.to_string(),
+                    "give PTX that the machine can read",
+                )
+            })?;
+            for info in ALL.iter().filter(|info| info.unit == unit) {
+                let bytes = module.entry(info.name).map(|e| e.param_bytes as usize);
+                if bytes != Some(info.args_bytes) {
+                    return Err(Error::input(
+                        &edit.name,
+                        format!("kernel {} is missing or takes other arguments", info.name),
+                        "edit the PTX of this very build",
+                    ));
+                }
+            }
+            modules.insert(unit, Arc::new(module));
+        }
+        let parts = units
+            .iter()
+            .flat_map(|e| [e.unit.as_bytes(), e.text.as_bytes()]);
+        Self::of(options, Arc::new(modules), Some(check::digest(parts)))
+    }
+
+    fn of(options: Options, modules: Arc<Modules>, edited: Option<String>) -> Result<Self> {
         for info in ALL {
             let entry = modules.get(info.unit).and_then(|m| m.entry(info.name));
             let entry =
@@ -127,6 +196,7 @@ impl PtxDriver {
         Ok(Self {
             machine: Machine::new(options),
             modules,
+            edited,
             launches: Arc::new(Launches(ALL.iter().map(|_| AtomicU64::new(0)).collect())),
             tallies: Mutex::default(),
             log: None,
@@ -160,7 +230,7 @@ impl PtxDriver {
     fn module(&self, kernel: &KernelInfo) -> Result<&Module> {
         let replaced = self.replaced.as_ref();
         let module = replaced.filter(|m| m.entry(kernel.name).is_some());
-        let module = module.or_else(|| self.modules.get(kernel.unit));
+        let module = module.or_else(|| self.modules.get(kernel.unit).map(|m| &**m));
         module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))
     }
 
@@ -188,6 +258,13 @@ impl Driver for PtxDriver {
 
     fn memory(&self) -> Memory {
         Memory::Machine
+    }
+
+    fn identity(&self) -> Option<(String, String)> {
+        // The build's own PTX is what its tests run: nothing that one machine has and another lacks.
+        let edited = self.edited.as_ref()?;
+        let arch = self.machine.options().arch;
+        Some((format!("ptx:{arch}"), format!("edited PTX {edited}")))
     }
 
     fn check_borrowed(&self, address: Ptr) -> Result<()> {

@@ -6,8 +6,6 @@ use super::planes::{image_grid, lanes, plane, same_dtype, vectorised};
 use crate::device::{DType, View};
 use crate::error::Result;
 
-/// Outputs of a row that a thread of the forward computes, `kRun` of the kernel.
-const RUN: usize = 8;
 /// Longest axis that the backward's search for readers is exact for.
 const MAX_SIDE: usize = 1 << 20;
 
@@ -59,7 +57,7 @@ pub(super) fn resize(cx: &Launcher) -> Result<()> {
     let (x, y) = (cx.input(0)?, cx.output(0)?);
     let (mut args, groups) = arguments(cx, [x, y], [x, y])?;
     let [n, oh, ow, _] = y.shape;
-    let items = oh * ow.div_ceil(RUN) * groups;
+    let items = oh * ow.div_ceil(kernels::RESIZE_RUN) * groups;
     args.items = cx.size(items)?;
     let kernel = match x.dtype {
         DType::F32 => kernels::RESIZE_F32,

@@ -8,14 +8,12 @@ use crate::device::{DType, View};
 use crate::error::Result;
 
 /// Percentiles of one selection: two ranks each, and a histogram in shared memory for each rank.
-const GROUP: usize = 8;
-
-const BINS: usize = 256;
+const GROUP: usize = kernels::SELECT_TARGETS / 2;
 
 /// Words of workspace that a selection of `targets` ranks takes: histograms, the valid count,
 /// state.
 const fn words(targets: usize) -> usize {
-    4 * targets * BINS + 1 + 4 * targets * 2
+    4 * targets * kernels::SELECT_BINS + 1 + 4 * targets * 2
 }
 
 /// Scratch bytes of [`percentile`].
@@ -73,7 +71,7 @@ fn operands(cx: &Launcher, targets: usize) -> Result<SelectArgs> {
         dense_map(cx, labels, values, DType::U8)?,
     );
     let histograms = scratch(cx, 4 * words(targets))?;
-    let valid = histograms.byte_add(4 * (4 * targets * BINS));
+    let valid = histograms.byte_add(4 * (4 * targets * kernels::SELECT_BINS));
     Ok(SelectArgs {
         values,
         labels,
@@ -104,7 +102,7 @@ fn select(cx: &Launcher, mut args: SelectArgs) -> Result<()> {
     let blocks = (args.n as usize).div_ceil(4096).clamp(1, most.max(1));
     for pass in 0..4 {
         args.pass = pass;
-        let shared = 4 * BINS * if pass == 0 { 1 } else { targets };
+        let shared = 4 * kernels::SELECT_BINS * if pass == 0 { 1 } else { targets };
         cx.launch(count, [blocks, 1, 1], shared, &args)?;
     }
     cx.launch(kernels::SELECT_FINISH, [1, 1, 1], 0, &args)

@@ -3,12 +3,9 @@
 
 use super::Launcher;
 use super::driver::Ptr;
-use super::kernels::UpsampleArgs;
+use super::kernels::{self, UpsampleArgs};
 use crate::device::{DType, View};
 use crate::error::Result;
-
-/// Threads of a block that handles a run of output pixels.
-const RUN_THREADS: usize = 192;
 
 /// Shared memory for low-resolution columns, bytes: with the counts of a confusion matrix it stays
 /// within the 48 KiB that every GPU gives unasked.
@@ -32,7 +29,9 @@ pub(super) struct Upsampling {
 
 /// Runs of a row of `width` pixels: the fewest that fit a block's threads, then equally long.
 fn run_of(width: usize) -> usize {
-    width.div_ceil(width.div_ceil(RUN_THREADS).max(1)).max(1)
+    width
+        .div_ceil(width.div_ceil(kernels::UPSAMPLE_THREADS).max(1))
+        .max(1)
 }
 
 /// Runs of output pixels of a batch of maps; a shape alone decides, so sums by run do not depend

@@ -3,7 +3,7 @@
 
 use super::{Inputs, Net};
 use crate::Result;
-use crate::device::{Call, Device, Op, Strided, View};
+use crate::device::{Call, Device, Met, Op, Strided, View};
 
 /// Where the maps of a batch go, `[N, H, W, 1]` each; those that are not wanted are not copied.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +89,7 @@ impl Net {
 
 /// Runs an operation that takes no scratch.
 fn queue(device: &dyn Device, op: Op, ins: Vec<View>, out: View) -> Result<()> {
+    device.meet(&[Met::of(&op, &ins, &[out])])?;
     device.run(&Call {
         op,
         ins,

@@ -2,8 +2,11 @@
 //!
 //! Comes in: a configuration and its trained values. Goes out: a file with one input, `image`
 //! `[batch, 3, height, width]`, RGB from 0 to 1, and one output, `logits`
-//! `[batch, classes, height, width]`; batch, height and width are free. The operators are those of
-//! the engine's own inference graph, walked node by node, so the two cannot drift apart.
+//! `[batch, classes, height, width]`; batch, height and width are free. The picture goes in as it is: the
+//! graph resizes it by `data.image_scale` and normalises it, as `infer` does, and the logits have its
+//! size. The operators are those of the engine's own inference graph, walked node by node, so the two
+//! cannot drift apart. [`left_to_caller`] says what of the configuration is not in the graph; the file's
+//! metadata say it too.
 //!
 //! Maps are NCHW there and NHWC here; weights are K·C·R·S on any disk. A tensor that several
 //! operations write a slice of becomes a `Concat` where it is first read. A resize takes its size
@@ -17,7 +20,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use crate::config::Config;
-use crate::config::schema::Stem;
+use crate::config::schema::{Protocol, Stem};
 use crate::device::{DType, Op};
 use crate::graph::params::{Kind, Layout, ParamSet};
 use crate::graph::{Graph, Node, TensorId};
@@ -28,9 +31,9 @@ use schema::{
     Attribute, Dim, Entry, Model, OperatorSet, Shape, Tensor, TensorType, Type, ValueInfo,
 };
 
-/// Operators of this version are written: the first with resizes as they are today and everything
-/// else that is needed.
-const OPSET: i64 = 17;
+/// Operators of this version are written: the first whose resizes can average what they drop, and that
+/// has everything else that is needed.
+const OPSET: i64 = 18;
 /// Version of the format that came with it.
 const IR_VERSION: i64 = 8;
 /// Height and width that the graph is walked at.
@@ -85,6 +88,35 @@ pub fn encode(cfg: &Config, layout: &Layout, weights: &[f32], buffers: &[f32]) -
     Ok(walk.finish().encode_to_vec())
 }
 
+/// What the graph does with a picture before the network, for people.
+pub fn inside(cfg: &Config) -> String {
+    match cfg.data.image_scale {
+        1.0 => "the graph normalises it".into(),
+        factor => format!("the graph resizes it by data.image_scale = {factor} and normalises it"),
+    }
+}
+
+/// What the configuration's way of scoring has besides one look at the whole picture, which is all that
+/// the graph does; a phrase each.
+pub fn left_to_caller(cfg: &Config) -> Vec<String> {
+    let eval = &cfg.eval;
+    let mut left = Vec::new();
+    if eval.protocol == Protocol::Sliding {
+        let [h, w] = eval.crop.unwrap_or(cfg.augment.crop);
+        left.push(format!("sliding windows of {w} × {h} (eval.protocol)"));
+    }
+    if eval.scales != [1.0] {
+        left.push(format!(
+            "looks at the scales {:?} (eval.scales)",
+            eval.scales
+        ));
+    }
+    if eval.flip {
+        left.push("a look at the mirrored picture (eval.flip)".into());
+    }
+    left
+}
+
 struct Walk<'a> {
     graph: &'a Graph,
     cfg: &'a Config,
@@ -109,6 +141,43 @@ impl Walk<'_> {
             op_type: Some(op.to_string()),
             attribute,
         });
+    }
+
+    /// The picture, resized by `data.image_scale`: a triangle filter as wide as pixels are dropped, sides
+    /// rounded, at least one pixel.
+    fn scaled_image(&mut self) -> Result<&'static str> {
+        let factor = self.cfg.data.image_scale;
+        if factor == 1.0 {
+            return Ok("image");
+        }
+        let own = self.size_of(SIZE)?;
+        self.floats("image_scale", &[1], &[factor]);
+        self.floats("half", &[1], &[0.5]);
+        self.floats("one", &[1], &[1.0]);
+        let cast = |to: i32| vec![integer("to", i64::from(to))];
+        self.push("Cast", &[&own], "scaled.own", cast(FLOAT));
+        self.push(
+            "Mul",
+            &["scaled.own", "image_scale"],
+            "scaled.exact",
+            Vec::new(),
+        );
+        self.push("Add", &["scaled.exact", "half"], "scaled.above", Vec::new());
+        self.push("Floor", &["scaled.above"], "scaled.rounded", Vec::new());
+        self.push(
+            "Max",
+            &["scaled.rounded", "one"],
+            "scaled.least",
+            Vec::new(),
+        );
+        self.push("Cast", &["scaled.least"], "scaled.size", cast(INT64));
+        let how = vec![
+            string("mode", "linear"),
+            string("coordinate_transformation_mode", "half_pixel"),
+            integer("antialias", 1),
+        ];
+        self.resize_as("scaled", "image", "scaled.size", "scaled", how);
+        Ok("scaled")
     }
 
     fn constant(&mut self, name: &str, dims: &[usize], kind: i32, raw: Vec<u8>) {
@@ -138,13 +207,14 @@ impl Walk<'_> {
         self.constant(name, &[values.len()], INT64, raw);
     }
 
-    /// `(image − mean/255) · 255/std`.
+    /// `(image − mean/255) · 255/std`, of the resized picture.
     fn normalise(&mut self, x: TensorId) -> Result<()> {
         let data = &self.cfg.data;
         let (mean, scale) = (data.mean.map(|m| m / 255.0), data.std.map(|s| 255.0 / s));
         self.floats("mean", &[1, 3, 1, 1], &mean);
         self.floats("scale", &[1, 3, 1, 1], &scale);
-        self.push("Sub", &["image", "mean"], "centred", Vec::new());
+        let image = self.scaled_image()?;
+        self.push("Sub", &[image, "mean"], "centred", Vec::new());
         self.push("Mul", &["centred", "scale"], "normalised", Vec::new());
         self.names.insert(x, "normalised".into());
         Ok(())
@@ -209,18 +279,22 @@ impl Walk<'_> {
 
     /// Bilinear, corners aligned, to the `size` of [`Walk::size_of`].
     fn resize(&mut self, name: &str, x: &str, size: &str, out: &str) -> Result<()> {
+        let how = vec![
+            string("mode", "linear"),
+            string("coordinate_transformation_mode", "align_corners"),
+        ];
+        self.resize_as(name, x, size, out, how);
+        Ok(())
+    }
+
+    fn resize_as(&mut self, name: &str, x: &str, size: &str, out: &str, how: Vec<Attribute>) {
         self.integers("zero", &[0]);
         self.integers("two", &[2]);
         let [shape, front, sizes] = ["shape", "front", "sizes"].map(|s| format!("{name}.{s}"));
         self.push("Shape", &[x], &shape, Vec::new());
         self.push("Slice", &[&shape, "zero", "two"], &front, Vec::new());
         self.push("Concat", &[&front, size], &sizes, vec![integer("axis", 0)]);
-        let how = vec![
-            string("mode", "linear"),
-            string("coordinate_transformation_mode", "align_corners"),
-        ];
         self.push("Resize", &[x, "", "", &sizes], out, how);
-        Ok(())
     }
 
     fn node(&mut self, node: &Node) -> Result<()> {
@@ -325,13 +399,31 @@ impl Walk<'_> {
             doc_string: Some(doc),
         };
         self.out.name = Some("segmentation".into());
-        self.out.input = vec![info("image", 3, "RGB, 0 to 1".into())];
-        self.out.output = vec![info("logits", classes, "before softmax".into())];
+        let input = format!("RGB, 0 to 1, as it is: {}", inside(self.cfg));
+        self.out.input = vec![info("image", 3, input)];
+        self.out.output = vec![info(
+            "logits",
+            classes,
+            "before softmax, of the image's size".into(),
+        )];
         let entry = |key: &str, value: String| Entry {
             key: Some(key.into()),
             value: Some(value),
         };
-        let mut metadata = vec![entry("classes", classes.to_string())];
+        let data = &self.cfg.data;
+        let three = |v: [f32; 3]| v.map(|x| x.to_string()).join(",");
+        let mut metadata = vec![
+            entry("classes", classes.to_string()),
+            entry("ignore_index", data.ignore_index.to_string()),
+            entry("inside", inside(self.cfg)),
+            entry("image_scale", data.image_scale.to_string()),
+            entry("mean", three(data.mean)),
+            entry("std", three(data.std)),
+        ];
+        let left = left_to_caller(self.cfg);
+        if !left.is_empty() {
+            metadata.push(entry("left_to_caller", left.join("; ")));
+        }
         if !self.cfg.data.class_names.is_empty() {
             metadata.push(entry("class_names", self.cfg.data.class_names.join(",")));
         }

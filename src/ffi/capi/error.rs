@@ -28,6 +28,9 @@ pub enum u2pl_status {
     U2PL_ERROR_DEVICE = 6,
     /// A bug of the engine.
     U2PL_ERROR_INTERNAL = 7,
+    /// The network gives the image scores that are no finite numbers: its weights diverged, or the
+    /// image holds such numbers. Nothing was written.
+    U2PL_ERROR_NOT_FINITE = 8,
 }
 
 thread_local! {
@@ -61,16 +64,7 @@ impl Failure {
     fn status(&self) -> u2pl_status {
         match self {
             Failure::Handle => u2pl_status::U2PL_ERROR_HANDLE,
-            Failure::Engine(error) => match error {
-                Error::Input { .. } | Error::Inputs(_) => u2pl_status::U2PL_ERROR_INPUT,
-                Error::Io { .. } => u2pl_status::U2PL_ERROR_IO,
-                Error::Busy { .. } => u2pl_status::U2PL_ERROR_BUSY,
-                Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
-                Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
-                Error::Side { .. } | Error::Stopped { .. } | Error::Internal(_) => {
-                    u2pl_status::U2PL_ERROR_INTERNAL
-                }
-            },
+            Failure::Engine(error) => of(error),
         }
     }
 
@@ -81,6 +75,23 @@ impl Failure {
                                 pass what u2pl_open gave, before u2pl_close"
                 .into(),
         }
+    }
+}
+
+/// The status that stands for an error of the engine.
+fn of(error: &Error) -> u2pl_status {
+    match error {
+        Error::Input { .. } | Error::Inputs(_) => u2pl_status::U2PL_ERROR_INPUT,
+        Error::Io { .. } => u2pl_status::U2PL_ERROR_IO,
+        Error::Busy { .. } => u2pl_status::U2PL_ERROR_BUSY,
+        Error::Memory { .. } => u2pl_status::U2PL_ERROR_MEMORY,
+        Error::Device { .. } => u2pl_status::U2PL_ERROR_DEVICE,
+        Error::Saved { cause, .. } => of(cause),
+        Error::NotFinite { .. } => u2pl_status::U2PL_ERROR_NOT_FINITE,
+        Error::Side { .. }
+        | Error::Stopped { .. }
+        | Error::Diverged { .. }
+        | Error::Internal(_) => u2pl_status::U2PL_ERROR_INTERNAL,
     }
 }
 

@@ -117,7 +117,8 @@ unsafe fn on_stream(
 /// the host. On a GPU the work is queued on the segmenter's stream (that of `u2pl_open_on_stream`,
 /// or one of the engine's own) and, for a shape that was warmed up, not waited for: the memory must
 /// stay allocated until the stream has passed the call, and is read and written in the stream's
-/// order. On devices of the host the work is over when the call returns.
+/// order. On devices of the host the work is over when the call returns. Pixels whose scores are no
+/// finite numbers are no error here: their entropy or confidence is NaN.
 ///
 /// # Safety
 /// Both point to structures; their memory is the segmenter's device's, as large as they say.

@@ -42,6 +42,10 @@ pub struct u2pl_options {
     pub callers: usize,
     /// Sizes of images that each caller keeps programs for.
     pub shapes: usize,
+    /// Not 0: use a GPU's kernels without checking them against the CPU first, which otherwise takes
+    /// seconds once for each GPU, driver and version of this library. What such a check says goes to
+    /// standard error.
+    pub no_check: u32,
 }
 
 /// Fills `options` with the defaults: the teacher, on the CPU in fp32, every image once and whole.
@@ -67,6 +71,7 @@ pub unsafe extern "C" fn u2pl_options_init(options: *mut u2pl_options) -> u2pl_s
             tile_overlap: 0,
             callers: default.callers,
             shapes: default.shapes,
+            no_check: 0,
         };
         // SAFETY: the caller's.
         unsafe { options.write(filled) };
@@ -139,6 +144,7 @@ pub(super) unsafe fn read(options: *const u2pl_options) -> Result<Chosen, Failur
         options.network = Prefer::Student;
     }
     options.flip = given.flip != 0;
+    options.check.on = given.no_check == 0;
     if !given.config.is_null() {
         // SAFETY: the caller's.
         options.config = Some(unsafe { text("options.config", given.config) }?.into());

@@ -31,8 +31,10 @@ pub use self::outcome::{Outcome, Summary, Took, Written};
 use self::behind::Behind;
 use self::draw::{Draw, Job, Seen};
 use super::{Image, Input, Samples, Segmentation, Segmenter};
+use crate::config::schema::Exif;
 use crate::data::{Decoded, decode_image};
 use crate::eval::{Rgb, prefetch};
+use crate::files::check_empty;
 use crate::{Error, Result};
 
 /// What to write, where, and how many at a time.
@@ -54,6 +56,8 @@ pub struct Options {
     pub batch: usize,
     /// Threads that decode, and as many that write; 0 is one per core, at most 8.
     pub threads: usize,
+    /// Whether images are turned by their EXIF orientation.
+    pub exif: Exif,
 }
 
 /// Kinds of files.
@@ -106,16 +110,7 @@ pub fn folders(out: &Path) -> Vec<PathBuf> {
 /// [`Error::Input`] when it holds something and `force` is not set; [`Error::Io`].
 pub fn prepare(options: &Options, images: &[Input]) -> Result<()> {
     let out = &options.out;
-    if out.exists() && !options.force {
-        let mut entries = fs::read_dir(out).map_err(|e| Error::io(out, "use it for output", e))?;
-        if entries.next().is_some() {
-            return Err(Error::input(
-                out.display().to_string(),
-                "the output folder exists and is not empty",
-                "choose another --out, or overwrite with --force",
-            ));
-        }
-    }
+    check_empty(out, options.force)?;
     let parts: BTreeSet<&Path> = images.iter().filter_map(|i| i.name.parent()).collect();
     for kind in Kind::ALL.into_iter().filter(|k| k.wanted(options)) {
         let folder = out.join(kind.folder());
@@ -152,7 +147,7 @@ pub fn run(
         };
         let decode = |i: usize| {
             let start = Instant::now();
-            (decode_image(&images[i].path), start.elapsed())
+            (decode_image(&images[i].path, options.exif), start.elapsed())
         };
         prefetch::ordered(images.len(), threads, decode, |i, (decoded, took)| {
             line.add(&images[i], decoded, took)
@@ -308,7 +303,10 @@ fn view(image: &Rgb) -> Result<Image<'_>> {
 
 /// Whether the image is at fault, not the device or the program.
 fn is_fault(error: &Error) -> bool {
-    matches!(error, Error::Input { .. } | Error::Memory { .. })
+    matches!(
+        error,
+        Error::Input { .. } | Error::Memory { .. } | Error::NotFinite { .. }
+    )
 }
 
 /// The fault of the image at `path`.
@@ -325,6 +323,6 @@ fn located(fault: Error, path: &Path) -> Error {
             problem,
             mend,
         },
-        other => other,
+        other => other.of_image(path.display().to_string()),
     }
 }

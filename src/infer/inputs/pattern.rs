@@ -1,8 +1,8 @@
 //! Paths that a pattern with wildcards matches.
 //!
 //! As a shell has it: `*` stands for no slash, hidden files are not meant unless the pattern says so,
-//! `**` is any number of folders and follows no links, which may lead in a circle. Names that are no
-//! UTF-8 match by what of them is.
+//! `**` is any number of folders, behind links too, each folder once: links may lead in a circle. Names
+//! that are no UTF-8 match by what of them is.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -11,6 +11,7 @@ use glob::Pattern;
 
 use super::WILDCARDS;
 use crate::Error;
+use crate::folders::{Below, is_hidden};
 
 /// Why a pattern has no paths.
 pub(super) enum Fault {
@@ -76,22 +77,24 @@ impl<'a> Part<'a> {
                 for entry in entries(&folder)? {
                     let own = entry.file_name();
                     let own = own.to_string_lossy();
-                    if (*hidden || !own.starts_with('.')) && name.matches(&own) {
+                    if (*hidden || !is_hidden(Path::new(&*own))) && name.matches(&own) {
                         found.push(folder.join(entry.file_name()));
                     }
                 }
             }
             Part::Folders => {
-                let mut open = vec![folder];
-                while let Some(folder) = open.pop() {
-                    for entry in entries(&folder)? {
-                        let own = entry.file_name();
-                        let hidden = own.to_string_lossy().starts_with('.');
-                        if !hidden && entry.file_type().is_ok_and(|t| t.is_dir()) {
-                            open.push(folder.join(own));
-                        }
-                    }
-                    found.push(folder);
+                let (here, plain) = match folder.as_os_str().is_empty() {
+                    true => (Path::new("."), true),
+                    false => (folder.as_path(), false),
+                };
+                if here.is_dir() {
+                    let below = Below::of(here, true, &[]).map_err(Fault::Io)?;
+                    found.extend(below.searched.into_iter().map(
+                        |path| match path.strip_prefix(here) {
+                            Ok(name) if plain => name.to_path_buf(),
+                            _ => path,
+                        },
+                    ));
                 }
             }
         }
@@ -131,12 +134,17 @@ mod tests {
         let odd = OsStr::from_bytes(b"na\xFFme.png");
         fs::write(below.join(odd), b"").unwrap();
         fs::write(below.join(".hidden.png"), b"").unwrap();
+        let other = tempfile::tempdir().unwrap();
+        fs::create_dir(other.path().join("deep")).unwrap();
+        fs::write(other.path().join("deep/far.jpg"), b"").unwrap();
+        symlink(other.path(), below.join("linked")).unwrap();
         let found = |pattern: &str| match expand(&dir.path().join(pattern)) {
             Ok(paths) => paths,
             Err(Fault::Pattern(e)) => panic!("{e}"),
             Err(Fault::Io(e)) => panic!("{e}"),
         };
         assert_eq!(found("**/*.png"), [below.join(odd)]);
+        assert_eq!(found("**/*.jpg"), [below.join("linked/deep/far.jpg")]);
         assert_eq!(found("*/n*.png"), [below.join(odd)]);
         assert_eq!(found("below/.*.png"), [below.join(".hidden.png")]);
         // Links that are named are followed.

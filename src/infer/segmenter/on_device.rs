@@ -54,6 +54,9 @@ impl Segmenter {
     ///
     /// On devices of the host (`cpu`, `simt`) the work is over when the call returns.
     ///
+    /// Nobody waits for the scores, so nobody refuses those that are no finite numbers: such pixels
+    /// have NaN as entropy or confidence, and some class below [`Segmenter::classes`].
+    ///
     /// # Errors
     /// [`Error::Input`] naming the tensor: memory that was lent to another device, another type,
     /// shape or order than is wanted, memory that must not be written to; a segmenter that resizes or

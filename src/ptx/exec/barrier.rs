@@ -6,8 +6,10 @@ use super::{Common, Next, Stop};
 use crate::ptx::memory::clocks::{AGENTS, Vector};
 use crate::ptx::program::op::{Barrier, Op, Reduce};
 
-/// How many a block has.
+/// How many a block has, and behind them the one of its cluster.
 const BARRIERS: usize = 16;
+/// What an instruction gives as the number of the cluster's barrier.
+pub const OF_CLUSTER: u32 = u32::MAX;
 
 /// A barrier.
 #[derive(Clone)]
@@ -55,7 +57,7 @@ impl Barriers {
     /// None used yet.
     pub fn new() -> Barriers {
         Barriers {
-            states: vec![State::new(); BARRIERS],
+            states: vec![State::new(); BARRIERS + 1],
             threads: 0,
         }
     }
@@ -108,9 +110,13 @@ pub fn step(
         )));
     }
     let id = uniform(warp.r(e, barrier.id), active, "the barrier's number")?;
-    if id as usize >= BARRIERS {
+    let id = if id == OF_CLUSTER {
+        BARRIERS as u32
+    } else if id as usize >= BARRIERS {
         return Err(Stop::warp(format!("barrier {id}: there are {BARRIERS}")));
-    }
+    } else {
+        id
+    };
     let threads = match barrier.threads {
         Some(row) => uniform(warp.r(e, row), active, "the barrier's number of threads")?,
         None => common.barriers.threads,
@@ -168,7 +174,6 @@ pub fn step(
         )));
     }
     let warp = &mut warps[w];
-    warp.atomics = 0;
     if barrier.arrive {
         warp.advance();
     } else {
@@ -186,6 +191,7 @@ pub fn step(
 /// Everybody is there.
 fn complete(warps: &mut [Warp], common: &mut Common<'_>, id: usize) {
     let state = std::mem::replace(&mut common.barriers.states[id], State::new());
+    common.clocks.epoch += u32::from(state.all);
     for warp in warps
         .iter_mut()
         .filter(|warp| state.waiting >> warp.index & 1 != 0)

@@ -1,6 +1,6 @@
 //! Integers and bit fields of one lane.
 
-use crate::ptx::program::op::{I32, I64, N64, T32, U32};
+use crate::ptx::program::op::{Carry, I32, I64, N64, Part, T32, U32};
 
 const NONE: u32 = u32::MAX;
 
@@ -125,9 +125,94 @@ pub fn two(f: I32, a: u32, b: u32) -> u32 {
         } else {
             ha.wrapping_rem(hb) as u32
         }),
+        I32::AddPair => pair(a, b, u16::wrapping_add),
+        I32::MinUPair => pair(a, b, u16::min),
+        I32::MaxUPair => pair(a, b, u16::max),
+        I32::MinSPair => pair(a, b, |a, b| (a as i16).min(b as i16) as u16),
+        I32::MaxSPair => pair(a, b, |a, b| (a as i16).max(b as i16) as u16),
+        I32::MulHiU16 => (low(a) * low(b)) >> 16,
+        I32::MulHiS16 => low(((i32::from(ha) * i32::from(hb)) >> 16) as u32),
+        I32::Mul24HiU => ((u64::from(a & 0xFF_FFFF) * u64::from(b & 0xFF_FFFF)) >> 16) as u32,
+        I32::Mul24HiS => ((i64::from(sa << 8 >> 8) * i64::from(sb << 8 >> 8)) >> 16) as u32,
         I32::AddSatS => sa.saturating_add(sb) as u32,
         I32::SubSatS => sa.saturating_sub(sb) as u32,
     }
+}
+
+/// Each half for itself.
+fn pair(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
+    let low = f(a as u16, b as u16);
+    let high = f((a >> 16) as u16, (b >> 16) as u16);
+    u32::from(low) | u32::from(high) << 16
+}
+
+/// Each part of a word for itself; with `add`, their sum and c.
+#[allow(clippy::too_many_arguments)]
+pub fn parts(
+    f: Part,
+    parts: u32,
+    [to, left, right]: [bool; 3],
+    sat: bool,
+    add: bool,
+    a: u32,
+    b: u32,
+    c: u32,
+) -> u32 {
+    let width = 32 / parts;
+    let mask = u32::MAX >> (32 - width);
+    let part = |word: u32, i: u32, signed: bool| {
+        let high = word << (32 - width - width * i);
+        match signed {
+            true => i64::from(high as i32 >> (32 - width)),
+            false => i64::from(high >> (32 - width)),
+        }
+    };
+    let (low, high) = match to {
+        true => (-1i64 << (width - 1), (1i64 << (width - 1)) - 1),
+        false => (0, i64::from(mask)),
+    };
+    (0..parts).fold(if add { c } else { 0 }, |word, i| {
+        let (a, b) = (part(a, i, left), part(b, i, right));
+        let value = match f {
+            Part::Add => a + b,
+            Part::Sub => a - b,
+            // Rounded away from zero.
+            Part::Average => (a + b + i64::from(a + b >= 0)) >> 1,
+            Part::Difference => (a - b).abs(),
+            Part::Min => a.min(b),
+            Part::Max => a.max(b),
+        };
+        let value = if sat { value.clamp(low, high) } else { value };
+        match add {
+            true => word.wrapping_add(value as u32),
+            false => word | (value as u32 & mask) << (width * i),
+        }
+    })
+}
+
+/// A sum, difference or product with the carry in (`None`: none is taken), and the one that comes
+/// out, of `width` bits. As the hardware has it, a difference is a sum with the complement: its carry
+/// is 1 where nothing is borrowed. (The PTX manual says borrow; nvcc's division of 128 bits reads it
+/// with `addc`, and is right.)
+pub fn carry(f: Carry, width: u32, a: u64, b: u64, c: u64, taken: Option<bool>) -> (u64, bool) {
+    let mask = u64::MAX >> (64 - width);
+    let wide = |x: u64| u128::from(x & mask);
+    if f == Carry::Sub {
+        let sum = wide(a) + wide(!b) + u128::from(taken.unwrap_or(true));
+        return (sum as u64 & mask, sum >> width != 0);
+    }
+    let taken = u128::from(taken.unwrap_or(false));
+    let sum = match f {
+        Carry::Add | Carry::Sub => wide(a) + wide(b) + taken,
+        Carry::MadLo => ((wide(a) * wide(b)) & u128::from(mask)) + wide(c) + taken,
+        Carry::MadHiU => ((wide(a) * wide(b)) >> width) + wide(c) + taken,
+        Carry::MadHiS => {
+            let signed = |x: u64| i128::from((x << (64 - width)) as i64 >> (64 - width));
+            let high = ((signed(a) * signed(b)) >> width) as u64 & mask;
+            u128::from(high) + wide(c) + taken
+        }
+    };
+    (sum as u64 & mask, sum >> width != 0)
 }
 
 /// Two 64-bit values to one.
@@ -256,6 +341,27 @@ pub fn three(f: T32, a: u32, b: u32, c: u32) -> u32 {
         T32::Dp4aSS => bytes(a, b, true, true, c),
         T32::Dp4aUS => bytes(a, b, false, true, c),
         T32::Dp4aSU => bytes(a, b, true, false, c),
+        T32::Dp2a(sa, sb, upper) => (0..2).fold(c, |sum, i| {
+            let half = (a >> (16 * i)) as u16;
+            let byte = (b >> (8 * i + if upper { 16 } else { 0 })) as u8;
+            let half = if sa {
+                i32::from(half as i16)
+            } else {
+                i32::from(half)
+            };
+            let byte = if sb {
+                i32::from(byte as i8)
+            } else {
+                i32::from(byte)
+            };
+            sum.wrapping_add((half * byte) as u32)
+        }),
+        T32::Mad24U => two(I32::Mul24U, a, b).wrapping_add(c),
+        T32::Mad24S => two(I32::Mul24S, a, b).wrapping_add(c),
+        T32::MadSatHi => (two(I32::MulHiS, a, b) as i32).saturating_add(c as i32) as u32,
+        T32::SadU16 => u32::from((a as u16).abs_diff(b as u16)).wrapping_add(c) & 0xFFFF,
+        T32::SadS16 => u32::from((a as i16).abs_diff(b as i16)).wrapping_add(c) & 0xFFFF,
+        T32::Fns => find_nth(a, b & 31, c as i32),
         T32::BmskClamp => {
             let (at, length) = (a.min(32), b.min(32));
             ((((1u64 << length) - 1) << at) & 0xFFFF_FFFF) as u32
@@ -275,6 +381,21 @@ pub fn three(f: T32, a: u32, b: u32, c: u32) -> u32 {
         T32::SzextSClamp => extend(a, b.min(32)),
         T32::SzextSWrap => extend(a, b & 31),
     }
+}
+
+/// The place of the n-th set bit from `base` on, upwards or, for negative n, downwards.
+fn find_nth(mask: u32, base: u32, n: i32) -> u32 {
+    if n == 0 {
+        return if mask >> base & 1 != 0 { base } else { NONE };
+    }
+    let places: &mut dyn Iterator<Item = u32> = match n > 0 {
+        true => &mut (base..32),
+        false => &mut (0..=base).rev(),
+    };
+    places
+        .filter(|place| mask >> place & 1 != 0)
+        .nth(n.unsigned_abs() as usize - 1)
+        .unwrap_or(NONE)
 }
 
 /// The lowest `length` bits, extended by their sign.

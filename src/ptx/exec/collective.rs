@@ -180,10 +180,19 @@ pub fn redux(
     Ok(())
 }
 
-/// `bar.warp.sync`: the lanes' accesses before it happen before those after it.
+/// `bar.warp.sync`: the accesses of the lanes that it names before it happen before those after it.
 pub fn warp_sync(w: &Warp, common: &mut Common<'_>, active: u32, mask: R) -> Result<(), Stop> {
-    masks(w, common, active, mask)?;
-    // Of part of a warp: taken for all of it, so that nothing ordered is reported.
-    common.clocks.meet(w.index as usize);
+    let masks = masks(w, common, active, mask)?;
+    let index = w.index as usize;
+    let mut left = active;
+    while left != 0 {
+        let mask = masks[left.trailing_zeros() as usize];
+        // Lanes that have exited access nothing any more.
+        match mask & w.alive == w.alive {
+            true => common.clocks.meet(index),
+            false => common.clocks.meet_some(index, mask),
+        }
+        left &= !mask;
+    }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod warp;
+mod wmma;
 
 use super::counters::{CLASSES, Counters};
 use super::memory::blocks::{BlockClock, BlockTimes, Touched};
@@ -93,6 +94,10 @@ pub struct Common<'m> {
     pub hopper: hopper::State,
     /// What the block knows of other blocks.
     pub clock: BlockClock,
+    /// A thread waits for another block.
+    pub waits: bool,
+    /// Warp instructions that the block has run.
+    pub clock_now: u64,
     /// A device-wide fence since the last atomic.
     pub fenced: bool,
     /// Sectors touched, for distinct bytes.
@@ -120,6 +125,12 @@ pub struct Block<'m> {
     common: Common<'m>,
     chooser: Chooser,
     threads: u32,
+    /// Warps that can run.
+    ready: u32,
+    /// Those that wait for others, and let them run first.
+    resting: u32,
+    /// Instructions that are left to it.
+    budget: u64,
 }
 
 impl<'m> Block<'m> {
@@ -147,10 +158,15 @@ impl<'m> Block<'m> {
                 hopper: hopper::State::default(),
                 clock: BlockClock::default(),
                 fenced: false,
+                clock_now: 0,
+                waits: false,
                 touched: Touched::new(if counting { launch.memory.count() } else { 0 }),
             },
             chooser: Chooser::new(launch.options.schedule, count),
             threads,
+            ready: 0,
+            resting: 0,
+            budget: 0,
         }
     }
 
@@ -159,13 +175,14 @@ impl<'m> Block<'m> {
         (self.common.counters, self.common.touched)
     }
 
-    /// Runs a block of the grid.
-    pub fn run(&mut self, block: u32) -> Result<(), BlockFault> {
+    /// Puts a block of the grid at its start.
+    pub fn start(&mut self, block: u32) {
         let launch = self.common.launch;
         let [x, y, _] = launch.grid;
         self.common.block = block;
         self.common.at = [block % x, block / x % y, block / x / y];
         self.common.fenced = false;
+        self.common.waits = false;
         self.common.clock = BlockClock::new(block);
         let layout = &launch.entry.shared;
         let dynamic = (layout.dynamic_start, launch.dynamic_shared_bytes);
@@ -189,41 +206,56 @@ impl<'m> Block<'m> {
         self.chooser.reset(launch.options.seed, block);
         self.common.counters.blocks += 1;
         self.common.counters.warps += self.warps.len() as u64;
-        let mut ready = if self.warps.len() == 32 {
+        self.ready = if self.warps.len() == 32 {
             u32::MAX
         } else {
             (1u32 << self.warps.len()) - 1
         };
-        let mut budget = launch.options.max_instructions;
+        self.budget = launch.options.max_instructions;
+        self.resting = 0;
+    }
+
+    /// Runs it on. False where it waits for another block.
+    pub fn run(&mut self) -> Result<bool, BlockFault> {
         loop {
-            if ready == 0 {
-                ready = self.wake();
-                while ready == 0 && hopper::relieve(&mut self.common)? {
-                    ready = self.wake();
+            if self.ready == 0 {
+                self.ready = self.wake();
+                while self.ready == 0 && hopper::relieve(&mut self.common)? {
+                    self.ready = self.wake();
                 }
-                if ready == 0 {
+                if self.ready == 0 {
                     break;
                 }
             }
-            let w = self.chooser.choose(ready);
-            self.run_warp(w as usize, &mut budget)?;
+            if self.ready & !self.resting == 0 {
+                self.resting = 0;
+                return Ok(false);
+            }
+            let w = self.chooser.choose(self.ready & !self.resting);
+            self.run_warp(w as usize)?;
             match self.warps[w as usize].status {
                 Status::Ready => {}
                 _ => {
-                    ready &= !(1 << w);
-                    ready |= self.wake();
+                    self.ready &= !(1 << w);
+                    self.ready |= self.wake();
                 }
             }
             if self.common.hopper.take_changed() {
-                ready |= self.wake();
+                self.ready |= self.wake();
+            }
+            if std::mem::take(&mut self.common.waits) {
+                self.resting |= 1 << w;
             }
         }
         match self.warps.iter().all(|warp| warp.status == Status::Done) {
-            true => hopper::end(&mut self.common).map_err(|what| BlockFault {
-                thread: None,
-                pc: None,
-                what,
-            }),
+            true => match hopper::end(&mut self.common) {
+                Ok(()) => Ok(true),
+                Err(what) => Err(BlockFault {
+                    thread: None,
+                    pc: None,
+                    what,
+                }),
+            },
             false => Err(reports::deadlock(&self.warps, &self.common)),
         }
     }
@@ -241,17 +273,18 @@ impl<'m> Block<'m> {
     }
 
     /// Lets a warp run until another may, or until it waits or ends.
-    fn run_warp(&mut self, w: usize, budget: &mut u64) -> Result<(), BlockFault> {
+    fn run_warp(&mut self, w: usize) -> Result<(), BlockFault> {
         let mut classes = [0u64; CLASSES];
         let entry = self.common.entry;
         let runs_on = self.chooser.runs_on();
         let result = loop {
             let warp = &mut self.warps[w];
             let inst = &entry.code[warp.pc as usize];
-            if *budget == 0 {
+            if self.budget == 0 {
                 break Err(reports::endless(&self.warps, &self.common));
             }
-            *budget -= 1;
+            self.budget -= 1;
+            self.common.clock_now += 1;
             // Asking again after a wait is the same instruction.
             if !self.common.hopper.takes_again(w) {
                 classes[inst.class as usize] += 1;
@@ -260,11 +293,13 @@ impl<'m> Block<'m> {
                 }
             }
             let active = warp.active & warp.p(inst.guard);
-            if !entry.touches.is_empty()
-                && active != 0
-                && let Err(stop) = hopper::touch(warp, &mut self.common, warp.pc)
-            {
-                break Err(reports::fault(&self.warps[w], stop));
+            if !entry.touches.is_empty() && active != 0 {
+                let pc = warp.pc;
+                match hopper::touch(warp, &mut self.common, pc) {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(stop) => break Err(reports::fault(&self.warps[w], stop)),
+                }
             }
             let next = match &inst.op {
                 Op::Bra { to, meet } => {
@@ -284,7 +319,8 @@ impl<'m> Block<'m> {
                 Ok(Next::Stay) => {}
                 Err(stop) => break Err(reports::fault(&self.warps[w], stop)),
             }
-            if self.warps[w].status != Status::Ready || (inst.yields && !runs_on) {
+            let stops = (inst.yields && !runs_on) || self.common.waits;
+            if self.warps[w].status != Status::Ready || stops {
                 break Ok(());
             }
         };
@@ -362,6 +398,7 @@ fn step(warp: &mut Warp, common: &mut Common<'_>, inst: &Inst, active: u32) -> R
             at,
         } => tensor::stmatrix(warp, common, active, *count, *transposed, s, *at),
         Op::Mma(mma) => tensor::mma(warp, common, active, mma),
+        Op::Wmma(op) => wmma::step(warp, common, active, op),
         Op::Shfl {
             mode,
             d,
@@ -392,7 +429,7 @@ fn step(warp: &mut Warp, common: &mut Common<'_>, inst: &Inst, active: u32) -> R
             common.fenced |= *device;
             Ok(())
         }
-        Op::Trap => Err(Stop::warp("trap")),
+        Op::Trap(why) => Err(Stop::warp(&**why)),
         _ => Ok(()),
     }
 }

@@ -1,10 +1,10 @@
 //! `ldmatrix`, `stmatrix`, `mma.sync`.
 
 use super::access::{shared_address, shared_wrong, whole};
-use super::warp::{ALL, Row, Warp};
+use super::warp::{ALL, Row, Warp, Wide};
 use super::{Common, Stop, access};
-use crate::ptx::program::op::{Addr, Element, Mma, R};
-use crate::ptx::tensor::accumulate::Sum;
+use crate::ptx::program::op::{Addr, Element, Float8, Mma, R};
+use crate::ptx::tensor::accumulate::{Shape, Sum, multiply_add_integers};
 use crate::ptx::tensor::{self, fragment};
 
 /// Matrices of 8 × 8 halves from rows of 16 bytes; lane 8 m + r has the address of row r of matrix m.
@@ -126,15 +126,28 @@ pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Resu
         }
         return Ok(());
     }
-    let element = match op.a_type {
-        Element::S8 | Element::U8 => return integer_mma(w, common, op),
+    let float = |element: Element| match element {
         Element::F16 => tensor::Element::F16,
         Element::Bf16 => tensor::Element::Bf16,
-        Element::Tf32 => tensor::Element::Tf32,
+        Element::Float8(Float8::E4m3) => tensor::Element::E4m3,
+        Element::Float8(Float8::E5m2) => tensor::Element::E5m2,
+        _ => tensor::Element::Tf32,
     };
+    match op.a_type {
+        Element::F64 => {
+            wide_mma(w, common, op);
+            return Ok(());
+        }
+        Element::S8 | Element::U8 | Element::S4 | Element::U4 => {
+            integer_mma(w, common, op);
+            return Ok(());
+        }
+        _ => {}
+    }
     let sum = if op.half_sums { Sum::F16 } else { Sum::F32 };
     let shape = fragment::Mma {
-        element,
+        element: float(op.a_type),
+        right: float(op.b_type),
         sum,
         k: op.k as usize,
     };
@@ -150,46 +163,90 @@ pub fn mma(w: &mut Warp, common: &mut Common<'_>, active: u32, op: &Mma) -> Resu
     Ok(())
 }
 
-fn integer_mma(w: &mut Warp, common: &Common<'_>, op: &Mma) -> Result<(), Stop> {
+/// Registers of A and of C come in pairs of rows 8 apart where there are 16 rows.
+fn pairs(op: &Mma) -> usize {
+    op.m as usize / 8
+}
+
+/// Products of f64: fused, one after the other.
+fn wide_mma(w: &mut Warp, common: &Common<'_>, op: &Mma) {
     let e = common.entry;
-    let value = |signed: bool, word: u32, part: usize| {
-        let byte = (word >> (8 * part)) as u8;
-        if signed {
-            i32::from(byte as i8)
-        } else {
-            i32::from(byte)
-        }
-    };
-    let (sa, sb) = (op.a_type == Element::S8, op.b_type == Element::S8);
-    let mut a = [[0i32; 32]; 16];
+    let (k, pairs) = (op.k as usize, pairs(op));
+    let (mut a, mut b) = ([[0f64; 16]; 16], [[0f64; 8]; 16]);
     for (i, row) in op.a.iter().enumerate() {
-        let words = w.r(e, *row);
-        for lane in 0..32 {
-            for part in 0..4 {
-                a[lane / 4 + 8 * (i % 2)][16 * (i / 2) + 4 * (lane % 4) + part] =
-                    value(sa, words[lane], part);
-            }
+        for (lane, bits) in w.w(e, *row).iter().enumerate() {
+            a[lane / 4 + 8 * (i % pairs)][4 * (i / pairs) + lane % 4] = f64::from_bits(*bits);
         }
     }
-    let mut b = [[0i32; 8]; 32];
     for (i, row) in op.b.iter().enumerate() {
-        let words = w.r(e, *row);
-        for lane in 0..32 {
-            for part in 0..4 {
-                b[16 * i + 4 * (lane % 4) + part][lane / 4] = value(sb, words[lane], part);
-            }
+        for (lane, bits) in w.w(e, *row).iter().enumerate() {
+            b[4 * i + lane % 4][lane / 4] = f64::from_bits(*bits);
         }
     }
-    let c: Vec<Row> = op.c.iter().map(|row| *w.r(e, *row)).collect();
+    let c: Vec<Wide> = op.c.iter().map(|row| *w.w(e, *row)).collect();
     for (i, row) in op.d.iter().enumerate() {
-        let mut out: Row = [0; 32];
+        let mut out: Wide = [0; 32];
         for (lane, out) in out.iter_mut().enumerate() {
             let (r, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
-            *out = (0..op.k as usize).fold(c[i][lane], |sum, k| {
-                sum.wrapping_add((a[r][k] * b[k][column]) as u32)
+            let sum = (0..k).fold(f64::from_bits(c[i][lane]), |sum, term| {
+                a[r][term].mul_add(b[term][column], sum)
             });
+            *out = sum.to_bits();
         }
+        w.put_wide(*row, &out, ALL);
+    }
+}
+
+/// Products of integers of 8 or 4 bits.
+fn integer_mma(w: &mut Warp, common: &Common<'_>, op: &Mma) {
+    let e = common.entry;
+    let (k, pairs) = (op.k as usize, pairs(op));
+    let bits = match op.a_type {
+        Element::S4 | Element::U4 => 4,
+        _ => 8,
+    };
+    let per_word = 32 / bits;
+    let value = |signed: bool, word: u32, part: usize| {
+        let high = word << (32 - bits - bits * part);
+        match signed {
+            true => high as i32 >> (32 - bits),
+            false => (high >> (32 - bits)) as i32,
+        }
+    };
+    let signed = |element: Element| matches!(element, Element::S8 | Element::S4);
+    let (sa, sb) = (signed(op.a_type), signed(op.b_type));
+    let (mut a, mut b) = ([0i32; 16 * 64], [0i32; 64 * 8]);
+    for (i, row) in op.a.iter().enumerate() {
+        for (lane, word) in w.r(e, *row).iter().enumerate() {
+            for part in 0..per_word {
+                let column = per_word * (4 * (i / pairs) + lane % 4) + part;
+                a[(lane / 4 + 8 * (i % pairs)) * k + column] = value(sa, *word, part);
+            }
+        }
+    }
+    for (i, row) in op.b.iter().enumerate() {
+        for (lane, word) in w.r(e, *row).iter().enumerate() {
+            for part in 0..per_word {
+                let line = per_word * (4 * i + lane % 4) + part;
+                b[line * 8 + lane / 4] = value(sb, *word, part);
+            }
+        }
+    }
+    let place = |i: usize, lane: usize| 8 * (lane / 4 + 8 * (i / 2)) + 2 * (lane % 4) + i % 2;
+    let mut sums = [0i32; 16 * 8];
+    for (i, row) in op.c.iter().enumerate() {
+        for (lane, word) in w.r(e, *row).iter().enumerate() {
+            sums[place(i, lane)] = *word as i32;
+        }
+    }
+    let shape = Shape {
+        m: op.m as usize,
+        n: 8,
+        k,
+    };
+    multiply_add_integers(shape, op.finite, |i| a[i], |i| b[i], &mut sums);
+    for (i, row) in op.d.iter().enumerate() {
+        let out: Row = std::array::from_fn(|lane| sums[place(i, lane)] as u32);
         w.put(*row, &out, ALL);
     }
-    Ok(())
 }

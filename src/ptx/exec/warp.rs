@@ -62,13 +62,17 @@ pub struct Warp {
     pub preds: Vec<u32>,
     pub narrow: Vec<Row>,
     pub wide: Vec<Wide>,
+    /// Words of local memory.
+    pub local: Vec<Row>,
     pub copies: VecDeque<Copy>,
     /// Groups that each lane has committed.
     pub committed: Row,
     /// The allocation that was accessed last.
     pub allocation: usize,
-    /// Global atomics since the last barrier.
-    pub atomics: u32,
+    /// Atomics and strong loads in a row that found and left everything as the one before did.
+    pub vain: u32,
+    /// Instruction, address and value of the last strong load.
+    pub seen: (u32, u64, u32),
 }
 
 impl Warp {
@@ -86,10 +90,12 @@ impl Warp {
             preds: vec![0; entry.rows[0] as usize],
             narrow: vec![[0; 32]; entry.rows[1] as usize],
             wide: vec![[0; 32]; entry.rows[2] as usize],
+            local: vec![[0; 32]; entry.local_bytes.div_ceil(4) as usize],
             copies: VecDeque::new(),
             committed: [0; 32],
             allocation: 0,
-            atomics: 0,
+            vain: 0,
+            seen: (0, 0, 0),
         }
     }
 
@@ -106,9 +112,12 @@ impl Warp {
         self.preds[0] = ALL;
         self.narrow.fill([0; 32]);
         self.wide.fill([0; 32]);
+        // Nobody wrote it: as shared memory, all bits.
+        self.local.fill([u32::MAX; 32]);
         self.copies.clear();
         self.committed = [0; 32];
-        self.atomics = 0;
+        self.vain = 0;
+        self.seen = (0, 0, 0);
     }
 
     /// A row that is read.

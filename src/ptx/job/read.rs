@@ -23,6 +23,7 @@ impl Job {
         Reader {
             folder,
             buffers: Vec::new(),
+            scratch: 0,
         }
         .job(&json)
         .map_err(|e| {
@@ -50,9 +51,14 @@ fn problem<T>(key: &str, words: impl std::fmt::Display) -> Result<T, Problem> {
     Err(Problem::new(format!("{key}: {words}")))
 }
 
+/// Most bytes of all scratches together.
+const MOST_SCRATCH: u64 = 1 << 32;
+
 struct Reader<'a> {
     folder: &'a Path,
     buffers: Vec<Buffer>,
+    /// Bytes of the scratches so far.
+    scratch: u64,
 }
 
 /// An object whose keys must all be asked for.
@@ -176,7 +182,8 @@ impl Reader<'_> {
         let entry = keys.text("entry")?.to_string();
         let ptx_path = self.folder.join(keys.text("ptx")?);
         let ptx = read_text(&ptx_path)?;
-        let module = Module::parse(&ptx, &ptx_path.display().to_string())?;
+        let shown = ptx_path.display().to_string();
+        let module = Module::parse_entry(&ptx, &shown, &entry)?;
         let mut args = Vec::with_capacity(list.len());
         for (i, value) in list.iter().enumerate() {
             args.push(self.arg(&format!("args[{i}]"), value)?);
@@ -227,7 +234,14 @@ impl Reader<'_> {
             "tensor_map" => return self.tensor_map(&keys.name(kind), keys.need(kind)?),
             "scratch" => match keys.integer::<u64>(kind)? {
                 0 => return problem(&keys.name(kind), "at least 1 byte is needed"),
-                bytes => Arg::Scratch(bytes),
+                bytes => {
+                    self.scratch = self.scratch.saturating_add(bytes);
+                    if self.scratch > MOST_SCRATCH {
+                        let words = format!("more than {MOST_SCRATCH} bytes in all are too many");
+                        return problem(&keys.name(kind), words);
+                    }
+                    Arg::Scratch(bytes)
+                }
             },
             "u8" => Arg::Value(keys.integer::<u8>(kind)?.to_le_bytes().to_vec()),
             "u16" => Arg::Value(keys.integer::<u16>(kind)?.to_le_bytes().to_vec()),

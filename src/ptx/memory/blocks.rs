@@ -4,6 +4,10 @@
 //! A block's accesses happen before another's when the first block fenced and then did an atomic,
 //! and the second did an atomic afterwards: the pattern by which a last block is found. Which word
 //! the atomics were on is not looked at, so a race behind an unrelated atomic is missed.
+//!
+//! Reads are known by words of 4 bytes, writes of less by bytes: so blocks may write bytes of one
+//! word, and a byte that another block reads or writes is still reported. What is missed is a write
+//! of less than a word behind another block's read.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::global::{Allocation, Allocations, Shadow};
 use crate::ptx::counters::Region;
 
-/// An access: `[flags 2][launch 16][releases 8][block 22][instruction 16]`.
-const PC_BITS: u32 = 16;
+/// An access: `[flags 2][launch 12][releases 8][block 22][instruction 20]`.
+const PC_BITS: u32 = 20;
 const BLOCK_BITS: u32 = 22;
 const COUNT_BITS: u32 = 8;
-const LAUNCH_BITS: u32 = 16;
+const LAUNCH_BITS: u32 = 12;
 const ATOMIC: u64 = 1 << 63;
 /// Of reads: several blocks.
 const SEVERAL: u64 = 1 << 62;
@@ -167,6 +171,42 @@ impl BlockTimes {
         if write != mark {
             shadow.write.store(mark, Relaxed);
         }
+        Ok(())
+    }
+}
+
+impl BlockTimes {
+    /// Checks an access to bytes that were written one by one.
+    #[inline]
+    pub fn check_bytes(
+        &self,
+        bytes: &[AtomicU64],
+        own: u64,
+        clock: &BlockClock,
+    ) -> Result<(), Unordered> {
+        for byte in bytes {
+            let write = byte.load(Relaxed);
+            if self.foreign(write, own, clock) {
+                return Err(Self::report(write, true));
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a write of less than a word.
+    pub fn write_bytes(
+        &self,
+        shadow: &Shadow,
+        bytes: &[AtomicU64],
+        own: u64,
+        clock: &BlockClock,
+    ) -> Result<(), Unordered> {
+        let word = shadow.write.load(Relaxed);
+        if self.foreign(word, own, clock) {
+            return Err(Self::report(word, true));
+        }
+        self.check_bytes(bytes, own, clock)?;
+        bytes.iter().for_each(|byte| byte.store(own, Relaxed));
         Ok(())
     }
 }

@@ -13,6 +13,9 @@ pub const FIRST_COPIER: usize = 32;
 /// What an agent knows of every other's time.
 pub type Vector = [u32; AGENTS];
 
+/// Per lane: accesses of every other lane before this time are ordered.
+type LaneTimes = [[u32; 32]; 32];
+
 /// Clocks of a block.
 pub struct Clocks {
     /// Per warp: the last time of each agent that happened before now.
@@ -23,6 +26,10 @@ pub struct Clocks {
     pub now: Vector,
     /// Per warp: accesses of its other lanes before this time are ordered.
     pub lanes: [u32; 32],
+    /// Per warp that has synchronised some of its lanes: what each lane knows of each other one.
+    partial: Vec<Option<Box<LaneTimes>>>,
+    /// Barriers of the whole block: before the last one, all accesses of warps are ordered.
+    pub epoch: u32,
 }
 
 impl Clocks {
@@ -33,6 +40,8 @@ impl Clocks {
             fenced: vec![[0; AGENTS]; warps],
             now: [1; AGENTS],
             lanes: [0; 32],
+            partial: vec![None; warps],
+            epoch: 0,
         }
     }
 
@@ -57,6 +66,38 @@ impl Clocks {
     pub fn meet(&mut self, warp: usize) {
         self.now[warp] += 1;
         self.lanes[warp] = self.now[warp];
+    }
+
+    /// Some lanes of a warp meet: each knows afterwards what any of them knew.
+    pub fn meet_some(&mut self, warp: usize, mask: u32) {
+        self.now[warp] += 1;
+        let now = self.now[warp];
+        let known = self.partial[warp].get_or_insert_with(|| Box::new([[0; 32]; 32]));
+        let here = |lane: &usize| mask >> lane & 1 != 0;
+        let mut all = [0; 32];
+        for lane in (0..32).filter(here) {
+            for (all, own) in all.iter_mut().zip(&known[lane]) {
+                *all = (*all).max(*own);
+            }
+            all[lane] = now;
+        }
+        for lane in (0..32).filter(here) {
+            known[lane] = all;
+        }
+    }
+
+    /// Whether a lane knows of another's access at this time. Of several lanes' (any number from 32
+    /// on) it is taken to know where it knows of any: nothing ordered is reported.
+    #[cold]
+    pub fn lane_knows(&self, warp: usize, lane: u32, other: usize, time: u32) -> bool {
+        let Some(known) = self.partial.get(warp).and_then(Option::as_ref) else {
+            return false;
+        };
+        let own = &known[lane as usize & 31];
+        match own.get(other) {
+            Some(known) => *known > time,
+            None => own.iter().any(|known| *known > time),
+        }
     }
 
     /// `fence.proxy.async` by a warp: what it knows of generic writes, the asynchronous proxy may

@@ -29,6 +29,8 @@ pub struct Allocation {
     /// Every byte is written: the bits need no look.
     full: AtomicBool,
     shadows: Box<[OnceLock<Box<[Shadow]>>]>,
+    /// Last writers of single bytes, where writes of less than a word were.
+    bytes_written: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
 /// Pages that nobody touches take no memory: an allocation may be larger than the machine's.
@@ -46,6 +48,7 @@ impl Allocation {
             written: zeros(bytes.div_ceil(32) as usize),
             full: AtomicBool::new(bytes == 0),
             shadows: (0..words.div_ceil(PAGE)).map(|_| OnceLock::new()).collect(),
+            bytes_written: (0..words.div_ceil(PAGE)).map(|_| OnceLock::new()).collect(),
         }
     }
 
@@ -90,6 +93,22 @@ impl Allocation {
                 .collect()
         });
         &page[index % PAGE]
+    }
+
+    /// The last writers of these bytes within a word.
+    pub fn byte_shadows(&self, offset: usize, bytes: u32) -> &[AtomicU64] {
+        let page = self.bytes_written[offset / 4 / PAGE]
+            .get_or_init(|| (0..4 * PAGE).map(|_| AtomicU64::new(0)).collect());
+        &page[offset % (4 * PAGE)..][..bytes as usize]
+    }
+
+    /// The same, or none where no write of less than a word was near.
+    #[inline(always)]
+    pub fn known_bytes(&self, offset: usize, bytes: u32) -> &[AtomicU64] {
+        match self.bytes_written[offset / 4 / PAGE].get() {
+            Some(page) => &page[offset % (4 * PAGE)..][..bytes as usize],
+            None => &[],
+        }
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) {
@@ -191,6 +210,18 @@ impl Allocations {
         Ok(start)
     }
 
+    /// Memory that holds these bytes, at an address of its own.
+    pub fn variable(address: u64, bytes: &[u8]) -> Arc<Allocation> {
+        let made = Allocation::new(address, bytes.len() as u64);
+        made.write(0, bytes);
+        Arc::new(made)
+    }
+
+    /// Adds variables, whose addresses are behind all others and in order.
+    pub fn add(&mut self, variables: &[Arc<Allocation>]) {
+        self.live.extend(variables.iter().cloned());
+    }
+
     /// See [`crate::ptx::Machine::free`].
     pub fn free(&mut self, address: u64) -> Result<(), Problem> {
         match self.live.binary_search_by_key(&address, |a| a.start) {
@@ -235,6 +266,9 @@ impl Allocations {
                     shadow.write.store(0, Relaxed);
                     shadow.read.store(0, Relaxed);
                 }
+            }
+            for page in allocation.bytes_written.iter().filter_map(OnceLock::get) {
+                page.iter().for_each(|byte| byte.store(0, Relaxed));
             }
         }
     }

@@ -154,5 +154,6 @@ fn number(digits: &str) -> Option<Kind<'static>> {
 fn version(text: &str) -> Option<Kind<'static>> {
     let (major, minor) = text.split_once('.')?;
     let (major, minor): (u64, u64) = (major.parse().ok()?, minor.parse().ok()?);
-    (minor < 10).then_some(Kind::Decimal(major * 10 + minor))
+    let both = major.checked_mul(10)?.checked_add(minor)?;
+    (minor < 10).then_some(Kind::Decimal(both))
 }

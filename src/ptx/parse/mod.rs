@@ -1,6 +1,8 @@
 //! PTX text to statements: names still as text, nothing decoded.
 
+mod body;
 mod lex;
+mod variable;
 
 use lex::{Kind, Token};
 
@@ -30,6 +32,8 @@ pub enum Operand<'a> {
     Pair(&'a str, &'a str),
     /// `symbol + offset` outside brackets.
     Sum(&'a str, i64),
+    /// `(a, b)`: what a call gives or takes.
+    List(Vec<Operand<'a>>),
 }
 
 /// An instruction as written.
@@ -66,15 +70,55 @@ pub enum Item<'a> {
     Targets(&'a str, Vec<&'a str>),
 }
 
+/// Where a variable lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    Shared,
+    Local,
+    Param,
+    Global,
+    Const,
+    /// A function's parameter that is a register.
+    Reg,
+}
+
+/// An initial value of one element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// An integer, or an f32's bits.
+    Int(u64),
+    /// An f64's bits.
+    F64(u64),
+    /// The address of a variable or function, and an offset.
+    Address(&'a str, i64),
+}
+
 /// A variable or parameter.
 #[derive(Clone, Debug)]
 pub struct Variable<'a> {
+    pub space: Space,
     pub name: &'a str,
+    /// Its type, as `.b32`.
+    pub kind: &'a str,
     pub align: u32,
+    /// Bytes of an element.
+    pub unit: u32,
     pub bytes: u32,
     /// `[]`: as large as the launch says.
     pub open: bool,
+    /// Of the first elements; the others are zero.
+    pub values: Vec<Value<'a>>,
     pub line: u32,
+}
+
+/// A function that kernels and functions call.
+#[derive(Debug)]
+pub struct Function<'a> {
+    pub name: &'a str,
+    pub returns: Vec<Variable<'a>>,
+    pub params: Vec<Variable<'a>>,
+    /// `None` where it is only declared.
+    pub body: Option<Vec<Item<'a>>>,
 }
 
 /// A kernel as written.
@@ -104,6 +148,7 @@ pub struct Text<'a> {
     pub locations: Vec<Location>,
     pub variables: Vec<Variable<'a>>,
     pub kernels: Vec<Kernel<'a>>,
+    pub functions: Vec<Function<'a>>,
 }
 
 /// Reads a PTX file.
@@ -229,19 +274,38 @@ impl<'a> Parser<'_, 'a> {
                 ".file" => self.source_file()?,
                 ".loc" => self.loc()?,
                 ".section" => self.section()?,
-                ".visible" | ".extern" | ".weak" => {}
+                ".visible" | ".extern" | ".weak" | ".common" => {}
                 ".entry" => {
                     let kernel = self.entry()?;
                     self.text.kernels.push(kernel);
                 }
-                ".shared" => {
-                    let variable = self.variable("shared")?;
+                ".func" => self.function()?,
+                ".pragma" => {
+                    self.next()?;
                     self.expect(b';')?;
-                    self.text.variables.push(variable);
                 }
-                // Module variables are not modelled; code that names one is refused as using an
-                // undeclared name. Triton leaves strings that nothing uses.
-                ".global" | ".const" => while self.next()? != Kind::Sign(b';') {},
+                ".shared" | ".global" | ".const" => {
+                    let space = match word {
+                        ".shared" => Space::Shared,
+                        ".global" => Space::Global,
+                        _ => Space::Const,
+                    };
+                    // Textures and samplers: code that names one is refused, as using an undeclared name.
+                    let odd =
+                        |kind| matches!(kind, Kind::Word(".texref" | ".samplerref" | ".surfref"));
+                    if self.peek().is_some_and(odd) {
+                        while self.next()? != Kind::Sign(b';') {}
+                        continue;
+                    }
+                    loop {
+                        let variable = self.variable(space)?;
+                        self.text.variables.push(variable);
+                        if !self.takes(b',') {
+                            break;
+                        }
+                    }
+                    self.expect(b';')?;
+                }
                 other => {
                     self.at -= 1;
                     return Err(self.problem(format!("`{other}` is not known to this machine")));
@@ -314,78 +378,75 @@ impl<'a> Parser<'_, 'a> {
         Ok(())
     }
 
-    /// What follows the state space: alignment, type, name, extent.
-    fn variable(&mut self, space: &'a str) -> Result<Variable<'a>, Problem> {
-        let (mut align, mut unit) = (0, None);
-        let line = self.line();
-        let name = loop {
-            let word = self.word()?;
-            match word {
-                ".align" => align = self.small()?,
-                ".ptr" | ".global" | ".const" | ".shared" | ".local" => {}
-                _ if word.starts_with('.') => {
-                    let bits = word.trim_start_matches(|c: char| !c.is_ascii_digit());
-                    let bits: u32 = bits.parse().map_err(|_| {
-                        self.problem(format!("the type `{word}` is not known here"))
-                    })?;
-                    if unit.is_none() {
-                        unit = Some(bits / 8);
-                        if align == 0 {
-                            align = bits / 8;
-                        }
+    /// Parameters up to the closing parenthesis; `registers`: a function's may be registers.
+    fn parameters(&mut self, registers: bool) -> Result<Vec<Variable<'a>>, Problem> {
+        let mut params = Vec::new();
+        while !self.takes(b')') {
+            let space = match self.word()? {
+                ".param" => Space::Param,
+                ".reg" if registers => Space::Reg,
+                _ => {
+                    self.at -= 1;
+                    return Err(self.problem("`.param` is missing here"));
+                }
+            };
+            params.push(self.variable(space)?);
+            self.takes(b',');
+        }
+        Ok(params)
+    }
+
+    /// A function, or its declaration.
+    fn function(&mut self) -> Result<(), Problem> {
+        let returns = match self.takes(b'(') {
+            true => self.parameters(true)?,
+            false => Vec::new(),
+        };
+        let name = self.word()?;
+        let params = match self.takes(b'(') {
+            true => self.parameters(true)?,
+            false => Vec::new(),
+        };
+        let body = loop {
+            match self.next()? {
+                Kind::Sign(b'{') => {
+                    self.location = 0;
+                    break Some(self.body()?);
+                }
+                Kind::Sign(b';') => break None,
+                Kind::Word(".noreturn" | ".unique") => {}
+                Kind::Word(".pragma") => {
+                    self.next()?;
+                    self.takes(b';');
+                }
+                Kind::Word(".attribute") => {
+                    self.expect(b'(')?;
+                    while !self.takes(b')') {
+                        self.next()?;
                     }
                 }
-                _ => break word,
+                _ => {
+                    self.at -= 1;
+                    return Err(self
+                        .problem("a directive of the function that is not known to this machine"));
+                }
             }
         };
-        let unit = unit.ok_or_else(|| self.problem(format!("`{name}` has no type")))?;
-        // Of a pointer parameter `.align` is what it points to.
-        let align = if space == "param" && self.peek() != Some(Kind::Sign(b'[')) {
-            unit
-        } else {
-            align
-        };
-        let (mut count, mut open) = (1u64, false);
-        while self.takes(b'[') {
-            if self.takes(b']') {
-                open = true;
-                continue;
-            }
-            count = count.saturating_mul(self.int()?);
-            self.expect(b']')?;
-        }
-        if self.peek() == Some(Kind::Sign(b'=')) {
-            return Err(self.problem(format!(
-                "`{name}`: initial values are not known to this machine"
-            )));
-        }
-        let bytes = u32::try_from(count.saturating_mul(u64::from(unit)))
-            .map_err(|_| self.problem(format!("`{name}` is too large")))?;
-        if !align.is_power_of_two() {
-            return Err(self.problem(format!("`{name}`: an alignment of {align} is none")));
-        }
-        Ok(Variable {
+        self.text.functions.push(Function {
             name,
-            align,
-            bytes: if open { 0 } else { bytes },
-            open,
-            line,
-        })
+            returns,
+            params,
+            body,
+        });
+        Ok(())
     }
 
     fn entry(&mut self) -> Result<Kernel<'a>, Problem> {
         let name = self.word()?;
-        let mut params = Vec::new();
-        if self.takes(b'(') {
-            while !self.takes(b')') {
-                if self.word()? != ".param" {
-                    self.at -= 1;
-                    return Err(self.problem("`.param` is missing here"));
-                }
-                params.push(self.variable("param")?);
-                self.takes(b',');
-            }
-        }
+        let params = match self.takes(b'(') {
+            true => self.parameters(false)?,
+            false => Vec::new(),
+        };
         let (mut max_threads, mut exact_threads) = (None, false);
         loop {
             match self.next()? {
@@ -400,8 +461,20 @@ impl<'a> Parser<'_, 'a> {
                     exact_threads = word == ".reqntid";
                     max_threads = Some(threads);
                 }
-                Kind::Word(".minnctapersm" | ".maxnreg") => {
+                Kind::Word(".minnctapersm" | ".maxnreg" | ".maxclusterrank") => {
                     self.int()?;
+                }
+                Kind::Word(".explicitcluster") => {}
+                Kind::Word(".reqnctapercluster") => {
+                    let mut blocks = self.int()?;
+                    while self.takes(b',') {
+                        blocks = blocks.saturating_mul(self.int()?);
+                    }
+                    if blocks != 1 {
+                        return Err(self.problem(format!(
+                            "a cluster of {blocks} blocks: this machine's clusters have one block"
+                        )));
+                    }
                 }
                 Kind::Word(".pragma") => {
                     self.next()?;
@@ -423,178 +496,6 @@ impl<'a> Parser<'_, 'a> {
             max_threads,
             exact_threads,
             body,
-        })
-    }
-
-    fn body(&mut self) -> Result<Vec<Item<'a>>, Problem> {
-        let mut items = Vec::new();
-        let mut depth = 0;
-        loop {
-            let line = self.line();
-            match self.next()? {
-                Kind::Sign(b'{') => {
-                    depth += 1;
-                    items.push(Item::Open);
-                }
-                Kind::Sign(b'}') if depth == 0 => return Ok(items),
-                Kind::Sign(b'}') => {
-                    depth -= 1;
-                    items.push(Item::Close);
-                }
-                Kind::Sign(b';') => {}
-                Kind::Sign(b'@') => {
-                    let negated = self.takes(b'!');
-                    let guard = Some((self.word()?, negated));
-                    let word = self.word()?;
-                    items.push(self.statement(guard, word, line)?);
-                }
-                Kind::Word(".loc") => self.loc()?,
-                Kind::Word(".file") => self.source_file()?,
-                Kind::Word(".pragma") => {
-                    self.next()?;
-                    self.expect(b';')?;
-                }
-                Kind::Word(".reg") => {
-                    let kind = self.word()?;
-                    let mut names = Vec::new();
-                    loop {
-                        let name = self.word()?;
-                        let mut count = None;
-                        if self.takes(b'<') {
-                            count = Some(self.small()?);
-                            self.expect(b'>')?;
-                        }
-                        names.push((name, count));
-                        if !self.takes(b',') {
-                            break;
-                        }
-                    }
-                    self.expect(b';')?;
-                    items.push(Item::Registers(kind, names, line));
-                }
-                Kind::Word(".shared") => {
-                    let variable = self.variable("shared")?;
-                    self.expect(b';')?;
-                    items.push(Item::Variable(variable));
-                }
-                Kind::Word(word) if word.starts_with('.') => {
-                    self.at -= 1;
-                    return Err(self.problem(format!("`{word}` is not known to this machine")));
-                }
-                Kind::Word(word) if self.peek() == Some(Kind::Sign(b':')) => {
-                    self.at += 1;
-                    if self.peek() == Some(Kind::Word(".branchtargets")) {
-                        self.at += 1;
-                        items.push(Item::Targets(word, self.names()?));
-                    } else {
-                        items.push(Item::Label(word));
-                    }
-                }
-                Kind::Word(word) => items.push(self.statement(None, word, line)?),
-                _ => {
-                    self.at -= 1;
-                    return Err(self.problem("an instruction is missing here"));
-                }
-            }
-        }
-    }
-
-    /// Names up to the semicolon.
-    fn names(&mut self) -> Result<Vec<&'a str>, Problem> {
-        let mut names = vec![self.word()?];
-        while self.takes(b',') {
-            names.push(self.word()?);
-        }
-        self.expect(b';')?;
-        Ok(names)
-    }
-
-    fn statement(
-        &mut self,
-        guard: Option<(&'a str, bool)>,
-        opcode: &'a str,
-        line: u32,
-    ) -> Result<Item<'a>, Problem> {
-        let mut operands = Vec::new();
-        if !self.takes(b';') {
-            loop {
-                operands.push(self.operand()?);
-                if self.takes(b';') {
-                    break;
-                }
-                self.expect(b',')?;
-            }
-        }
-        Ok(Item::Statement(Statement {
-            guard,
-            parts: opcode.split('.').collect(),
-            operands,
-            line,
-            location: self.location,
-        }))
-    }
-
-    fn operand(&mut self) -> Result<Operand<'a>, Problem> {
-        Ok(match self.next()? {
-            Kind::Word(name) => {
-                if self.takes(b'|') {
-                    Operand::Pair(name, self.word()?)
-                } else if self.takes(b'+') {
-                    Operand::Sum(name, self.offset()?)
-                } else {
-                    Operand::Name(name)
-                }
-            }
-            Kind::Int(value) => Operand::Int(value),
-            Kind::F32(bits) => Operand::F32(bits),
-            Kind::F64(bits) => Operand::F64(bits),
-            Kind::Sign(b'!') => Operand::Not(self.word()?),
-            Kind::Sign(b'-') => Operand::Int(self.int()?.wrapping_neg()),
-            Kind::Sign(b'{') => {
-                let mut parts = Vec::new();
-                while !self.takes(b'}') {
-                    parts.push(self.operand()?);
-                    self.takes(b',');
-                }
-                Operand::Vector(parts)
-            }
-            Kind::Sign(b'[') => {
-                let base = match self.next()? {
-                    Kind::Word(name) => Operand::Name(name),
-                    Kind::Int(value) => Operand::Int(value),
-                    _ => {
-                        self.at -= 1;
-                        return Err(self.problem("an address is missing here"));
-                    }
-                };
-                let mut offset = 0;
-                if self.takes(b'+') {
-                    offset = self.offset()?;
-                } else if self.takes(b'-') {
-                    self.at -= 1;
-                    offset = self.offset()?;
-                }
-                let mut coordinates = Vec::new();
-                while self.takes(b',') {
-                    coordinates.push(self.operand()?);
-                }
-                self.expect(b']')?;
-                Operand::Address(Box::new(base), offset, coordinates)
-            }
-            _ => {
-                self.at -= 1;
-                return Err(self.problem("an operand is missing here"));
-            }
-        })
-    }
-
-    fn offset(&mut self) -> Result<i64, Problem> {
-        let negative = self.takes(b'-');
-        let value = self.int()? as i64;
-        Ok(if negative {
-            value.wrapping_neg()
-        } else {
-            value
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Programs as the machine runs them: decoded once, flat, operands as row indices.
 
 pub(super) mod decode;
+pub(super) mod globals;
 pub(super) mod hopper;
 pub(super) mod op;
 pub(super) mod resolve;
@@ -8,6 +9,7 @@ pub(super) mod resolve;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::counters::Class;
 use super::flow::{Flow, NEVER};
@@ -15,11 +17,22 @@ use super::options::Arch;
 use super::parse::{self, Kernel, Location, Text};
 use super::problem::Problem;
 use decode::Decoder;
+use globals::Globals;
 use op::{Inst, Op};
 use resolve::{Layout, Line};
 
 /// Most bytes of an entry's parameters (PTX ISA, sm_70 and later).
 const MAX_PARAM_BYTES: u32 = 32764;
+
+/// How deep functions may be inlined for a message to find the user's line.
+const INLINED: usize = 16;
+
+/// Whether a source file is a toolkit's, by its name: CUDA's headers and Triton's own functions.
+fn library(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let suffix = name.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    matches!(suffix, "h" | "hpp" | "inl" | "") || path.contains("/triton/language/")
+}
 
 /// A parameter of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +100,8 @@ pub struct Entry {
     /// Rows of predicates, of 32 and of 64 bits.
     pub(super) rows: [u32; 3],
     pub(super) shared: Layout,
+    /// Bytes of a thread's local memory.
+    pub(super) local_bytes: u32,
     /// See [`hopper::touches`].
     pub(super) touches: Vec<Box<[hopper::Touch]>>,
 }
@@ -108,29 +123,50 @@ impl Entry {
 #[derive(Debug)]
 pub struct Module {
     name: String,
+    /// All kernels of the text.
+    kernels: Vec<String>,
     target: Arch,
     entries: Vec<Entry>,
     files: Vec<(u32, String)>,
     locations: Vec<Location>,
+    pub(super) globals: Globals,
+    /// No other module has it: a machine keeps each module's variables.
+    pub(super) id: u64,
 }
+
+/// Modules that were parsed.
+static MODULES: AtomicU64 = AtomicU64::new(0);
 
 impl Module {
     /// Parses and decodes a PTX text; `name` names it in messages.
     pub fn parse(text: &str, name: &str) -> Result<Module, Problem> {
+        Module::read(text, name, None)
+    }
+
+    /// The same for one kernel of the text: others may do what the machine does not know, and cannot
+    /// be launched.
+    pub fn parse_entry(text: &str, name: &str, entry: &str) -> Result<Module, Problem> {
+        Module::read(text, name, Some(entry))
+    }
+
+    fn read(text: &str, name: &str, only: Option<&str>) -> Result<Module, Problem> {
         let text = parse::parse(text, name)?;
-        let target = Arch::from_name(text.target).ok_or_else(|| {
+        let target = Arch::of_target(text.target).ok_or_else(|| {
             Problem::new(format!(
                 "{name}: target {} is not known to this machine; compile for sm_80, sm_90 or sm_90a",
                 text.target
             ))
         })?;
+        let globals = Globals::new(&text, name)?;
         let entries = text
             .kernels
             .iter()
-            .map(|kernel| entry(&text, kernel, name))
+            .filter(|kernel| only.is_none_or(|only| kernel.name == only))
+            .map(|kernel| entry(&text, kernel, &globals, name))
             .collect::<Result<_, _>>()?;
         Ok(Module {
             name: name.to_string(),
+            kernels: text.kernels.iter().map(|k| k.name.to_string()).collect(),
             target,
             entries,
             files: text
@@ -139,6 +175,8 @@ impl Module {
                 .map(|(number, path)| (*number, path.to_string()))
                 .collect(),
             locations: text.locations,
+            globals,
+            id: MODULES.fetch_add(1, Relaxed),
         })
     }
 
@@ -150,6 +188,11 @@ impl Module {
     /// What it was compiled for.
     pub fn target(&self) -> Arch {
         self.target
+    }
+
+    /// Names of all kernels of the text, those that were not decoded too.
+    pub fn kernels(&self) -> &[String] {
+        &self.kernels
     }
 
     /// Its kernels.
@@ -182,10 +225,32 @@ impl Module {
             return format!("{}:{}", self.name, inst.line);
         }
         let own = format!("{}:{}", file(location.file), location.line);
-        match location.inlined_at {
+        // Out of a library's header to whoever called it.
+        let mut outer = location.inlined_at;
+        let is_library = |number: u32| library(file(number));
+        for _ in 0..INLINED {
+            match outer {
+                Some((number, line)) if is_library(location.file) && is_library(number) => {
+                    outer = self.inlined_at(number, line);
+                }
+                _ => break,
+            }
+        }
+        match outer.or(location.inlined_at) {
+            Some((number, line)) if is_library(location.file) => {
+                format!("{}:{line} (in {own})", file(number))
+            }
             Some((number, line)) => format!("{own} (from {}:{line})", file(number)),
             None => own,
         }
+    }
+
+    /// Where a line that calls is inlined itself.
+    fn inlined_at(&self, file: u32, line: u32) -> Option<(u32, u32)> {
+        self.locations
+            .iter()
+            .filter(|at| (at.file, at.line) == (file, line))
+            .find_map(|at| at.inlined_at)
     }
 
     /// Whether two instructions come from the same source line.
@@ -195,7 +260,12 @@ impl Module {
     }
 }
 
-fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Problem> {
+fn entry(
+    text: &Text<'_>,
+    kernel: &Kernel<'_>,
+    globals: &Globals,
+    file: &str,
+) -> Result<Entry, Problem> {
     let mut params = Vec::new();
     let mut end = 0u32;
     for param in &kernel.params {
@@ -213,7 +283,7 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
         });
     }
     let offsets: Vec<u32> = params.iter().map(|param| param.offset).collect();
-    let body = resolve::resolve(text, kernel, &offsets, file)?;
+    let body = resolve::resolve(text, kernel, &offsets, globals, file)?;
     let targets = &body.targets;
     if !body
         .lines
@@ -227,8 +297,10 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
     }
     let flow = Flow::new(&body.lines, targets);
     let meetings = flow.meetings(targets);
-    let (rows, counts) = flow.rows(&body.lines, &body.widths);
-    let mut decoder = Decoder::new(file, &rows, &body.widths);
+    let (rows, counts) = flow
+        .rows(&body.lines, &body.widths)
+        .ok_or_else(|| too_large(file, kernel.name))?;
+    let mut decoder = Decoder::new(file, &rows, &body.widths, counts[0] + 1);
     let mut code = Vec::with_capacity(body.lines.len());
     for (i, line) in body.lines.iter().enumerate() {
         decoder.branch = targets[i].map(|target| (target as u32, meetings[i]));
@@ -250,8 +322,15 @@ fn entry(text: &Text<'_>, kernel: &Kernel<'_>, file: &str) -> Result<Entry, Prob
         code,
         narrow: decoder.narrow.iter().map(|value| [*value; 32]).collect(),
         wide: decoder.wide.iter().map(|value| [*value; 32]).collect(),
-        rows: [counts[0] + 1, counts[1], counts[2]],
+        rows: [counts[0] + 2, counts[1], counts[2]],
         shared: body.shared,
+        local_bytes: body.local_bytes,
         touches: hopper::touches(&body.lines, body.widths.len()),
     })
+}
+
+fn too_large(file: &str, kernel: &str) -> Problem {
+    Problem::new(format!(
+        "{file}: kernel {kernel} has more branches times registers than this machine can follow"
+    ))
 }

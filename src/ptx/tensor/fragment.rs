@@ -3,7 +3,7 @@
 //! With g = lane/4 and t = lane%4 (PTX ISA, "Matrix fragments for mma"); the low half of a register
 //! comes first. Registers are counted as PTX lists them.
 
-use super::accumulate::{Accumulation, Shape, Sum, multiply_add};
+use super::accumulate::{Accumulation, COLUMNS, Sum, tile};
 use super::element::Element;
 
 /// A register row: one word per lane.
@@ -12,11 +12,13 @@ pub type Row = [u32; 32];
 /// An `mma.sync` with f32 or f16 accumulators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mma {
-    /// Type of A and B.
+    /// Type of A, and of B unless it is of 8 bits.
     pub element: Element,
+    /// Type of B.
+    pub right: Element,
     /// Type of C and D.
     pub sum: Sum,
-    /// 16 or 8 (b16), 8 or 4 (tf32). Rows are 16, columns 8.
+    /// 16 or 8 (b16), 8 or 4 (tf32), 32 or 16 (8 bits). Rows are 16, columns 8.
     pub k: usize,
 }
 
@@ -25,11 +27,24 @@ impl Mma {
     pub fn new(shape: &str, element: Element, sum: Sum) -> Option<Self> {
         let k = match (shape, element) {
             ("m16n8k16", Element::Bf16 | Element::F16) => 16,
-            ("m16n8k8", _) => 8,
+            ("m16n8k16" | "m16n8k32", Element::E4m3 | Element::E5m2) => {
+                if shape == "m16n8k16" {
+                    16
+                } else {
+                    32
+                }
+            }
+            ("m16n8k8", Element::Bf16 | Element::F16 | Element::Tf32) => 8,
             ("m16n8k4", Element::Tf32) => 4,
             _ => return None,
         };
-        (sum == Sum::F32 || element == Element::F16).then_some(Self { element, sum, k })
+        let halves = matches!(element, Element::F16 | Element::E4m3 | Element::E5m2);
+        (sum == Sum::F32 || (sum == Sum::F16 && halves)).then_some(Self {
+            element,
+            right: element,
+            sum,
+            k,
+        })
     }
 
     /// Registers of A.
@@ -44,7 +59,7 @@ impl Mma {
 
     /// Registers of C and of D.
     pub fn d_registers(self) -> usize {
-        if self.sum == Sum::F32 { 4 } else { 2 }
+        if self.sum == Sum::F16 { 2 } else { 4 }
     }
 
     /// D = A·B + C on whole fragments: `a`, `b`, `c` hold [`Mma::a_registers`] … rows, `d` is written.
@@ -52,46 +67,61 @@ impl Mma {
     /// # Panics
     /// If a slice has fewer rows than that.
     pub fn execute(self, model: Accumulation, a: &[Row], b: &[Row], c: &[Row], d: &mut [Row]) {
-        let k = self.k;
-        let mut left = [0; 16 * 16];
-        let mut right = [0; 16 * 8];
-        let mut sums = [0.0; 16 * 8];
-        for lane in 0..32 {
-            for (register, row) in a.iter().enumerate().take(self.a_registers()) {
-                for_each_a(self.element, lane, register, |row_, column, shift| {
-                    left[row_ * k + column] = row[lane] >> shift;
-                });
+        match self.k {
+            4 => self.terms::<4>(model, a, b, c, d),
+            8 => self.terms::<8>(model, a, b, c, d),
+            16 => self.terms::<16>(model, a, b, c, d),
+            _ => self.terms::<32>(model, a, b, c, d),
+        }
+    }
+
+    fn terms<const K: usize>(
+        self,
+        model: Accumulation,
+        a: &[Row],
+        b: &[Row],
+        c: &[Row],
+        d: &mut [Row],
+    ) {
+        let mut left = [[0; K]; 16];
+        let mut right = [[0; COLUMNS]; K];
+        let mut sums = [[0.0; COLUMNS]; 16];
+        let (bits, mask) = (8 * self.element.bytes(), self.element.mask());
+        let per_word = (32 / bits) as usize;
+        // As `for_each_a` and `for_each_b` say, a register at a time.
+        for (register, row) in a.iter().enumerate().take(self.a_registers()) {
+            let first = per_word * 4 * (register >> 1);
+            for (g, words) in row.as_chunks::<4>().0.iter().enumerate() {
+                let line = &mut left[g + 8 * (register & 1)];
+                for (t, word) in words.iter().enumerate() {
+                    for part in 0..per_word {
+                        line[first + per_word * t + part] = word >> (part as u32 * bits) & mask;
+                    }
+                }
             }
-            for (register, row) in b.iter().enumerate().take(self.b_registers()) {
-                for_each_b(self.element, lane, register, |row_, column, shift| {
-                    right[row_ * 8 + column] = row[lane] >> shift;
-                });
+        }
+        for (register, row) in b.iter().enumerate().take(self.b_registers()) {
+            let first = per_word * 4 * register;
+            for (g, words) in row.as_chunks::<4>().0.iter().enumerate() {
+                for (t, word) in words.iter().enumerate() {
+                    for part in 0..per_word {
+                        right[first + per_word * t + part][g] = word >> (part as u32 * bits) & mask;
+                    }
+                }
             }
-            for (register, row) in c.iter().enumerate().take(self.d_registers()) {
-                get_sums(self.sum, lane, register, row[lane], |row, column, value| {
-                    sums[row * 8 + column] = value
+        }
+        for (register, row) in c.iter().enumerate().take(self.d_registers()) {
+            for (lane, word) in row.iter().enumerate() {
+                get_sums(self.sum, lane, register, *word, |row, column, value| {
+                    sums[row][column] = value
                 });
             }
         }
-        if self.element != Element::Tf32 {
-            left.iter_mut()
-                .chain(&mut right)
-                .for_each(|bits| *bits &= 0xFFFF);
-        }
-        multiply_add(
-            model,
-            self.element,
-            self.sum,
-            Shape { m: 16, n: 8, k },
-            &left,
-            &right,
-            &mut sums,
-        );
-        for lane in 0..32 {
-            for (register, d) in d.iter_mut().enumerate().take(self.d_registers()) {
-                d[lane] = put_sums(self.sum, lane, register, |row, column| {
-                    sums[row * 8 + column]
-                });
+        let elements = [self.element, self.right];
+        tile(model, elements, self.sum, K, &left, &right, &mut sums);
+        for (register, row) in d.iter_mut().enumerate().take(self.d_registers()) {
+            for (lane, word) in row.iter_mut().enumerate() {
+                *word = put_sums(self.sum, lane, register, |row, column| sums[row][column]);
             }
         }
     }
@@ -99,6 +129,7 @@ impl Mma {
 
 /// Calls `f(row, column, shift)` for each element of A (16 rows) that this register holds; the
 /// element is the register shifted right by `shift`. Used by `mma` and by A of `wgmma` alike.
+#[inline(always)]
 pub fn for_each_a(
     element: Element,
     lane: usize,
@@ -107,16 +138,15 @@ pub fn for_each_a(
 ) {
     let (g, t) = (lane / 4, lane % 4);
     let row = g + 8 * (register & 1);
-    if element == Element::Tf32 {
-        f(row, t + 4 * (register >> 1), 0);
-    } else {
-        let column = 2 * t + 8 * (register >> 1);
-        f(row, column, 0);
-        f(row, column + 1, 16);
+    let (per_word, bits) = (4 / element.bytes() as usize, 8 * element.bytes());
+    let column = per_word * (t + 4 * (register >> 1));
+    for part in 0..per_word {
+        f(row, column + part, part as u32 * bits);
     }
 }
 
 /// As [`for_each_a`], for B (8 columns).
+#[inline(always)]
 pub fn for_each_b(
     element: Element,
     lane: usize,
@@ -124,17 +154,17 @@ pub fn for_each_b(
     mut f: impl FnMut(usize, usize, u32),
 ) {
     let (g, t) = (lane / 4, lane % 4);
-    if element == Element::Tf32 {
-        f(t + 4 * register, g, 0);
-    } else {
-        f(2 * t + 8 * register, g, 0);
-        f(2 * t + 8 * register + 1, g, 16);
+    let (per_word, bits) = (4 / element.bytes() as usize, 8 * element.bytes());
+    let row = per_word * (t + 4 * register);
+    for part in 0..per_word {
+        f(row + part, g, part as u32 * bits);
     }
 }
 
 /// Calls `f(row, column, value)` for what accumulator register number `register` of a tile of 16
 /// rows and any multiple of 8 columns holds. With f32, registers 4j … 4j+3 are columns 8j … 8j+7;
 /// with f16, registers 2j and 2j+1.
+#[inline(always)]
 pub fn get_sums(
     sum: Sum,
     lane: usize,
@@ -144,7 +174,7 @@ pub fn get_sums(
 ) {
     let (g, t) = (lane / 4, lane % 4);
     match sum {
-        Sum::F32 => {
+        Sum::F32 | Sum::S32 => {
             let (row, column) = (
                 g + 8 * (register / 2 % 2),
                 8 * (register / 4) + 2 * t + register % 2,
@@ -160,10 +190,11 @@ pub fn get_sums(
 }
 
 /// The word of an accumulator register; the inverse of [`get_sums`].
+#[inline(always)]
 pub fn put_sums(sum: Sum, lane: usize, register: usize, f: impl Fn(usize, usize) -> f32) -> u32 {
     let mut word = 0;
     match sum {
-        Sum::F32 => get_sums(sum, lane, register, 0, |row, column, _| {
+        Sum::F32 | Sum::S32 => get_sums(sum, lane, register, 0, |row, column, _| {
             word = f(row, column).to_bits()
         }),
         Sum::F16 => get_sums(sum, lane, register, 0, |row, column, _| {
@@ -217,13 +248,20 @@ mod tests {
             ("m16n8k8", Element::F16, Sum::F16),
             ("m16n8k8", Element::Tf32, Sum::F32),
             ("m16n8k4", Element::Tf32, Sum::F32),
+            ("m16n8k32", Element::E4m3, Sum::F32),
+            ("m16n8k32", Element::E5m2, Sum::F16),
+            ("m16n8k16", Element::E4m3, Sum::F16),
         ];
         for (shape, element, sum) in table {
             let mma = Mma::new(shape, element, sum).unwrap();
             let bits = |v: i32| match element {
                 Element::Bf16 => u32::from(half::bf16::from_f32(v as f32).to_bits()),
                 Element::F16 => u32::from(half::f16::from_f32(v as f32).to_bits()),
-                Element::Tf32 => (v as f32).to_bits(),
+                Element::E5m2 => u32::from(half::f16::from_f32(v as f32).to_bits()) >> 8,
+                Element::E4m3 => (0..256)
+                    .find(|bits| Element::E4m3.value(*bits) == v as f32)
+                    .unwrap(),
+                _ => (v as f32).to_bits(),
             };
             let a_at = |row: usize, column: usize| (row * 3 + column * 5) as i32 % 7 - 3;
             let b_at = |row: usize, column: usize| (row * 5 + column * 2) as i32 % 9 - 4;

@@ -3,7 +3,7 @@
 //! Warp w of the warpgroup holds rows 16w … 16w + 15 of D, and of A where A comes from registers,
 //! laid out as [`super::fragment`] says.
 
-use super::accumulate::{Accumulation, Shape, Sum, multiply_add};
+use super::accumulate::{Accumulation, COLUMNS, Shape, Sum, multiply_add_integers, tile};
 use super::descriptor::{Descriptor, Major};
 use super::element::Element;
 use super::fragment::{Row, for_each_a, get_sums, put_sums};
@@ -16,8 +16,10 @@ pub const M: usize = 64;
 pub struct Wgmma {
     /// Columns: a multiple of 8 up to 256.
     pub n: usize,
-    /// Type of A and B; K is 16, for tf32 8.
+    /// Type of A, and of B unless it is of 8 bits; K is 32 bytes of it.
     pub element: Element,
+    /// Type of B.
+    pub right: Element,
     /// Type of D.
     pub sum: Sum,
     /// `imm-scale-a` is -1.
@@ -28,6 +30,8 @@ pub struct Wgmma {
     pub a_major: Major,
     /// Which direction lies inside B's chunks.
     pub b_major: Major,
+    /// Sums of integers are clamped.
+    pub clamp: bool,
 }
 
 impl Wgmma {
@@ -35,13 +39,22 @@ impl Wgmma {
     pub fn new(shape: &str, element: Element, sum: Sum) -> Option<Self> {
         let (n, k) = shape.strip_prefix("m64n")?.split_once('k')?;
         let (n, k): (usize, usize) = (n.parse().ok()?, k.parse().ok()?);
-        let right_k = if element == Element::Tf32 { 8 } else { 16 };
-        let fits = n % 8 == 0 && (8..=256).contains(&n) && k == right_k;
-        let sums = sum == Sum::F32 || element == Element::F16;
+        let right_k = 32 / element.bytes() as usize;
+        // Of integers there are fewer: every 8 columns up to 32, then every 16.
+        let steps = !element.is_integer() || n <= 32 || n % 16 == 0;
+        let fits = n % 8 == 0 && (8..=256).contains(&n) && k == right_k && steps;
+        let halves = matches!(element, Element::F16 | Element::E4m3 | Element::E5m2);
+        let sums = match sum {
+            Sum::F32 => !element.is_integer(),
+            Sum::F16 => halves,
+            Sum::S32 => element.is_integer(),
+        };
         (fits && sums).then_some(Self {
             n,
             element,
+            right: element,
             sum,
+            clamp: false,
             negate_a: false,
             negate_b: false,
             a_major: Major::K,
@@ -49,17 +62,17 @@ impl Wgmma {
         })
     }
 
-    /// Terms of one product: 16, for tf32 8.
+    /// Terms of one product: 16, of tf32 8, of 8 bits 32.
     pub fn k(self) -> usize {
         32 / self.element.bytes() as usize
     }
 
     /// Accumulator registers per thread.
     pub fn d_registers(self) -> usize {
-        if self.sum == Sum::F32 {
-            self.n / 2
-        } else {
+        if self.sum == Sum::F16 {
             self.n / 4
+        } else {
+            self.n / 2
         }
     }
 
@@ -117,14 +130,10 @@ impl Wgmma {
             match read(address) {
                 Err(error) => failed = Some(error),
                 Ok(words) => {
-                    if self.element.bytes() == 2 {
-                        for i in 0..8 {
-                            out[first + i * step] = words[i / 2] >> (16 * (i % 2)) & 0xFFFF;
-                        }
-                    } else {
-                        for (i, word) in words.iter().enumerate() {
-                            out[first + i * step] = *word;
-                        }
+                    let (per_word, mask) = (4 / self.element.bytes() as usize, self.element.mask());
+                    for i in 0..4 * per_word {
+                        let shift = 32 / per_word * (i % per_word);
+                        out[first + i * step] = words[i / per_word] >> shift & mask;
                     }
                 }
             }
@@ -135,11 +144,7 @@ impl Wgmma {
     /// A from registers: the 16 rows of one warp as element bits, row-major [16][k].
     pub fn a_from_registers(self, registers: &[Row]) -> Vec<u32> {
         let k = self.k();
-        let mask = if self.element.bytes() == 2 {
-            0xFFFF
-        } else {
-            u32::MAX
-        };
+        let mask = self.element.mask();
         let mut out = vec![0; 16 * k];
         for lane in 0..32 {
             for (register, row) in registers.iter().enumerate().take(self.a_registers()) {
@@ -157,47 +162,96 @@ impl Wgmma {
     /// # Panics
     /// If a slice is shorter than that.
     pub fn execute(self, model: Accumulation, a: &[u32], b: &[u32], scale_d: bool, d: &mut [Row]) {
-        let (n, k) = (self.n, self.k());
-        let sign = if self.element.bytes() == 2 {
-            1 << 15
-        } else {
-            1 << 31
-        };
+        let k = self.k();
+        let sign = 1 << (8 * self.element.bytes() - 1);
         // A sign in each product is a sign in either factor.
         let flip = if self.negate_a != self.negate_b {
             sign
         } else {
             0
         };
-        let left: Vec<u32> = a[..16 * k].iter().map(|bits| bits ^ flip).collect();
-        let mut right = vec![0; k * n];
-        for column in 0..n {
-            for term in 0..k {
-                right[term * n + column] = b[column * k + term];
+        if self.sum == Sum::S32 {
+            return self.execute_integers(a, b, scale_d, d);
+        }
+        match k {
+            8 => self.execute_floats::<8>(model, a, b, flip, scale_d, d),
+            16 => self.execute_floats::<16>(model, a, b, flip, scale_d, d),
+            _ => self.execute_floats::<32>(model, a, b, flip, scale_d, d),
+        }
+    }
+
+    fn execute_floats<const K: usize>(
+        self,
+        model: Accumulation,
+        a: &[u32],
+        b: &[u32],
+        flip: u32,
+        scale_d: bool,
+        d: &mut [Row],
+    ) {
+        let mut left = [[0; K]; 16];
+        for (line, bits) in left.iter_mut().zip(a.chunks_exact(K)) {
+            *line = std::array::from_fn(|term| bits[term] ^ flip);
+        }
+        let per_tile = if self.sum == Sum::F16 { 2 } else { 4 };
+        let elements = [self.element, self.right];
+        // Columns 8 j … 8 j + 7 are four registers (of f16 two) of D.
+        for (j, registers) in d
+            .chunks_exact_mut(per_tile)
+            .enumerate()
+            .take(self.n / COLUMNS)
+        {
+            let mut right = [[0; COLUMNS]; K];
+            for column in 0..COLUMNS {
+                let bits = &b[(j * COLUMNS + column) * K..][..K];
+                for (line, bits) in right.iter_mut().zip(bits) {
+                    line[column] = *bits;
+                }
+            }
+            let mut sums = [[0.0; COLUMNS]; 16];
+            if scale_d {
+                for (register, row) in registers.iter().enumerate() {
+                    for (lane, &word) in row.iter().enumerate() {
+                        get_sums(self.sum, lane, register, word, |r, column, value| {
+                            sums[r][column] = value
+                        });
+                    }
+                }
+            }
+            tile(model, elements, self.sum, K, &left, &right, &mut sums);
+            for (register, row) in registers.iter_mut().enumerate() {
+                for (lane, word) in row.iter_mut().enumerate() {
+                    *word = put_sums(self.sum, lane, register, |r, column| sums[r][column]);
+                }
             }
         }
-        let mut sums = vec![0.0; 16 * n];
+    }
+
+    fn execute_integers(self, a: &[u32], b: &[u32], scale_d: bool, d: &mut [Row]) {
+        let (n, k) = (self.n, self.k());
+        let mut sums = vec![0i32; 16 * n];
+        let rows = self.d_registers();
         if scale_d {
-            for (register, row) in d.iter().enumerate().take(self.d_registers()) {
+            for (register, row) in d.iter().enumerate().take(rows) {
                 for (lane, &word) in row.iter().enumerate() {
-                    get_sums(self.sum, lane, register, word, |r, column, value| {
-                        sums[r * n + column] = value
+                    get_sums(self.sum, lane, register, 0, |r, column, _| {
+                        sums[r * n + column] = word as i32
                     });
                 }
             }
         }
-        multiply_add(
-            model,
-            self.element,
-            self.sum,
+        multiply_add_integers(
             Shape { m: 16, n, k },
-            &left,
-            &right,
+            self.clamp,
+            |i| self.element.integer(a[i]),
+            |i| self.right.integer(b[i % n * k + i / n]),
             &mut sums,
         );
-        for (register, row) in d.iter_mut().enumerate().take(self.d_registers()) {
+        for (register, row) in d.iter_mut().enumerate().take(rows) {
             for (lane, word) in row.iter_mut().enumerate() {
-                *word = put_sums(self.sum, lane, register, |r, column| sums[r * n + column]);
+                get_sums(self.sum, lane, register, 0, |r, column, _| {
+                    *word = sums[r * n + column] as u32
+                });
             }
         }
     }
@@ -213,6 +267,11 @@ mod tests {
         match element {
             Element::Bf16 => u32::from(half::bf16::from_f32(v as f32).to_bits()),
             Element::F16 => u32::from(half::f16::from_f32(v as f32).to_bits()),
+            Element::E5m2 => u32::from(half::f16::from_f32(v as f32).to_bits()) >> 8,
+            Element::E4m3 => (0..256)
+                .find(|bits| element.value(*bits) == v as f32)
+                .unwrap(),
+            Element::S8 | Element::U8 => u32::from(v as u8),
             Element::Tf32 => (v as f32).to_bits(),
         }
     }
@@ -235,14 +294,20 @@ mod tests {
                 (Element::F16, Sum::F32),
                 (Element::F16, Sum::F16),
                 (Element::Tf32, Sum::F32),
+                (Element::E4m3, Sum::F32),
+                (Element::E5m2, Sum::F16),
+                (Element::S8, Sum::S32),
             ] {
-                let k = if element == Element::Tf32 { 8 } else { 16 };
-                let base = Wgmma::new(&format!("m64n{n}k{k}"), element, sum).unwrap();
+                let k = 32 / element.bytes();
+                let Some(base) = Wgmma::new(&format!("m64n{n}k{k}"), element, sum) else {
+                    assert!(element == Element::S8 && n > 32 && n % 16 != 0);
+                    continue;
+                };
                 for (i, swizzle) in [Swizzle::None, Swizzle::B32, Swizzle::B64, Swizzle::B128]
                     .into_iter()
                     .enumerate()
                 {
-                    let transposed = element != Element::Tf32 && (n / 8 + i) % 2 == 0;
+                    let transposed = element.bytes() == 2 && (n / 8 + i) % 2 == 0;
                     // A chunk of 8 columns at a time: n must fill whole spans of the swizzle.
                     let fills = n * 2 % swizzle.span() as usize == 0;
                     let major = if transposed && fills {
@@ -252,8 +317,8 @@ mod tests {
                     };
                     let w = Wgmma {
                         b_major: major,
-                        negate_a: n % 16 == 0,
-                        negate_b: n % 24 == 0,
+                        negate_a: n % 16 == 0 && sum != Sum::S32,
+                        negate_b: n % 24 == 0 && sum != Sum::S32,
                         ..base
                     };
                     check(w, swizzle);
@@ -261,7 +326,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cases, 32 * 16);
+        assert_eq!(cases, 32 * 24 + (4 + 14) * 4);
     }
 
     fn check(w: Wgmma, swizzle: Swizzle) {
@@ -324,7 +389,10 @@ mod tests {
             let mut d = vec![[0; 32]; w.d_registers()];
             for (register, row) in d.iter_mut().enumerate() {
                 for (lane, word) in row.iter_mut().enumerate() {
-                    *word = put_sums(w.sum, lane, register, |r, column| (r + column) as f32);
+                    *word = put_sums(w.sum, lane, register, |r, column| match w.sum {
+                        Sum::S32 => f32::from_bits((r + column) as u32),
+                        _ => (r + column) as f32,
+                    });
                 }
             }
             w.execute(Accumulation::Hopper, &a, &b, scale_d, &mut d);
@@ -334,6 +402,10 @@ mod tests {
                     get_sums(w.sum, lane, register, word, |r, column, value| {
                         let dot: i32 = (0..k).map(|term| a_at(r, term) * b_at(term, column)).sum();
                         let want = sign * dot + if scale_d { (r + column) as i32 } else { 0 };
+                        let value = match w.sum {
+                            Sum::S32 => value.to_bits() as i32 as f32,
+                            _ => value,
+                        };
                         assert_eq!(value, want as f32, "{w:?} {swizzle:?} D[{r}][{column}]");
                         seen += 1;
                     });

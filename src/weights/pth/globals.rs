@@ -2,7 +2,8 @@
 //!
 //! A pickle asks for functions and classes by module and name. Here a name is only a name: nothing
 //! is imported or called. [`find`] knows the few that stand for a tensor, its storage, its type, or
-//! a number of NumPy's; every other is refused by the machine.
+//! a number of NumPy's. What every other would make is data of no meaning here and left out by name,
+//! except that of [`runs`]: no file of weights asks for those, so one that does is refused.
 
 use safetensors::Dtype;
 
@@ -21,6 +22,9 @@ pub(super) enum Global {
     RebuildTensorV3,
     /// `torch._utils._rebuild_parameter` or the class itself: a tensor, then flags.
     Parameter,
+    /// `torch._tensor._rebuild_from_type_v2`: a function, the class of what it makes, its arguments,
+    /// attributes.
+    RebuildFromType,
     /// `torch.Size`: a tuple.
     Size,
     /// A storage class; `None` for bytes of any type.
@@ -45,7 +49,10 @@ pub(super) fn find(module: &str, name: &str) -> Option<Global> {
         ("torch._utils", "_rebuild_tensor") => Global::RebuildTensor,
         ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensorV2,
         ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTensorV3,
-        ("torch._utils", "_rebuild_parameter") => Global::Parameter,
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+            Global::Parameter
+        }
+        ("torch._tensor", "_rebuild_from_type_v2") => Global::RebuildFromType,
         ("torch.nn.parameter", "Parameter") => Global::Parameter,
         ("torch", "Size") => Global::Size,
         ("torch" | "torch.storage", "UntypedStorage") => Global::Storage(None),
@@ -55,6 +62,80 @@ pub(super) fn find(module: &str, name: &str) -> Option<Global> {
         ("torch" | "torch.cuda", name) => return torch(name),
         _ => return None,
     })
+}
+
+/// Modules whose functions start programs, open files or run code: what pickles that attack name.
+const RUNNING: [&str; 38] = [
+    "os",
+    "posix",
+    "nt",
+    "posixpath",
+    "ntpath",
+    "sys",
+    "subprocess",
+    "shutil",
+    "socket",
+    "runpy",
+    "importlib",
+    "imp",
+    "pkgutil",
+    "pty",
+    "commands",
+    "popen2",
+    "code",
+    "codeop",
+    "ctypes",
+    "cffi",
+    "multiprocessing",
+    "webbrowser",
+    "urllib",
+    "urllib2",
+    "requests",
+    "http",
+    "ftplib",
+    "smtplib",
+    "tempfile",
+    "pickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "marshal",
+    "timeit",
+    "pdb",
+    "bdb",
+    "asyncio",
+];
+
+/// Functions of Python itself that do, or lead there.
+const RUNNING_BUILTINS: [&str; 11] = [
+    "eval",
+    "exec",
+    "execfile",
+    "compile",
+    "open",
+    "input",
+    "__import__",
+    "getattr",
+    "setattr",
+    "globals",
+    "breakpoint",
+];
+
+/// Whether `module.name` runs something. Nothing is run here; but a file that asks for it is none of
+/// weights alone.
+pub(super) fn runs(module: &str, name: &str) -> bool {
+    let top = module.split('.').next().unwrap_or_default();
+    match top {
+        "builtins" | "__builtin__" => RUNNING_BUILTINS.contains(&name),
+        "torch" => matches!(
+            (module, name),
+            (_, "load")
+                | ("torch.hub" | "torch.jit" | "torch.package", _)
+                | (_, "_load_from_bytes")
+        ),
+        "numpy" => name == "load" || module.starts_with("numpy.testing"),
+        top => RUNNING.contains(&top),
+    }
 }
 
 fn torch(name: &str) -> Option<Global> {
@@ -151,6 +232,30 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(find(module, name), None, "{module}.{name}");
+        }
+        for (module, name) in [
+            ("os", "system"),
+            ("posix", "system"),
+            ("os.path", "join"),
+            ("subprocess", "Popen"),
+            ("builtins", "eval"),
+            ("__builtin__", "getattr"),
+            ("torch", "load"),
+            ("torch.hub", "load"),
+            ("torch.storage", "_load_from_bytes"),
+        ] {
+            assert!(runs(module, name), "{module}.{name}");
+        }
+        for (module, name) in [
+            ("argparse", "Namespace"),
+            ("builtins", "set"),
+            ("collections", "defaultdict"),
+            ("datetime", "datetime"),
+            ("pathlib", "PosixPath"),
+            ("torch", "device"),
+            ("oslo", "system"),
+        ] {
+            assert!(!runs(module, name), "{module}.{name}");
         }
     }
 

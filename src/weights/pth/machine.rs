@@ -3,13 +3,15 @@
 //! Comes in: the bytes of a pickle. Goes out: its values as nodes that name one another by number,
 //! so that shared and even cyclic values cost nothing here. A pickle is a program: it pushes
 //! values, collects them, and asks for functions by name to be called. Of those this machine knows
-//! a handful ([`super::globals`]) and makes what they would have made ([`super::objects`]); any
-//! other name or opcode ends the reading with its position.
+//! a handful ([`super::globals`]) and makes what they would have made ([`super::objects`]); what any
+//! other would make is [`Node::Opaque`], a name and what a dictionary of that class would hold. Names
+//! that run something, and opcodes of no object, end the reading with their position.
 //!
 //! Everything is bounded: a pickle has at most [`MAX_PICKLE`] bytes, and what it makes is charged
 //! against [`BUDGET`], so neither loops of references nor repeated copies grow beyond it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::fault::{Fault, Outcome, shown};
 use super::globals::{self, Global, NumpyType};
@@ -21,6 +23,9 @@ pub(super) const MAX_PICKLE: u64 = 1 << 24;
 
 /// Values and references to them that a pickle may make.
 const BUDGET: usize = 1 << 22;
+
+/// Characters of a class's name that are kept.
+const MAX_CLASS: usize = 80;
 
 /// Number of a node.
 pub(super) type Id = usize;
@@ -50,6 +55,12 @@ pub(super) enum Node {
     },
     Tensor(Strided),
     NumpyType(NumpyType),
+    /// A value of a class that is not known, or the class: its name, and its items if it is a
+    /// dictionary of a kind.
+    Opaque {
+        class: Arc<str>,
+        items: Vec<(Id, Id)>,
+    },
 }
 
 /// What a pickle held.
@@ -156,12 +167,19 @@ impl Machine<'_> {
                 .take()
                 .map(i32::from_le_bytes)
                 .and_then(|v| self.int(v)),
-            0x8a => self.long(),
+            0x8a => {
+                let [len] = self.take()?;
+                self.long(usize::from(len))
+            }
+            0x8b => {
+                let len = u32::from_le_bytes(self.take()?);
+                self.long(len as usize)
+            }
             b'G' => {
                 let value = f64::from_be_bytes(self.take()?);
                 self.push(Node::Float(value))
             }
-            b'X' | 0x8c | 0x8d | b'U' | b'T' | b'C' | b'B' => self.string(op),
+            b'X' | 0x8c | 0x8d | b'U' | b'T' | b'C' | b'B' | 0x8e | 0x96 => self.string(op),
             b'}' => self.push(Node::Dict {
                 ordered: false,
                 items: Vec::new(),
@@ -177,13 +195,37 @@ impl Machine<'_> {
                 .pop_mark()
                 .and_then(|items| self.push(Node::Tuple(items))),
             0x85..=0x87 => self.short_tuple(usize::from(op - 0x84)),
-            b'a' | b'e' | b's' | b'u' => self.fill(op),
+            b'0' => self.pop().map(|_| ()),
+            b'1' => self.pop_mark().map(|_| ()),
+            b'2' => self.top().and_then(|top| self.push_id(top)),
+            0x8f => self.push_opaque("set"),
+            0x91 => {
+                self.pop_mark()?;
+                self.push_opaque("frozenset")
+            }
+            b'a' | b'e' | b's' | b'u' | 0x90 => self.fill(op),
             b'q' | b'r' | 0x94 => self.remember(op),
             b'h' | b'j' => self.recall(op),
             b'c' | 0x93 => self.global(op),
             b'R' | 0x81 => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 let made = self.call(function, arguments)?;
+                self.push_id(made)
+            }
+            0x92 => {
+                // The arguments that have names say nothing of tensors.
+                let (_, arguments, class) = (self.pop()?, self.pop()?, self.pop()?);
+                let made = self.call(class, arguments)?;
+                self.push_id(made)
+            }
+            b'o' => {
+                let mut items = self.pop_mark()?;
+                if items.is_empty() {
+                    return Err(self.damaged("an object without a class"));
+                }
+                let class = items.remove(0);
+                let arguments = self.add(Node::Tuple(items))?;
+                let made = self.call(class, arguments)?;
                 self.push_id(made)
             }
             b'b' => {
@@ -262,14 +304,13 @@ impl Machine<'_> {
         self.push(Node::Int(value.into()))
     }
 
-    /// Two's complement of up to 16 bytes; PyTorch's magic number has 10.
-    fn long(&mut self) -> Outcome<()> {
-        let [len] = self.take()?;
-        let len = usize::from(len);
-        if len > 16 {
-            return Err(self.foreign(format!("an integer of {len} bytes")));
-        }
+    /// Two's complement of up to 16 bytes; PyTorch's magic number has 10. The state of a generator of
+    /// random numbers may have more: then it is no number here.
+    fn long(&mut self, len: usize) -> Outcome<()> {
         let raw = self.slice(len)?;
+        if len > 16 {
+            return self.push_opaque("int");
+        }
         let negative = raw.last().is_some_and(|b| b & 0x80 != 0);
         let mut wide = if negative { [0xff; 16] } else { [0; 16] };
         wide[..len].copy_from_slice(raw);
@@ -279,13 +320,13 @@ impl Machine<'_> {
     fn string(&mut self, op: u8) -> Outcome<()> {
         let len = match op {
             0x8c | b'U' | b'C' => u64::from(self.take::<1>()?[0]),
-            0x8d => u64::from_le_bytes(self.take()?),
+            0x8d | 0x8e | 0x96 => u64::from_le_bytes(self.take()?),
             _ => u64::from(u32::from_le_bytes(self.take()?)),
         };
         let raw = self.slice(usize::try_from(len).unwrap_or(usize::MAX))?;
         let raw = raw.to_vec();
         let node = match (op, String::from_utf8(raw)) {
-            (b'C' | b'B', text) => {
+            (b'C' | b'B' | 0x8e | 0x96, text) => {
                 Node::Bytes(text.map_or_else(|e| e.into_bytes(), String::into_bytes))
             }
             (_, Ok(text)) => Node::Text(text),
@@ -338,6 +379,11 @@ impl Machine<'_> {
         let target = self.top()?;
         let pairs = matches!(op, b's' | b'u');
         match &mut self.nodes[target] {
+            // A list or a set of a kind: of no meaning here.
+            Node::Opaque { .. } if !pairs => {}
+            Node::Opaque { items, .. } if new.len().is_multiple_of(2) => {
+                items.extend(new.chunks_exact(2).map(|p| (p[0], p[1])));
+            }
             Node::List(items) if !pairs => items.extend(new),
             Node::Dict { items, .. } if pairs && new.len().is_multiple_of(2) => {
                 items.extend(new.chunks_exact(2).map(|p| (p[0], p[1])));
@@ -385,11 +431,24 @@ impl Machine<'_> {
         };
         match globals::find(&module, &name) {
             Some(global) => self.push(Node::Global(global)),
-            None => {
+            None if globals::runs(&module, &name) => {
                 let name = shown(&format!("{module}.{name}"));
                 Err(self.foreign(format!("asks for {name}, which tensors do not need")))
             }
+            None => self.push_opaque(&format!("{module}.{name}")),
         }
+    }
+
+    /// A value of a class that is not known.
+    pub(super) fn opaque(class: &str) -> Node {
+        Node::Opaque {
+            class: class.chars().take(MAX_CLASS).collect::<String>().into(),
+            items: Vec::new(),
+        }
+    }
+
+    fn push_opaque(&mut self, class: &str) -> Outcome<()> {
+        self.push(Self::opaque(class))
     }
 
     fn here(&self) -> String {
@@ -415,16 +474,10 @@ impl Machine<'_> {
 fn name_of(op: u8) -> String {
     let name = match op {
         b'i' => "INST",
-        b'o' => "OBJ",
         b'P' => "PERSID",
-        b'0' | b'1' | b'2' => "POP, POP_MARK or DUP",
         b'I' | b'L' | b'F' | b'S' | b'V' | b'p' | b'g' | b'd' | b'l' => "of the text protocol",
         0x82..=0x84 => "EXT",
-        0x8b => "LONG4",
-        0x8e => "BINBYTES8",
-        0x8f..=0x91 => "of sets",
-        0x92 => "NEWOBJ_EX",
-        0x96..=0x98 => "of buffers",
+        0x97 | 0x98 => "of buffers",
         _ => "unknown",
     };
     format!("0x{op:02x} ({name})")

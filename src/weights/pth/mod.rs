@@ -2,7 +2,8 @@
 //!
 //! A `.pth` file is a pickle, a program that builds Python objects, beside the bytes of its
 //! tensors. Here the pickle is interpreted by a machine that knows tensors, containers, numbers and
-//! strings and refuses the rest by name and position, so a file can do no more than hold weights.
+//! strings; other objects are data without a meaning, left out by name, and what would run something is
+//! refused by name and position: a file can do no more than hold weights.
 //!
 //! ```text
 //!  zip     (1.6 and newer)   zip ──records──┐
@@ -44,7 +45,7 @@ use machine::{MAX_PICKLE, Place, Unpickled, unpickle};
 pub(super) use note::{from_note, to_note};
 use objects::Form;
 use strided::Strided;
-pub(super) use tree::{Key, Value};
+pub(super) use tree::{Key, Skipped, Value};
 pub(super) use write::{Tensor, write};
 use zip::{Record, Records};
 
@@ -75,6 +76,7 @@ pub(super) struct Archive {
     index: HashMap<String, usize>,
     metadata: BTreeMap<String, String>,
     root: Value,
+    skipped: Vec<Skipped>,
 }
 
 impl Archive {
@@ -103,7 +105,7 @@ impl Archive {
             let (pickle, records) = stream::read(&disk)?;
             (pickle, records, "the pickle stream".to_string())
         };
-        let (root, tensors) = tree::tree(&pickle, &name)?;
+        let (root, tensors, skipped) = tree::tree(&pickle, &name)?;
         let most = disk.len().saturating_mul(MAX_FOLD).saturating_add(MAX_FREE);
         let sum = |sum: u64, t: &Strided| sum.saturating_add(t.bytes() as u64);
         let total = tensors.iter().fold(0, sum);
@@ -134,12 +136,18 @@ impl Archive {
             index,
             metadata,
             root,
+            skipped,
         })
     }
 
     /// What the file holds; tensors are numbered as [`Archive::names`] lists them.
     pub(super) fn root(&self) -> &Value {
         &self.root
+    }
+
+    /// What the file holds besides that is neither tensor, container, number nor string.
+    pub(super) fn skipped(&self) -> &[Skipped] {
+        &self.skipped
     }
 
     /// Names of all tensors, in the order of the file's containers.

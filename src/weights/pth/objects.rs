@@ -45,6 +45,15 @@ pub(super) struct StorageRef {
 impl Machine<'_> {
     /// REDUCE and NEWOBJ: what `function` would have made of `arguments`.
     pub(super) fn call(&mut self, function: Id, arguments: Id) -> Outcome<Id> {
+        if let (Node::Opaque { class, .. }, Node::Tuple(_)) =
+            (&self.nodes[function], &self.nodes[arguments])
+        {
+            let made = Node::Opaque {
+                class: class.clone(),
+                items: Vec::new(),
+            };
+            return self.add(made);
+        }
         let (Node::Global(global), Node::Tuple(arguments)) =
             (&self.nodes[function], &self.nodes[arguments])
         else {
@@ -71,6 +80,12 @@ impl Machine<'_> {
                 self.tensor([*storage, *offset, *sizes, *strides], Some(kind))?
             }
             (Global::Parameter, [tensor, ..]) if self.is_tensor(*tensor) => return Ok(*tensor),
+            (Global::Parameter, [other, ..]) if self.is_opaque(*other) => return Ok(*other),
+            (Global::RebuildFromType, [function, _, arguments, ..])
+                if !matches!(self.nodes[*function], Node::Global(Global::RebuildFromType)) =>
+            {
+                return self.call(*function, *arguments);
+            }
             (Global::Size, [sizes]) if matches!(self.nodes[*sizes], Node::Tuple(_)) => {
                 return Ok(*sizes);
             }
@@ -84,6 +99,10 @@ impl Machine<'_> {
 
     fn is_tensor(&self, id: Id) -> bool {
         matches!(self.nodes[id], Node::Tensor(_))
+    }
+
+    fn is_opaque(&self, id: Id) -> bool {
+        matches!(self.nodes[id], Node::Opaque { .. })
     }
 
     /// The last argument of a tensor: flags (conjugate, negative) that change its values.
@@ -124,6 +143,13 @@ impl Machine<'_> {
         [storage, offset, sizes, strides]: [Id; 4],
         kind: Option<Dtype>,
     ) -> Outcome<Node> {
+        if let Node::Opaque { class, .. } = &self.nodes[storage] {
+            // Of numbers that are not known: what has them is not, either.
+            return Ok(Node::Opaque {
+                class: class.clone(),
+                items: Vec::new(),
+            });
+        }
         let Node::Storage {
             storage,
             dtype,
@@ -175,16 +201,19 @@ impl Machine<'_> {
         match &self.nodes[code] {
             Node::Text(code) => match NumpyType::of(code) {
                 Some(kind) => Ok(Node::NumpyType(kind)),
-                None => Err(self.foreign(format!(
-                    "a NumPy value of type {}",
-                    super::fault::shown(code)
-                ))),
+                None => Ok(Self::opaque(&format!("a NumPy value of type {code}"))),
             },
             _ => Err(self.damaged("a NumPy type without a name")),
         }
     }
 
     fn numpy_scalar(&self, kind: Id, raw: Id) -> Outcome<Node> {
+        if let Node::Opaque { class, .. } = &self.nodes[kind] {
+            return Ok(Node::Opaque {
+                class: class.clone(),
+                items: Vec::new(),
+            });
+        }
         let raw = match &self.nodes[raw] {
             Node::Bytes(raw) => raw.as_slice(),
             // Python 2 writes bytes and text alike.
@@ -209,7 +238,7 @@ impl Machine<'_> {
             return Err(self.damaged("bytes that are no text"));
         };
         if text.len() > MAX_ENCODED {
-            return Err(self.foreign(format!("{} bytes that are no tensor", text.len())));
+            return Ok(Self::opaque("bytes"));
         }
         let raw: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
         let (Some(raw), "latin1" | "latin-1") = (raw, code.as_str()) else {
@@ -221,15 +250,19 @@ impl Machine<'_> {
     /// BUILD: the state of an object that was made before.
     pub(super) fn set_state(&mut self, object: Id, state: Id) -> Outcome<()> {
         match (&self.nodes[object], &self.nodes[state]) {
+            (Node::Opaque { .. }, _) => Ok(()),
             // Attributes of a state dict: the versions of its modules (`_metadata`).
             (Node::Dict { ordered: true, .. }, Node::Dict { .. }) => Ok(()),
             // A parameter of PyTorch 0.1: whether it has a gradient, and hooks.
             (Node::Tensor(_), Node::Tuple(flags)) if self.are_flags(flags) => Ok(()),
+            // Attributes that a script gave it.
+            (Node::Tensor(_), Node::Dict { .. }) => Ok(()),
             (&Node::NumpyType(kind), Node::Tuple(items)) => {
                 let order = items.get(1).map(|&id| &self.nodes[id]);
                 let little = matches!(order, Some(Node::Text(o)) if o == "<" || o == "|");
                 if !little {
-                    return Err(self.foreign("a NumPy number that is not little-endian"));
+                    self.nodes[object] = Self::opaque("a NumPy value that is not little-endian");
+                    return Ok(());
                 }
                 self.nodes[object] = Node::NumpyType(NumpyType { little, ..kind });
                 Ok(())
@@ -261,15 +294,30 @@ impl Machine<'_> {
             self.charge(tensor.shape.len())?;
             return Ok(Node::Tensor(tensor.clone()));
         }
+        if let Node::Tuple(id) = &self.nodes[id]
+            && let [kind, class, ..] = id.as_slice()
+            && matches!(&self.nodes[*kind], Node::Text(kind) if kind == "module")
+        {
+            // A class of modules with its source, as streams have it.
+            return Ok(match &self.nodes[*class] {
+                Node::Opaque { class, .. } => Self::opaque(class),
+                _ => Self::opaque("a class"),
+            });
+        }
         let (class, key, elements, view) = match (self.form, &self.nodes[id]) {
             (Form::Zip, Node::Tuple(id)) if id.len() == 5 => (id[1], id[2], id[4], None),
             (Form::Stream, Node::Tuple(id)) if id.len() == 6 => (id[1], id[2], id[4], Some(id[5])),
             _ => return Err(self.damaged("a reference that is no storage")),
         };
-        let Node::Global(Global::Storage(dtype)) = self.nodes[class] else {
-            return Err(self.damaged("a storage of no type"));
+        // A storage of numbers that are not known is one all the same: streams list it.
+        let (dtype, element, foreign) = match &self.nodes[class] {
+            Node::Global(Global::Storage(dtype)) => (*dtype, dtype.map_or(1, dtype::bytes), None),
+            Node::Opaque { class, .. } => match element_of(class) {
+                Some(element) => (None, element, Some(class.clone())),
+                None => return Ok(Self::opaque(class)),
+            },
+            _ => return Err(self.damaged("a storage of no type")),
         };
-        let element = dtype.map_or(1, dtype::bytes);
         let elements = self.size(elements)?;
         let Some(bytes) = elements.checked_mul(element) else {
             return Err(self.damaged(format!("a storage of {elements} elements")));
@@ -288,6 +336,9 @@ impl Machine<'_> {
             bytes: bytes as u64,
             element,
         })?;
+        if let Some(class) = foreign {
+            return Ok(Self::opaque(&class));
+        }
         Ok(Node::Storage {
             storage,
             dtype,
@@ -325,6 +376,19 @@ impl Machine<'_> {
         self.storages.push(new);
         Ok(self.storages.len() - 1)
     }
+}
+
+/// Bytes of an element of PyTorch's storage `class` whose numbers no tensor here has.
+fn element_of(class: &str) -> Option<usize> {
+    let (module, name) = class.rsplit_once('.')?;
+    let bytes = match name {
+        "ComplexDoubleStorage" => 16,
+        "ComplexFloatStorage" => 8,
+        "ComplexHalfStorage" | "QInt32Storage" => 4,
+        "QInt8Storage" | "QUInt8Storage" => 1,
+        _ => return None,
+    };
+    matches!(module, "torch" | "torch.cuda").then_some(bytes)
 }
 
 fn is_key(key: &str) -> bool {

@@ -2,7 +2,9 @@
 //!
 //! The nodes of a pickle may share and even contain one another; here they become a tree of their
 //! own values, so its depth and size are bounded. Tensors are numbered in the order in which the
-//! tree names them.
+//! tree names them. What is neither tensor, container, number nor string is left out of dictionaries,
+//! is `None` in lists, and is listed by where it was and what. A dictionary of a class that is not known
+//! is one if there are tensors in it.
 
 use super::fault::{Fault, Outcome, TENSORS_ALONE, shown};
 use super::machine::{Id, Node, Unpickled};
@@ -63,18 +65,39 @@ impl Value {
     }
 }
 
-/// The tree of a pickle and its tensors, in order. A tensor that the tree names twice is there
-/// twice.
-pub(super) fn tree(pickle: &Unpickled, name: &str) -> Outcome<(Value, Vec<Strided>)> {
+/// A value that was left out: the keys that lead to it, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::weights) struct Skipped {
+    /// Keys joined by dots; empty: the whole file.
+    pub(in crate::weights) at: String,
+    /// Its class, or its kind.
+    pub(in crate::weights) what: String,
+}
+
+/// The tree of a pickle, its tensors in order, and what was left out. A tensor that the tree names twice
+/// is there twice.
+pub(super) fn tree(pickle: &Unpickled, name: &str) -> Outcome<(Value, Vec<Strided>, Vec<Skipped>)> {
     let mut builder = Builder {
         pickle,
         name,
         tensors: Vec::new(),
         values: MAX_VALUES,
         text: MAX_TEXT,
+        path: Vec::new(),
+        skipped: Vec::new(),
     };
     let root = builder.value(pickle.root, 0)?;
-    Ok((root, builder.tensors))
+    match (builder.tensors.is_empty(), builder.skipped.first()) {
+        (true, Some(first)) => {
+            let what = first.what.clone();
+            Err(builder.foreign(format!("no tensor, but {what}")))
+        }
+        _ => Ok((
+            root.unwrap_or(Value::None),
+            builder.tensors,
+            builder.skipped,
+        )),
+    }
 }
 
 struct Builder<'a> {
@@ -85,10 +108,22 @@ struct Builder<'a> {
     /// What may still come.
     values: usize,
     text: usize,
+    /// Where the walk is.
+    path: Vec<String>,
+    skipped: Vec<Skipped>,
 }
 
 impl Builder<'_> {
-    fn value(&mut self, id: Id, depth: usize) -> Outcome<Value> {
+    /// Leaves a value out.
+    fn skip(&mut self, what: &str) -> Outcome<Option<Value>> {
+        let at = self.path.join(".");
+        let (at, what) = (self.text(&shown(&at))?, self.text(&shown(what))?);
+        self.skipped.push(Skipped { at, what });
+        Ok(None)
+    }
+
+    /// The value, or nothing where it is left out.
+    fn value(&mut self, id: Id, depth: usize) -> Outcome<Option<Value>> {
         if depth > MAX_DEPTH {
             return Err(self.foreign(format!("more than {MAX_DEPTH} containers in one another")));
         }
@@ -97,47 +132,85 @@ impl Builder<'_> {
             None => return Err(self.foreign(format!("more than {MAX_VALUES} values"))),
         }
         let pickle = self.pickle;
-        Ok(match pickle.node(id) {
+        Ok(Some(match pickle.node(id) {
             Node::None => Value::None,
             Node::Bool(value) => Value::Bool(*value),
-            Node::Int(value) => Value::Int(self.int(*value)?),
+            Node::Int(value) => match i64::try_from(*value) {
+                Ok(value) => Value::Int(value),
+                Err(_) => return self.skip(&format!("the integer {value}")),
+            },
             Node::Float(value) => Value::Float(*value),
             Node::Text(text) => Value::Text(self.text(text)?),
             Node::List(items) => Value::List(self.values(items, depth)?),
             Node::Tuple(items) => Value::Tuple(self.values(items, depth)?),
-            Node::Dict { ordered, items } => {
-                let items = items.iter().map(|&(key, value)| {
-                    let key = self.key(key)?;
-                    Ok((key, self.value(value, depth + 1)?))
-                });
-                Value::Dict {
-                    ordered: *ordered,
-                    items: items.collect::<Outcome<_>>()?,
-                }
-            }
+            Node::Dict { ordered, items } => Value::Dict {
+                ordered: *ordered,
+                items: self.items(items, depth)?,
+            },
             Node::Tensor(tensor) => {
                 self.tensors.push(tensor.clone());
                 Value::Tensor(self.tensors.len() - 1)
             }
-            Node::Bytes(_) => return Err(self.foreign("bytes that are no tensor")),
-            Node::Storage { .. } => return Err(self.foreign("a storage that is no tensor's")),
-            Node::Global(_) | Node::NumpyType(_) => {
-                return Err(self.foreign("a function or type instead of a value"));
+            Node::Opaque { class, items } => {
+                let (tensors, skipped) = (self.tensors.len(), self.skipped.len());
+                let items = match items.is_empty() {
+                    true => Vec::new(),
+                    false => self.items(items, depth)?,
+                };
+                if self.tensors.len() == tensors {
+                    // Named as a whole.
+                    self.skipped.truncate(skipped);
+                    return self.skip(class);
+                }
+                Value::Dict {
+                    ordered: false,
+                    items,
+                }
             }
-        })
+            Node::Bytes(_) => return self.skip("bytes that are no tensor"),
+            Node::Storage { .. } => return self.skip("a storage that is no tensor's"),
+            Node::Global(_) | Node::NumpyType(_) => {
+                return self.skip("a function or type instead of a value");
+            }
+        }))
     }
 
     fn values(&mut self, items: &[Id], depth: usize) -> Outcome<Vec<Value>> {
-        items.iter().map(|&id| self.value(id, depth + 1)).collect()
+        let items = items.iter().enumerate().map(|(i, &id)| {
+            self.path.push(i.to_string());
+            let value = self.value(id, depth + 1);
+            self.path.pop();
+            // Others keep their places.
+            Ok(value?.unwrap_or(Value::None))
+        });
+        items.collect()
     }
 
-    fn key(&mut self, id: Id) -> Outcome<Key> {
-        let pickle = self.pickle;
-        match pickle.node(id) {
-            Node::Text(text) => Ok(Key::Text(self.text(text)?)),
-            Node::Int(value) => Ok(Key::Int(self.int(*value)?)),
-            _ => Err(self.foreign("a dictionary with keys that are neither text nor integers")),
+    fn items(&mut self, items: &[(Id, Id)], depth: usize) -> Outcome<Vec<(Key, Value)>> {
+        let mut kept = Vec::new();
+        for &(key, value) in items {
+            let Some(key) = self.key(key)? else {
+                self.skip("a value under a key that is neither text nor an integer")?;
+                continue;
+            };
+            self.path.push(match &key {
+                Key::Text(text) => shown(text),
+                Key::Int(value) => value.to_string(),
+            });
+            let value = self.value(value, depth + 1);
+            self.path.pop();
+            kept.extend(value?.map(|value| (key, value)));
         }
+        Ok(kept)
+    }
+
+    fn key(&mut self, id: Id) -> Outcome<Option<Key>> {
+        let pickle = self.pickle;
+        Ok(match pickle.node(id) {
+            Node::Text(text) => Some(Key::Text(self.text(text)?)),
+            Node::Int(value) => i64::try_from(*value).ok().map(Key::Int),
+            _ => None,
+        })
     }
 
     fn text(&mut self, text: &str) -> Outcome<String> {
@@ -146,10 +219,6 @@ impl Builder<'_> {
             None => return Err(self.foreign(format!("more than {MAX_TEXT} bytes of text"))),
         }
         Ok(text.to_string())
-    }
-
-    fn int(&self, value: i128) -> Outcome<i64> {
-        i64::try_from(value).map_err(|_| self.foreign(format!("the integer {value}")))
     }
 
     fn foreign(&self, problem: impl std::fmt::Display) -> Fault {

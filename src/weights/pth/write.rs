@@ -41,7 +41,7 @@ pub(in crate::weights) struct Tensor<'a> {
 /// [`Error::Io`] when the folder cannot be written, those of the tensors' bytes.
 pub(in crate::weights) fn write(path: &Path, root: &Value, tensors: &[Tensor<'_>]) -> Result<()> {
     let data = pickle(root, tensors)?;
-    replace(path, |file| {
+    replace(path, None, |file| {
         let io = |e| Error::io(path, "write the weights", e);
         let mut zip = Zip {
             out: BufWriter::with_capacity(1 << 20, file),

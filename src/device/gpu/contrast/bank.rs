@@ -12,9 +12,6 @@ const PUSH_BLOCKS: usize = 64;
 /// Rows that a block of `bank_push` copies at once.
 const PUSH_ROWS: usize = 8;
 
-/// Pixels of a part of a prototype's sum.
-const PART: usize = 128;
-
 pub(in super::super) fn bank_push(cx: &Launcher, capacities: &[u32]) -> Result<()> {
     let (rep, bank, inv_norm) = (cx.input(0)?, cx.output(0)?, cx.output(1)?);
     let lists = Lists::new(cx, cx.input(1)?, cx.input(2)?)?;
@@ -55,7 +52,7 @@ pub(in super::super) fn bank_push(cx: &Launcher, capacities: &[u32]) -> Result<(
 
 /// Parts that the longest list can fall into.
 fn splits(list: &View) -> usize {
-    list.channels().div_ceil(PART)
+    list.channels().div_ceil(kernels::PROTOTYPE_PART)
 }
 
 /// A sum in f64 per class, part and channel.
@@ -88,8 +85,16 @@ pub(in super::super) fn prototype(cx: &Launcher) -> Result<()> {
         splits: size(cx, splits(list))?,
         vec: u32::from(from.aligned),
     };
-    let sums = [splits(list), depth.div_ceil(256), lists.classes];
+    let sums = [
+        splits(list),
+        depth.div_ceil(kernels::PROTOTYPE_SUM_CHANNELS),
+        lists.classes,
+    ];
     cx.launch(kernels::PROTOTYPE_SUM, sums, 0, &args)?;
-    let means = [depth.div_ceil(32), lists.classes, 1];
+    let means = [
+        depth.div_ceil(kernels::PROTOTYPE_MEAN_CHANNELS),
+        lists.classes,
+        1,
+    ];
     cx.launch(kernels::PROTOTYPE_MEAN, means, 0, &args)
 }

@@ -79,15 +79,15 @@ fn problem(cx: &Launcher, a: &InfoNce) -> Result<NceProblem> {
         released: u32::from(a.variant == Variant::Released),
         vec: u32::from(z.aligned && positive.aligned && entry.aligned),
         temperature: a.temperature,
-        cached: 0,
+        pad: 0,
     })
 }
 
-/// Shared memory of a block: the anchor, `keys` more rows as long, and the small arrays.
-fn shared_bytes(p: &NceProblem, keys: usize) -> usize {
+/// Shared memory of a block: the anchor and the small arrays.
+fn shared_bytes(p: &NceProblem) -> usize {
     let row = (p.depth as usize).next_multiple_of(4);
     let small = 3 * (p.negatives as usize + 1);
-    ((1 + keys) * row + small) * size_of::<f32>()
+    (row + small) * size_of::<f32>()
 }
 
 pub(in super::super) fn info_nce(cx: &Launcher, a: &InfoNce) -> Result<()> {
@@ -97,7 +97,7 @@ pub(in super::super) fn info_nce(cx: &Launcher, a: &InfoNce) -> Result<()> {
         stats: stats(cx, cx.output(0)?)?,
     };
     let grid = [a.anchors, a.capacities.len(), 1];
-    cx.launch(kernels::INFO_NCE, grid, shared_bytes(&args.p, 0), &args)?;
+    cx.launch(kernels::INFO_NCE, grid, shared_bytes(&args.p), &args)?;
     cx.launch(kernels::INFO_NCE_TOTAL, [1, 1, 1], 0, &args)
 }
 
@@ -113,13 +113,8 @@ pub(in super::super) fn info_nce_backward(cx: &Launcher, a: &InfoNce, weight: f3
     if out.shape != rep.shape {
         return Err(cx.wrong(&format!("expected the representation's shape, got {out:?}")));
     }
-    let mut p = problem(cx, a)?;
-    // Keys stay in shared memory where two blocks of them fit at once; else they are read twice.
-    let mut shared = shared_bytes(&p, a.negatives + 1);
-    p.cached = u32::from(2 * shared <= cx.limits().shared_bytes as usize);
-    if p.cached == 0 {
-        shared = shared_bytes(&p, 0);
-    }
+    let p = problem(cx, a)?;
+    let shared = shared_bytes(&p);
     let [gradients, pixels, first, _] = backward_parts(a, rep).map(|n| n * size_of::<f32>());
     let drep = Rows::new(cx, out)?;
     let base = cx.workspace()?.0;
@@ -134,14 +129,18 @@ pub(in super::super) fn info_nce_backward(cx: &Launcher, a: &InfoNce, weight: f3
         drep_ld: drep.ld,
         map_pixels: size(cx, rep.pixels())?,
         accumulate: u32::from(cx.call.accumulates(0)),
-        drep_vec: u32::from(drep.aligned),
         weight,
+        pad: 0,
     };
     // nce_clear has a warp for each row that it zeroes.
     let clear = cx.stride_grid(&kernels::NCE_CLEAR, rep.pixels() * 32);
     cx.launch(kernels::NCE_CLEAR, clear, 0, &args)?;
     let grid = [a.anchors, a.capacities.len(), 1];
     cx.launch(kernels::NCE_GRADIENT, grid, shared, &args)?;
-    let grid = [draws(a), rep.channels().div_ceil(256), 1];
+    let grid = [
+        draws(a),
+        rep.channels().div_ceil(kernels::NCE_SCATTER_CHANNELS),
+        1,
+    ];
     cx.launch(kernels::NCE_SCATTER, grid, 0, &args)
 }

@@ -7,12 +7,6 @@ use crate::device::op::{NegativePixels, Partition, Variant};
 use crate::device::{DType, View};
 use crate::error::Result;
 
-/// Pixels of a block of `partition`, a thread each.
-const TILE: usize = 64;
-
-/// Warps of a block of `compact`.
-const WARPS: usize = 8;
-
 /// Chunks that `compact` aims at: a block adds up the counts of all chunks before its own.
 const CHUNKS: usize = 256;
 
@@ -60,21 +54,24 @@ pub(in super::super) fn partition(cx: &Launcher, p: &Partition) -> Result<()> {
         released: u32::from(p.variant == Variant::Released),
         delta_p: p.delta_p,
         unlabeled: match p.unlabeled {
-            NegativePixels::Unreliable => 0,
-            NegativePixels::Reliable => 1,
-            NegativePixels::All => 2,
-            NegativePixels::Labeled => 3,
+            NegativePixels::Unreliable => kernels::UNRELIABLE as u32,
+            NegativePixels::Reliable => kernels::RELIABLE as u32,
+            NegativePixels::All => kernels::EVERY as u32,
+            NegativePixels::Labeled => kernels::LABELED_ONLY as u32,
         },
     };
-    let shared = TILE * (classes | 1) * size_of::<f32>();
-    let grid = [logits.pixels().div_ceil(TILE), 1, 1];
+    let shared = kernels::PARTITION_PIXELS * (classes | 1) * size_of::<f32>();
+    let grid = [logits.pixels().div_ceil(kernels::PARTITION_PIXELS), 1, 1];
     cx.launch(kernels::PARTITION, grid, shared, &args)
 }
 
 /// Words of 32 classes, chunks of pixels, and pixels of a warp within a chunk.
 fn split(pixels: usize, classes: usize) -> (usize, usize, usize) {
-    let strip = pixels.div_ceil(CHUNKS * WARPS).next_multiple_of(32).max(32);
-    let chunks = pixels.div_ceil(strip * WARPS).max(1);
+    let strip = pixels
+        .div_ceil(CHUNKS * kernels::COMPACT_WARPS)
+        .next_multiple_of(32)
+        .max(32);
+    let chunks = pixels.div_ceil(strip * kernels::COMPACT_WARPS).max(1);
     (classes.div_ceil(32), chunks, strip)
 }
 

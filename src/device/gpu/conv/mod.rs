@@ -12,11 +12,11 @@ use super::kernels::{
     self, ConvArgs, ConvAxis, ConvBiasArgs, ConvFinish, ConvReduceArgs, ConvSchedule,
     ConvWgradArgs, Kernel,
 };
-use super::{GpuDevice, Launcher};
+use super::{GpuDevice, Launcher, TICKETS};
 use crate::device::op::{ConvNorm, Window};
 use crate::device::{DType, Op, View};
 use crate::error::Result;
-use plan::{Extent, MapPlan, TICKETS, WgradPlan, wgrad_variant};
+use plan::{Extent, MapPlan, WgradPlan, wgrad_variant};
 use tiles::{Product, Variant, in_vectors, shape_in_vectors};
 
 /// Kernels by [`Product`], then [`Variant`].
@@ -120,20 +120,21 @@ const MOST: usize = 1 << 30;
 pub(super) fn workspace(device: &GpuDevice, op: &Op, ins: &[View], outs: &[View]) -> usize {
     let multiprocessors = device.planned_multiprocessors();
     let product = ins.first().and_then(|a| Product::new(a.dtype, device.math));
+    let most = Variant::most(device.level(op, ins, outs));
     match (op, product, ins, outs) {
         (Op::ConvWgrad(_), Some(product), [_, dy], [dw, rest @ ..]) => {
             let bias = !rest.is_empty();
-            WgradPlan::new(product, multiprocessors, dy, dw, bias).workspace_bytes()
+            WgradPlan::new(product, multiprocessors, most, [dy, dw], bias).workspace_bytes()
         }
         (Op::Conv(window) | Op::ConvMoments(window), Some(product), [x, w, ..], [y, ..])
         | (Op::ConvBatchNormEval(ConvNorm { window, .. }), Some(product), [x, w, ..], [y, ..]) => {
             let extent = extent(product, x, y, &forward_axes(*window, x, w, y));
-            map_workspace(product, multiprocessors, [x, w], extent)
+            map_workspace(product, multiprocessors, most, [x, w], extent)
         }
         (Op::ConvDgrad(window), Some(product), [dy, w, ..], [dx, ..]) => phases(*window, dx)
             .map(|phase| {
                 let extent = extent(product, dy, dx, &dgrad_axes(*window, phase, dy, w, dx));
-                map_workspace(product, multiprocessors, [dy, w], extent)
+                map_workspace(product, multiprocessors, most, [dy, w], extent)
             })
             .max()
             .unwrap_or(0),
@@ -150,7 +151,7 @@ pub(crate) fn partial_bytes(op: &Op, ins: &[View], outs: &[View]) -> usize {
     };
     let multiprocessors = super::driver::PLANNED_MULTIPROCESSORS as usize;
     Product::new(dy.dtype, super::MathMode::Fp32).map_or(0, |product| {
-        4 * WgradPlan::new(product, multiprocessors, dy, dw, false).partials()
+        4 * WgradPlan::new(product, multiprocessors, Variant::Large, [dy, dw], false).partials()
     })
 }
 
@@ -158,10 +159,12 @@ pub(crate) fn partial_bytes(op: &Op, ins: &[View], outs: &[View]) -> usize {
 fn map_workspace(
     product: Product,
     multiprocessors: usize,
+    most: Variant,
     operands: [&View; 2],
     extent: Extent,
 ) -> usize {
-    let bytes = |vectors| MapPlan::new(product, multiprocessors, vectors, extent).workspace_bytes();
+    let plan = |vectors| MapPlan::new(product, multiprocessors, vectors, most, extent);
+    let bytes = |vectors| plan(vectors).workspace_bytes();
     // The launch finds out whether the operands also start aligned: room for either plan.
     match operands.iter().all(|view| shape_in_vectors(view)) {
         true => bytes(true).max(bytes(false)),
@@ -265,7 +268,8 @@ pub(super) fn wgrad(cx: &Launcher, window: Window) -> Result<()> {
     let product = product(cx, x, dy)?;
     let dbias = cx.call.outs.get(1);
     let multiprocessors = cx.device.planned_multiprocessors();
-    let plan = WgradPlan::new(product, multiprocessors, dy, dw, dbias.is_some());
+    let most = Variant::most(cx.level());
+    let plan = WgradPlan::new(product, multiprocessors, most, [dy, dw], dbias.is_some());
     let scratch = scratch(cx, plan.workspace_bytes())?;
     if let Some(dbias) = dbias {
         let sums = scratch.byte_add(4 * plan.partials());
@@ -275,7 +279,7 @@ pub(super) fn wgrad(cx: &Launcher, window: Window) -> Result<()> {
     let (x_map, dy_map) = (cx.map(x)?, cx.map(dy)?);
     let [k, r, s, c] = dw.shape;
     let vectors = in_vectors(x, x_map.data) && in_vectors(dy, dy_map.data);
-    let variant = wgrad_variant(vectors, k, c);
+    let variant = wgrad_variant(vectors, most, k, c);
     let side = variant.side();
     let across = match variant {
         Variant::Any => (r * s * c).div_ceil(side),
@@ -366,6 +370,7 @@ fn launch_map(
         product,
         cx.device.planned_multiprocessors(),
         vectors,
+        Variant::most(cx.level()),
         extent,
     );
     let [y, x] = axes;
@@ -398,9 +403,8 @@ fn schedule(cx: &Launcher, plan: &MapPlan, stages: usize) -> Result<ConvSchedule
     let cut = plan.parts > 1;
     Ok(ConvSchedule {
         partials: scratch(cx, plan.workspace_bytes())?,
-        // Zero whenever no kernel runs: who takes a tile's last ticket puts it back.
         tickets: match cut {
-            true => cx.constant(&[0u32; TICKETS])?,
+            true => cx.tickets(TICKETS)?,
             false => Ptr::NULL,
         },
         whole: plan.whole as u32,

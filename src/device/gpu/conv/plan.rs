@@ -4,6 +4,7 @@
 //! that is planned for, which is the same one whatever the machine at hand
 //! ([`Limits::planned_multiprocessors`](super::super::driver::Limits)).
 
+use super::super::TICKETS;
 use super::tiles::{Product, Variant};
 use crate::device::View;
 
@@ -13,8 +14,6 @@ const MOST_PARTS: usize = 16;
 const JOIN_STEPS: usize = 1;
 /// Bytes of workspace for the parts of cut tiles, at most.
 const MOST_PARTIALS: usize = 64 << 20;
-/// Most tiles that are cut: a ticket each.
-pub(super) const TICKETS: usize = 1024;
 
 /// Fewest steps of a part of a weight gradient.
 const PART_STEPS: usize = 8;
@@ -55,17 +54,20 @@ pub(super) struct MapPlan {
 }
 
 impl MapPlan {
-    /// The fastest by [`Variant::clocks`]. `vectors`: whether shapes and addresses allow copies of
-    /// 16 bytes. The plan, and with it the order of sums, depends on it.
+    /// The fastest by [`Variant::clocks`], `most` or slower. `vectors`: whether shapes and addresses
+    /// allow copies of 16 bytes. The plan, and with it the order of sums, depends on both.
     pub(super) fn new(
         product: Product,
         multiprocessors: usize,
         vectors: bool,
+        most: Variant,
         extent: Extent,
     ) -> Self {
         let plan = |variant| Self::cut(variant, product, multiprocessors, extent);
-        if !vectors {
-            return plan(Variant::Any);
+        match (vectors, most) {
+            (false, _) | (_, Variant::Any) => return plan(Variant::Any),
+            (true, Variant::Small) => return plan(Variant::Small),
+            (true, Variant::Large) => {}
         }
         let (large, small) = (plan(Variant::Large), plan(Variant::Small));
         if large.clocks <= small.clocks {
@@ -148,15 +150,16 @@ pub(super) struct WgradPlan {
     bias_channels: usize,
 }
 
-/// Tile of a weight gradient of `k × c` a tap.
-pub(super) fn wgrad_variant(vectors: bool, k: usize, c: usize) -> Variant {
-    if !vectors {
+/// Tile of a weight gradient of `k × c` a tap: `most` or a slower one.
+pub(super) fn wgrad_variant(vectors: bool, most: Variant, k: usize, c: usize) -> Variant {
+    let best = if !vectors {
         Variant::Any
     } else if k > 64 && c > 64 {
         Variant::Large
     } else {
         Variant::Small
-    }
+    };
+    best.max(most)
 }
 
 impl WgradPlan {
@@ -164,13 +167,13 @@ impl WgradPlan {
     pub(super) fn new(
         product: Product,
         multiprocessors: usize,
-        dy: &View,
-        dw: &View,
+        most: Variant,
+        [dy, dw]: [&View; 2],
         bias: bool,
     ) -> Self {
         let [k, r, s, c] = dw.shape;
         let vectors = [k, c].map(|n| (n * dy.dtype.bytes()).is_multiple_of(16)) == [true; 2];
-        let variant = wgrad_variant(vectors, k, c);
+        let variant = wgrad_variant(vectors, most, k, c);
         let side = variant.side();
         let across = match variant {
             Variant::Any => (r * s * c).div_ceil(side),

@@ -68,7 +68,7 @@ fn quantisation(extent: Extent, side: usize) -> f64 {
 }
 
 fn map_row(vectors: bool, extents: &[Extent], depth: usize) -> Row {
-    let plan = |&e: &Extent| MapPlan::new(PRODUCT, MULTIPROCESSORS, vectors, e);
+    let plan = |&e: &Extent| MapPlan::new(PRODUCT, MULTIPROCESSORS, vectors, Variant::Large, e);
     let before = |&e: &Extent| {
         MapPlan::uncut(variant_before(e, vectors), PRODUCT, MULTIPROCESSORS, e).clocks
     };
@@ -91,10 +91,10 @@ fn map_row(vectors: bool, extents: &[Extent], depth: usize) -> Row {
 }
 
 fn wgrad_row(dy: &View, dw: &View) -> Row {
-    let plan = WgradPlan::new(PRODUCT, MULTIPROCESSORS, dy, dw, false);
+    let plan = WgradPlan::new(PRODUCT, MULTIPROCESSORS, Variant::Large, [dy, dw], false);
     let [k, r, s, c] = dw.shape;
     let vectors = [k, c].iter().all(|n| n % 8 == 0);
-    let variant = wgrad_variant(vectors, k, c);
+    let variant = wgrad_variant(vectors, Variant::Large, k, c);
     let side = variant.side();
     let tiles = k.div_ceil(side)
         * match vectors {

@@ -3,6 +3,7 @@
 
 use super::super::MathMode;
 use super::super::driver::Ptr;
+use super::super::levels::Level;
 use crate::device::{DType, View};
 
 /// Bytes of the reduction that a step takes (`STEP_BYTES` of tile.cuh).
@@ -48,7 +49,7 @@ impl Product {
 }
 
 /// Tile and way of loading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Variant {
     /// 128 × 128, 16-byte copies.
     Large,
@@ -84,6 +85,15 @@ impl Variant {
         let fit = |stages| (most + RESERVED) / (self.shared_bytes(stages) + RESERVED);
         let one_of_three = fit(3) <= 1 && self.resident(product) >= 2;
         if one_of_three && fit(2) >= 2 { 2 } else { 3 }
+    }
+
+    /// The fastest that an operation of this level may use; none on the CPU.
+    pub(super) fn most(level: Level) -> Self {
+        match level {
+            Level::All => Self::Large,
+            Level::Small => Self::Small,
+            Level::Any | Level::Cpu => Self::Any,
+        }
     }
 
     /// Index in a table of kernels.

@@ -30,7 +30,9 @@ pub fn describe() -> Description {
             let devices: Vec<DeviceInfo> = (0..count)
                 .filter_map(|i| open::device_info(i).ok())
                 .collect();
-            (devices, None)
+            let mut images = devices.iter().filter_map(|d| d.image);
+            let problem = images.find_map(|image| open::loadable(&speaker, image).err());
+            (devices, problem.map(|e| e.to_string()))
         }
         Err(e) => (Vec::new(), Some(e.to_string())),
     };

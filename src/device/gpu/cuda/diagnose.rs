@@ -92,6 +92,43 @@ pub(super) fn old_driver(found: i32) -> String {
     )
 }
 
+/// The driver that kernels made by nvcc `toolkit` (`13.0.88`) need, as the CUDA version that it
+/// reports: the toolkit's own where it has to compile PTX, any of the same major version for machine
+/// code (NVIDIA's "CUDA Compatibility", minor version compatibility).
+fn needed_driver(toolkit: &str, image: &str) -> i32 {
+    let mut parts = toolkit.split('.').map(|p| p.parse::<i32>().unwrap_or(0));
+    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    match image.starts_with("compute_") {
+        true => major * 1000 + minor * 10,
+        false => major * 1000,
+    }
+}
+
+/// What a driver for CUDA `found` lacks to load `image`, made by nvcc `toolkit`; `None`: nothing.
+pub(super) fn too_old_for(found: i32, toolkit: &str, image: &str) -> Option<String> {
+    let needed = needed_driver(toolkit, image);
+    if found >= needed {
+        return None;
+    }
+    let release = match needed {
+        12_000 => " (525.60 or newer)",
+        13_000 => " (580.65 or newer)",
+        _ => "",
+    };
+    let nvcc: Vec<&str> = toolkit.split('.').take(2).collect();
+    let instead = match found / 1000 < needed / 1000 {
+        true => format!("with the nvcc of CUDA {}", version(found)),
+        false => "with this GPU in U2PL_CUDA_ARCHS".into(),
+    };
+    Some(format!(
+        "the NVIDIA driver is for CUDA {}, and the {image} kernels that nvcc {} made need one for CUDA \
+         {}{release}; update the driver, or build {instead}",
+        version(found),
+        nvcc.join("."),
+        version(needed),
+    ))
+}
+
 pub(super) fn missing_symbol(symbol: &str) -> String {
     format!("the driver's library has no {symbol}: it is no driver for CUDA 12.0 or newer")
 }
@@ -188,50 +225,23 @@ pub(super) fn no_image(name: &str, arch: u32, images: &[&str]) -> String {
     )
 }
 
-/// The driver took no kernels of `unit`: `image` is what it should have taken.
-pub(super) fn load_failed(
-    code: u32,
-    text: &str,
-    unit: &str,
-    image: &str,
-    driver: i32,
-    toolkit: &str,
-) -> String {
-    let newer = |t: &str| {
-        let mut parts = t.split('.').map(|p| p.parse::<i32>().unwrap_or(0));
-        let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-        major * 1000 + minor * 10 > driver
-    };
-    let refused = matches!(
-        code,
-        code::INVALID_IMAGE
-            | code::NO_BINARY_FOR_GPU
-            | code::INVALID_PTX
-            | code::UNSUPPORTED_PTX_VERSION
-    );
-    // What code a driver gives for the kernels of a newer major version is not documented.
-    let major = toolkit
-        .split('.')
-        .next()
-        .and_then(|m| m.parse::<i32>().ok());
-    let other_major = major.is_some_and(|major| driver / 1000 < major);
-    if other_major || (refused && newer(toolkit)) {
-        let major_minor: Vec<&str> = toolkit.split('.').take(2).collect();
-        return format!(
-            "the driver cannot load {image} kernels made by nvcc {}: it is for CUDA {} ({text}); \
-             update the driver, or build with the nvcc of CUDA {}",
-            major_minor.join("."),
-            version(driver),
-            version(driver)
-        );
-    }
-    if code == code::JIT_COMPILER_NOT_FOUND {
-        return format!(
+/// The driver took no kernels of `unit`: `image` is what it should have taken. It is as new as
+/// [`too_old_for`] asks.
+pub(super) fn load_failed(code: u32, text: &str, unit: &str, image: &str) -> String {
+    match code {
+        code::JIT_COMPILER_NOT_FOUND => format!(
             "the driver has no compiler for {image} ({text}); build again with this GPU in \
              U2PL_CUDA_ARCHS"
-        );
+        ),
+        code::INVALID_IMAGE
+        | code::NO_BINARY_FOR_GPU
+        | code::INVALID_PTX
+        | code::UNSUPPORTED_PTX_VERSION => format!(
+            "the driver refuses the {image} kernels of {unit} ({text}); update the driver, or build \
+             again with this GPU in U2PL_CUDA_ARCHS"
+        ),
+        _ => format!("cannot load the kernels of {unit} ({image}): {text}"),
     }
-    format!("cannot load the kernels of {unit} ({image}): {text}")
 }
 
 pub(super) fn out_of_memory(need: usize, free: Option<usize>, total: usize) -> String {
@@ -318,19 +328,16 @@ mod tests {
                 "U2PL_CUDA_ARCHS=80,90a,100",
             ),
             (
-                load_failed(222, "x", "conv", "compute_80", 12_040, "13.0.88"),
-                "nvcc of CUDA 12.4",
-            ),
-            (
-                load_failed(200, "broken", "conv", "sm_80", 13_000, "13.0.88"),
-                "broken",
-            ),
-            (
-                load_failed(999, "unknown error", "conv", "sm_80", 12_080, "13.0.88"),
+                load_failed(222, "x", "conv", "compute_80"),
                 "update the driver",
             ),
+            (load_failed(200, "broken", "conv", "sm_80"), "broken"),
             (
-                load_failed(221, "x", "conv", "compute_80", 13_000, "13.0.88"),
+                load_failed(999, "unknown error", "conv", "sm_80"),
+                "unknown error",
+            ),
+            (
+                load_failed(221, "x", "conv", "compute_80"),
                 "U2PL_CUDA_ARCHS",
             ),
             (out_of_memory(3 << 30, Some(1 << 30), 4 << 30), "3.00 GiB"),
@@ -342,6 +349,47 @@ mod tests {
         for (line, part) in lines {
             assert!(!line.contains('\n') && !line.contains("  "), "{line}");
             assert!(line.contains(part), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_driver_is_as_new_as_the_kernels_need() {
+        let refused: [(i32, &str, &str, &[&str]); 5] = [
+            (
+                12_080,
+                "13.0.88",
+                "sm_90a",
+                &["12.8", "13.0 (580.65", "nvcc of CUDA 12.8"],
+            ),
+            (12_080, "13.1.2", "sm_90a", &["nvcc 13.1 ", "13.0 (580.65"]),
+            (
+                12_080,
+                "13.1.2",
+                "compute_80",
+                &["12.8", "CUDA 13.1; update"],
+            ),
+            (
+                13_000,
+                "13.1.2",
+                "compute_80",
+                &["13.0", "13.1", "U2PL_CUDA_ARCHS"],
+            ),
+            (11_080, "12.4.1", "sm_80", &["11.8", "12.0 (525.60"]),
+        ];
+        for (found, toolkit, image, parts) in refused {
+            let line = too_old_for(found, toolkit, image).unwrap_or_default();
+            for part in parts {
+                assert!(line.contains(part), "{part} in: {line}");
+            }
+            assert!(!line.contains('\n') && !line.contains("  "), "{line}");
+        }
+        for (found, toolkit, image) in [
+            (13_000, "13.0.88", "compute_80"),
+            (13_000, "13.2.1", "sm_90a"),
+            (12_000, "12.8.93", "sm_80"),
+            (13_010, "12.8.93", "compute_80"),
+        ] {
+            assert_eq!(too_old_for(found, toolkit, image), None);
         }
     }
 

@@ -1,5 +1,9 @@
 //! The kernels inside this binary: what `build.rs` compiled, and which of it a GPU can run.
 
+use std::sync::OnceLock;
+
+use crate::device::check;
+
 /// What one kernel takes on one architecture, by ptxas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Resource {
@@ -47,6 +51,12 @@ pub fn warnings() -> &'static [&'static str] {
 /// Unit and fatbin.
 pub(super) fn units() -> &'static [(&'static str, &'static [u8])] {
     table::UNITS
+}
+
+/// A digest of all fatbins, taken once.
+pub(super) fn digest() -> &'static str {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    DIGEST.get_or_init(|| check::digest(units().iter().map(|(_, fatbin)| *fatbin)))
 }
 
 /// The image that a GPU of compute capability `arch` (90 = 9.0) runs, by CUDA's rules: machine code

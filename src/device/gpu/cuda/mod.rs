@@ -14,6 +14,7 @@ mod context;
 mod describe;
 mod diagnose;
 mod embedded;
+mod identity;
 mod launches;
 mod lent;
 mod open;
@@ -304,6 +305,17 @@ impl Driver for CudaDriver {
 
     fn memory(&self) -> Memory {
         Memory::Cuda(self.opened.info.index)
+    }
+
+    fn identity(&self) -> Option<(String, String)> {
+        let info = &self.opened.info;
+        let parts = [
+            identity::which(info.index),
+            identity::driver(self.opened.speaker.driver),
+            format!("image {}", info.image.unwrap_or("unknown")),
+            format!("kernels {}", embedded::digest()),
+        ];
+        Some((info.name.clone(), parts.join("; ")))
     }
 
     fn limits(&self) -> Limits {

@@ -142,7 +142,7 @@ pub(super) fn driver(speaker: &mut Speaker) -> Result<usize> {
     }
 }
 
-fn has(symbol: &str) -> bool {
+pub(super) fn has(symbol: &str) -> bool {
     // SAFETY: called only where the library is present; the symbol is looked up, not used.
     unsafe { sys::culib().get::<*const ()>(symbol.as_bytes()).is_ok() }
 }
@@ -274,6 +274,15 @@ fn started(speaker: &mut Speaker) -> Result<usize> {
     }
 }
 
+/// Fails unless the driver is new enough for `image` of this binary.
+pub(super) fn loadable(speaker: &Speaker, image: &str) -> Result<()> {
+    let problem = match (speaker.driver, embedded::toolkit()) {
+        (Some(found), Some(toolkit)) => diagnose::too_old_for(found, toolkit, image),
+        _ => None,
+    };
+    problem.map_or(Ok(()), |problem| Err(speaker.error(problem)))
+}
+
 /// Loads all kernels into `context`, which is current from then on (see [`Opened::current`]).
 fn with_kernels(speaker: Speaker, index: usize, context: Context) -> Result<Opened> {
     let failed =
@@ -283,16 +292,13 @@ fn with_kernels(speaker: Speaker, index: usize, context: Context) -> Result<Open
         let problem = diagnose::no_image(&info.name, info.arch, embedded::images());
         return Err(speaker.error(problem));
     };
+    loadable(&speaker, image)?;
     let current = context.enter().map_err(failed)?;
     let mut modules = Modules::default();
     let mut functions = HashMap::new();
     for (unit, fatbin) in embedded::units() {
-        let module = load(fatbin).map_err(|e| {
-            let driver = speaker.driver.unwrap_or_default();
-            let toolkit = embedded::toolkit().unwrap_or_default();
-            let problem = diagnose::load_failed(number(e), &text(e), unit, image, driver, toolkit);
-            speaker.error(problem)
-        })?;
+        let module = load(fatbin)
+            .map_err(|e| speaker.error(diagnose::load_failed(number(e), &text(e), unit, image)))?;
         modules.0.push(module);
         for kernel in ALL.iter().filter(|k| k.unit == *unit) {
             let function = function(module, kernel, info.shared_bytes)

@@ -178,8 +178,8 @@ impl Range {
         let last = self.units - 1;
         let mut found: BTreeMap<u64, Counters> = BTreeMap::new();
         let mut look = |unit: u64, found: &mut BTreeMap<u64, Counters>| -> Result<()> {
-            if !found.contains_key(&unit) {
-                found.insert(unit, run(self.first + unit * self.size, self.size)?);
+            if let std::collections::btree_map::Entry::Vacant(e) = found.entry(unit) {
+                e.insert(run(self.first + unit * self.size, self.size)?);
             }
             Ok(())
         };

@@ -10,6 +10,7 @@
 
 mod bulk;
 mod mbarrier;
+mod tensormap;
 mod wgmma;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct State {
     changed: bool,
     /// Nothing else can run.
     idle: bool,
+    /// Those that asked have had their turn since a copy landed.
+    gave_turn: bool,
     /// Questions after incomplete phases since one completed.
     asked: u32,
     chance: u64,
@@ -204,6 +207,27 @@ pub fn step(
         HopperOp::SetMaxNreg => whole(warp, active, "setmaxnreg")?,
         HopperOp::ProxyFence => common.clocks.fence_proxy(w),
         HopperOp::Nothing => {}
+        HopperOp::MapReplace {
+            at,
+            global,
+            field,
+            dimension,
+            value,
+            wide,
+        } => {
+            let of = tensormap::Replacement {
+                at: *at,
+                global: *global,
+                field: *field,
+                dimension: *dimension,
+                value: *value,
+                wide: *wide,
+            };
+            tensormap::replace(warp, common, active, &of)?;
+        }
+        HopperOp::MapPublish { to, from } => {
+            tensormap::publish(warp, common, active, *to, *from)?;
+        }
         HopperOp::Policy { d } => warp.put_wide(*d, &[0; 32], active),
         HopperOp::Mapa32 { d, a } => {
             let row = *warp.r(common.entry, *a);
@@ -236,12 +260,13 @@ pub fn relieve(common: &mut Common<'_>) -> Result<bool, BlockFault> {
         .waits
         .iter()
         .any(|wait| matches!(wait, Some(Wait::Turn)));
-    let had_turn = std::mem::replace(&mut common.hopper.idle, asking);
-    if asking && !had_turn {
+    if asking && !common.hopper.gave_turn {
+        common.hopper.gave_turn = true;
+        common.hopper.idle = true;
         return Ok(true);
     }
-    common.hopper.idle = false;
     let landed = bulk::progress(common)?;
+    common.hopper.gave_turn = !landed;
     common.hopper.idle = asking && !landed;
     Ok(landed || asking)
 }

@@ -13,7 +13,7 @@ use super::{WGMMA_AGENT, Wait};
 use crate::ptx::memory::clocks::{AGENTS, Vector, join};
 use crate::ptx::memory::shared::{Wrong, stamp};
 use crate::ptx::program::hopper::{Left, Wgmma};
-use crate::ptx::program::op::R;
+use crate::ptx::program::op::{Op, R};
 use crate::ptx::tensor::descriptor::{Descriptor, Major};
 
 /// A warpgroup's wgmma.
@@ -133,19 +133,33 @@ pub fn wait(warp: &mut Warp, common: &mut Common<'_>, left: u32) -> Result<Next,
     Ok(Next::On)
 }
 
-/// An instruction other than wgmma touches registers that wgmma uses.
-pub fn touch(warp: &Warp, common: &mut Common<'_>, pc: u32) -> Result<(), Stop> {
+/// An instruction other than wgmma touches registers that wgmma uses. False where it must wait.
+///
+/// Triton copies accumulators before it waits for them, and ptxas then waits at the copy. So does
+/// the machine; whatever else reads them is reported.
+pub fn touch(warp: &mut Warp, common: &mut Common<'_>, pc: u32) -> Result<bool, Stop> {
     let touches = &common.entry.touches[pc as usize];
     if touches.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
+    let op = &common.entry.code[pc as usize].op;
+    let copies = matches!(op, Op::Mov32 { .. } | Op::Unpack32 { .. });
     let groups = &mut common.hopper.groups;
     let Some(group) = groups.get_mut(warp.index as usize / 4) else {
-        return Ok(());
+        return Ok(true);
     };
+    let performed = group.performed;
     let own = &mut group.warps[warp.index as usize % 4];
     for touch in touches {
         let row = own.rows.entry(touch.register).or_default();
+        if copies && !touch.written && row.sum != 0 {
+            let count = row.sum;
+            if performed < count {
+                common.hopper.wait(warp, Wait::Wgmma { count });
+                return Ok(false);
+            }
+            continue;
+        }
         if row.sum != 0 {
             let did = if touch.written { "written" } else { "read" };
             return Err(Stop::warp(format!(
@@ -159,7 +173,7 @@ pub fn touch(warp: &Warp, common: &mut Common<'_>, pc: u32) -> Result<(), Stop> 
         }
         row.dirty |= touch.written || touch.sum;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A warp issues `wgmma.mma_async`; the fourth of its group runs it.

@@ -1,4 +1,4 @@
-//! Arithmetic, logic and bit fields.
+//! Arithmetic of two and three operands.
 
 use super::*;
 
@@ -13,8 +13,23 @@ impl Decoder<'_> {
         mods.sat |= m.takes("sat");
         mods.nan |= m.takes("NaN");
         let xorsign = m.peek() == Some("xorsign");
+        if let Some(f) = m.of(|word| pair(name, word)) {
+            let plain = part.is_none() && !approx && mods == Mods::PLAIN;
+            return match plain {
+                true => Ok(Op::I32 {
+                    f,
+                    d: self.dst(line, 0)?,
+                    a: self.src(line, 1)?,
+                    b: self.src(line, 2)?,
+                }),
+                false => Err(self.unknown(line)),
+            };
+        }
         let ty = self.ty(line, m)?;
-        if xorsign || (approx && !(name == "div" && ty == Ty::F32)) {
+        if matches!(m.peek(), Some("cc"))
+            || xorsign
+            || (approx && !(name == "div" && ty == Ty::F32))
+        {
             return Err(self.unknown(line));
         }
         if ty.float() {
@@ -43,9 +58,8 @@ impl Decoder<'_> {
                     b: self.src(line, 2)?,
                 });
             }
-            // Directed rounding is known where it occurs.
             let near = mods.round == Round::Near;
-            if !near && (ty == Ty::F64 || !matches!(f, F2::Add | F2::Sub | F2::Mul)) {
+            if !near && !matches!(f, F2::Add | F2::Sub | F2::Mul | F2::Div) {
                 return Err(self.unknown(line));
             }
             return Ok(match ty {
@@ -135,6 +149,10 @@ impl Decoder<'_> {
             ("mul", Some("hi"), true, 4) => I32::MulHiS,
             ("mul24", Some("lo"), false, 4) => I32::Mul24U,
             ("mul24", Some("lo"), true, 4) => I32::Mul24S,
+            ("mul24", Some("hi"), false, 4) => I32::Mul24HiU,
+            ("mul24", Some("hi"), true, 4) => I32::Mul24HiS,
+            ("mul", Some("hi"), false, 2) => I32::MulHiU16,
+            ("mul", Some("hi"), true, 2) => I32::MulHiS16,
             ("min", None, false, _) => I32::MinU,
             ("max", None, false, _) => I32::MaxU,
             ("min", None, true, 4) => I32::MinS,
@@ -198,19 +216,28 @@ impl Decoder<'_> {
                     b: self.src(line, 2)?,
                     c: self.src(line, 3)?,
                 },
-                Ty::F64 if mods == Mods::PLAIN => Op::Fma64 {
-                    d: self.dst64(line, 0)?,
-                    a: self.src64(line, 1)?,
-                    b: self.src64(line, 2)?,
-                    c: self.src64(line, 3)?,
-                },
+                Ty::F64
+                    if Mods {
+                        round: Round::Near,
+                        ..mods
+                    } == Mods::PLAIN =>
+                {
+                    Op::Fma64 {
+                        round: mods.round,
+                        d: self.dst64(line, 0)?,
+                        a: self.src64(line, 1)?,
+                        b: self.src64(line, 2)?,
+                        c: self.src64(line, 3)?,
+                    }
+                }
                 _ => return Err(self.unknown(line)),
             });
         }
-        if line.parts[0] == "fma" || mods != Mods::PLAIN {
+        let signed = ty.signed();
+        let clamps = mods.sat && part == Some("hi") && ty == Ty::S32;
+        if line.parts[0] == "fma" || (mods != Mods::PLAIN && !clamps) {
             return Err(self.unknown(line));
         }
-        let signed = ty.signed();
         Ok(match (part, ty.bytes()) {
             (Some("wide"), 4) => Op::MadWide {
                 signed,
@@ -219,7 +246,12 @@ impl Decoder<'_> {
                 b: self.src(line, 2)?,
                 c: self.src64(line, 3)?,
             },
-            (Some("lo"), 8) => Op::Mad64 {
+            (Some(part @ ("lo" | "hi")), 8) => Op::Mad64 {
+                f: match (part, signed) {
+                    ("lo", _) => I64::Mul,
+                    (_, false) => I64::MulHiU,
+                    (_, true) => I64::MulHiS,
+                },
                 d: self.dst64(line, 0)?,
                 a: self.src64(line, 1)?,
                 b: self.src64(line, 2)?,
@@ -229,6 +261,7 @@ impl Decoder<'_> {
                 let f = match (part, ty.bytes(), signed) {
                     ("lo", 4, _) => T32::Mad,
                     ("hi", 4, false) => T32::MadHiU,
+                    ("hi", 4, true) if clamps => T32::MadSatHi,
                     ("hi", 4, true) => T32::MadHiS,
                     ("lo", 2, _) => T32::Mad16,
                     ("wide", 2, false) => T32::MadWideU16,
@@ -252,392 +285,58 @@ impl Decoder<'_> {
         })
     }
 
-    pub(super) fn logic(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        let name = line.parts[0];
+    /// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.lo.cc`, `madc.hi` …: `None` without a carry.
+    pub(super) fn carrying(
+        &mut self,
+        line: &Line<'_>,
+        m: &mut Modifiers<'_>,
+    ) -> Decoded<Option<Op>> {
+        let takes = matches!(line.parts[0], "addc" | "subc" | "madc");
+        if !takes && !line.parts.contains(&"cc") {
+            return Ok(None);
+        }
+        let part = m.of(|word| ["hi", "lo"].into_iter().find(|p| *p == word));
+        let gives = m.takes("cc");
         let ty = self.ty(line, m)?;
-        if ty == Ty::Pred {
-            let d = self.dst_pred(line, self.arg(line, 0)?)?;
-            let a = self.pred(line, 1)?;
-            let f = match name {
-                "not" => {
-                    return Ok(Op::MovPred {
-                        d,
-                        s: P {
-                            negated: !a.negated,
-                            ..a
-                        },
-                    });
-                }
-                "and" => Bool::And,
-                "or" => Bool::Or,
-                "xor" => Bool::Xor,
+        let f = match (line.parts[0], part, ty) {
+            (_, _, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) => match (line.parts[0], part) {
+                ("add" | "addc", None) => Carry::Add,
+                ("sub" | "subc", None) => Carry::Sub,
+                ("mad" | "madc", Some("lo")) => Carry::MadLo,
+                ("mad" | "madc", Some("hi")) if ty.signed() => Carry::MadHiS,
+                ("mad" | "madc", Some("hi")) => Carry::MadHiU,
                 _ => return Err(self.unknown(line)),
-            };
-            return Ok(Op::Pred2 {
-                f,
-                d,
-                a,
-                b: self.pred(line, 2)?,
-            });
-        }
-        let bytes = ty.bytes();
-        if ty.float() || bytes == 1 {
-            return Err(self.unknown(line));
-        }
-        Ok(match (name, bytes) {
-            ("not", 8) => Op::U64 {
-                f: U64::Not,
-                d: self.dst64(line, 0)?,
-                a: self.src64(line, 1)?,
             },
-            ("not", 4) => Op::U32 {
-                f: U32::Not,
-                d: self.dst(line, 0)?,
-                a: self.src(line, 1)?,
-            },
-            ("not", _) => Op::U32 {
-                f: U32::Not16,
-                d: self.dst(line, 0)?,
-                a: self.src(line, 1)?,
-            },
-            ("cnot", 4) => Op::U32 {
-                f: U32::Cnot,
-                d: self.dst(line, 0)?,
-                a: self.src(line, 1)?,
-            },
-            ("shl", 8) => Op::Shl64 {
-                d: self.dst64(line, 0)?,
-                a: self.src64(line, 1)?,
-                b: self.src(line, 2)?,
-            },
-            ("shr", 8) => Op::Shr64 {
-                signed: ty.signed(),
-                d: self.dst64(line, 0)?,
-                a: self.src64(line, 1)?,
-                b: self.src(line, 2)?,
-            },
-            ("shl" | "shr", _) => {
-                let f = match (name, bytes, ty.signed()) {
-                    ("shl", 4, _) => I32::Shl,
-                    ("shl", _, _) => I32::Shl16,
-                    (_, 4, false) => I32::ShrU,
-                    (_, 4, true) => I32::ShrS,
-                    (_, _, false) => I32::ShrU16,
-                    (_, _, true) => I32::ShrS16,
-                };
-                Op::I32 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.integer(line, 1, ty)?,
-                    b: self.src(line, 2)?,
-                }
-            }
-            (_, 8) => {
-                let f = match name {
-                    "and" => I64::And,
-                    "or" => I64::Or,
-                    "xor" => I64::Xor,
-                    _ => return Err(self.unknown(line)),
-                };
-                Op::I64 {
-                    f,
-                    d: self.dst64(line, 0)?,
-                    a: self.src64(line, 1)?,
-                    b: self.src64(line, 2)?,
-                }
-            }
-            _ => {
-                let f = match name {
-                    "and" => I32::And,
-                    "or" => I32::Or,
-                    "xor" => I32::Xor,
-                    _ => return Err(self.unknown(line)),
-                };
-                Op::I32 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.integer(line, 1, ty)?,
-                    b: self.integer(line, 2, ty)?,
-                }
-            }
-        })
-    }
-
-    pub(super) fn one(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        let name = line.parts[0];
-        let shift = name == "bfind" && m.takes("shiftamt");
-        let approx = m.takes("approx");
-        let rounded = m.peek().and_then(round).is_some();
-        let mods = self.float_modifiers(m);
-        let ty = self.ty(line, m)?;
-        let float = match name {
-            "neg" => Some(F1::Neg),
-            "abs" => Some(F1::Abs),
-            "rcp" => Some(F1::Rcp),
-            "sqrt" => Some(F1::Sqrt),
-            "rsqrt" => Some(F1::Rsqrt),
-            "sin" => Some(F1::Sin),
-            "cos" => Some(F1::Cos),
-            "lg2" => Some(F1::Lg2),
-            "ex2" => Some(F1::Ex2),
-            "tanh" => Some(F1::Tanh),
-            _ => None,
-        };
-        if name == "copysign" {
-            let plain = mods == Mods::PLAIN && !approx;
-            return match ty {
-                Ty::F32 if plain => Ok(Op::F32 {
-                    f: F2::Copysign,
-                    m: mods,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                    b: self.src(line, 2)?,
-                }),
-                Ty::F64 if plain => Ok(Op::F64 {
-                    f: F2::Copysign,
-                    m: mods,
-                    d: self.dst64(line, 0)?,
-                    a: self.src64(line, 1)?,
-                    b: self.src64(line, 2)?,
-                }),
-                _ => Err(self.unknown(line)),
-            };
-        }
-        if ty.float() {
-            let Some(f) = float else {
-                return Err(self.unknown(line));
-            };
-            let exact = matches!(f, F1::Neg | F1::Abs);
-            // Reciprocals and roots are rounded or approximate; the others approximate only.
-            let known = match f {
-                F1::Neg | F1::Abs => !approx && !rounded,
-                F1::Rcp | F1::Sqrt => approx != rounded,
-                _ => approx && !rounded,
-            };
-            if !known || mods.sat || mods.nan || mods.relu || mods.round != Round::Near {
-                return Err(self.unknown(line));
-            }
-            if let Some(h) = half(ty) {
-                if !exact && !matches!(f, F1::Ex2 | F1::Tanh) {
-                    return Err(self.unknown(line));
-                }
-                return Ok(Op::Half1 {
-                    f,
-                    h,
-                    m: mods,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                });
-            }
-            return match ty {
-                Ty::F32 => Ok(Op::One32 {
-                    f,
-                    m: mods,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                }),
-                Ty::F64 if exact || (rounded && mods == Mods::PLAIN) => Ok(Op::One64 {
-                    f,
-                    d: self.dst64(line, 0)?,
-                    a: self.src64(line, 1)?,
-                }),
-                _ => Err(self.unknown(line)),
-            };
-        }
-        if approx || rounded || mods != Mods::PLAIN {
-            return Err(self.unknown(line));
-        }
-        let (bytes, signed) = (ty.bytes(), ty.signed());
-        let wide = match (name, signed) {
-            ("popc", _) => Some(N64::Popc),
-            ("clz", _) => Some(N64::Clz),
-            ("bfind", false) => Some(if shift { N64::BfindShiftU } else { N64::BfindU }),
-            ("bfind", true) => Some(if shift { N64::BfindShiftS } else { N64::BfindS }),
-            _ => None,
-        };
-        if bytes == 8 {
-            if let Some(f) = wide {
-                return Ok(Op::N64 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.src64(line, 1)?,
-                });
-            }
-            let f = match name {
-                "neg" => U64::Neg,
-                "abs" => U64::Abs,
-                "brev" => U64::Brev,
-                _ => return Err(self.unknown(line)),
-            };
-            return Ok(Op::U64 {
-                f,
-                d: self.dst64(line, 0)?,
-                a: self.src64(line, 1)?,
-            });
-        }
-        let f = match (name, bytes, signed) {
-            ("neg", 4, _) => U32::Neg,
-            ("neg", 2, _) => U32::Neg16,
-            ("abs", 4, _) => U32::Abs,
-            ("abs", 2, _) => U32::Abs16,
-            ("popc", 4, _) => U32::Popc,
-            ("clz", 4, _) => U32::Clz,
-            ("brev", 4, _) => U32::Brev,
-            ("bfind", 4, false) => {
-                if shift {
-                    U32::BfindShiftU
-                } else {
-                    U32::BfindU
-                }
-            }
-            ("bfind", 4, true) => {
-                if shift {
-                    U32::BfindShiftS
-                } else {
-                    U32::BfindS
-                }
-            }
             _ => return Err(self.unknown(line)),
         };
-        Ok(Op::U32 {
-            f,
-            d: self.dst(line, 0)?,
-            a: self.src(line, 1)?,
-        })
-    }
-
-    pub(super) fn bits(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        let name = line.parts[0];
-        let f = match name {
-            "lop3" => {
-                let Ok(table) = u8::try_from(self.int(line, 4)?) else {
-                    return Err(self.problem(line, "the table is no byte"));
-                };
-                T32::Lop3(table)
-            }
-            "prmt" => {
-                if !m.takes("b32") {
-                    return Err(self.unknown(line));
-                }
-                let f = m.of(|word| {
-                    Some(match word {
-                        "f4e" => T32::PrmtF4e,
-                        "b4e" => T32::PrmtB4e,
-                        "rc8" => T32::PrmtRc8,
-                        "ecl" => T32::PrmtEcl,
-                        "ecr" => T32::PrmtEcr,
-                        "rc16" => T32::PrmtRc16,
-                        _ => return None,
-                    })
-                });
-                let f = f.unwrap_or(T32::Prmt);
-                return Ok(Op::T32 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                    b: self.src(line, 2)?,
-                    c: self.src(line, 3)?,
-                });
-            }
-            "shf" => {
-                let left = m.takes("l");
-                if !left && !m.takes("r") {
-                    return Err(self.unknown(line));
-                }
-                let wrap = m.takes("wrap");
-                if !wrap && !m.takes("clamp") {
-                    return Err(self.unknown(line));
-                }
-                match (left, wrap) {
-                    (true, true) => T32::ShfLWrap,
-                    (true, false) => T32::ShfLClamp,
-                    (false, true) => T32::ShfRWrap,
-                    (false, false) => T32::ShfRClamp,
-                }
-            }
-            "bmsk" | "szext" => {
-                let wrap = m.takes("wrap");
-                if !wrap && !m.takes("clamp") {
-                    return Err(self.unknown(line));
-                }
-                let ty = self.ty(line, m)?;
-                let f = match (name, ty, wrap) {
-                    ("bmsk", Ty::B32, true) => T32::BmskWrap,
-                    ("bmsk", Ty::B32, false) => T32::BmskClamp,
-                    ("szext", Ty::U32, true) => T32::SzextUWrap,
-                    ("szext", Ty::U32, false) => T32::SzextUClamp,
-                    ("szext", Ty::S32, true) => T32::SzextSWrap,
-                    ("szext", Ty::S32, false) => T32::SzextSClamp,
-                    _ => return Err(self.unknown(line)),
-                };
-                let zero = self.constant(0);
-                return Ok(Op::T32 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                    b: self.src(line, 2)?,
-                    c: zero,
-                });
-            }
-            "dp4a" => {
-                let (a, b) = (self.ty(line, m)?, self.ty(line, m)?);
-                let f = match (a, b) {
-                    (Ty::U32, Ty::U32) => T32::Dp4aUU,
-                    (Ty::S32, Ty::S32) => T32::Dp4aSS,
-                    (Ty::U32, Ty::S32) => T32::Dp4aUS,
-                    (Ty::S32, Ty::U32) => T32::Dp4aSU,
-                    _ => return Err(self.unknown(line)),
-                };
-                return Ok(Op::T32 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                    b: self.src(line, 2)?,
-                    c: self.src(line, 3)?,
-                });
-            }
-            _ => T32::Mad,
+        let wide = ty.bytes() == 8;
+        let (a, b) = (self.source(line, 1, ty)?, self.source(line, 2, ty)?);
+        let c = match f {
+            Carry::Add | Carry::Sub => a,
+            _ => self.source(line, 3, ty)?,
         };
-        let ty = self.ty(line, m)?;
-        match (name, ty) {
-            ("bfi", Ty::B32) => Ok(Op::Bfi32 {
-                d: self.dst(line, 0)?,
-                a: self.src(line, 1)?,
-                b: self.src(line, 2)?,
-                c: self.src(line, 3)?,
-                e: self.src(line, 4)?,
-            }),
-            ("bfi", Ty::B64) => Ok(Op::Bfi64 {
-                d: self.dst64(line, 0)?,
-                a: self.src64(line, 1)?,
-                b: self.src64(line, 2)?,
-                c: self.src(line, 3)?,
-                e: self.src(line, 4)?,
-            }),
-            ("bfe", Ty::U64 | Ty::S64) => Ok(Op::Bfe64 {
-                signed: ty.signed(),
-                d: self.dst64(line, 0)?,
-                a: self.src64(line, 1)?,
-                b: self.src(line, 2)?,
-                c: self.src(line, 3)?,
-            }),
-            _ => {
-                let f = match (name, ty) {
-                    ("bfe", Ty::U32) => T32::BfeU,
-                    ("bfe", Ty::S32) => T32::BfeS,
-                    ("sad", Ty::U32) => T32::SadU,
-                    ("sad", Ty::S32) => T32::SadS,
-                    ("lop3" | "shf", Ty::B32) => f,
-                    _ => return Err(self.unknown(line)),
-                };
-                Ok(Op::T32 {
-                    f,
-                    d: self.dst(line, 0)?,
-                    a: self.src(line, 1)?,
-                    b: self.src(line, 2)?,
-                    c: self.src(line, 3)?,
-                })
-            }
-        }
+        Ok(Some(Op::Carry {
+            f,
+            wide,
+            carry: self.carry,
+            takes,
+            gives,
+            d: self.result(line, ty)?,
+            a,
+            b,
+            c,
+        }))
     }
+}
+
+/// Functions of pairs of 16 bits.
+fn pair(name: &str, ty: &str) -> Option<I32> {
+    Some(match (name, ty) {
+        ("add", "u16x2" | "s16x2") => I32::AddPair,
+        ("min", "u16x2") => I32::MinUPair,
+        ("min", "s16x2") => I32::MinSPair,
+        ("max", "u16x2") => I32::MaxUPair,
+        ("max", "s16x2") => I32::MaxSPair,
+        _ => return None,
+    })
 }

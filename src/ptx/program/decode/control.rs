@@ -147,6 +147,9 @@ impl Decoder<'_> {
                 mask: self.src(line, 0)?,
             });
         }
+        if !old && m.takes("cluster") {
+            return self.cluster_barrier(line, m);
+        }
         m.takes("cta");
         let what = m.of(|word| ["sync", "arrive", "red"].into_iter().find(|k| *k == word));
         let Some(what) = what else {
@@ -189,6 +192,28 @@ impl Decoder<'_> {
             _ => return Err(self.problem(line, "another number of operands is not known")),
         }
         Ok(Op::Bar(Box::new(barrier)))
+    }
+
+    /// A cluster has one block: arriving does nothing, and waiting is a barrier of all its threads.
+    /// (Stronger than two halves: threads meet where they wait.)
+    fn cluster_barrier(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
+        let arrives = m.takes("arrive");
+        if !arrives && !m.takes("wait") {
+            return Err(self.unknown(line));
+        }
+        m.skip(&["release", "relaxed", "acquire"]);
+        let aligned = m.takes("aligned");
+        if arrives {
+            return Ok(Op::Nop);
+        }
+        Ok(Op::Bar(Box::new(Barrier {
+            id: self.constant(u32::MAX),
+            threads: None,
+            arrive: false,
+            aligned,
+            reduce: None,
+            result: SINK,
+        })))
     }
 
     pub(super) fn fence(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {

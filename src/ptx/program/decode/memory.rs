@@ -1,4 +1,4 @@
-//! Loads, stores, atomics, copies and matrices.
+//! Loads, stores, atomics and copies.
 
 use super::*;
 
@@ -8,7 +8,8 @@ impl Decoder<'_> {
             Some(match word {
                 "global" | "const" => Space::Global,
                 "shared" | "shared::cta" | "shared::cluster" => Space::Shared,
-                "param" | "param::entry" => Space::Param,
+                "local" => Space::Local,
+                "param" | "param::entry" | "param::func" => Space::Param,
                 _ => return None,
             })
         })
@@ -40,9 +41,25 @@ impl Decoder<'_> {
             "L2::256B",
             "L2::cache_hint",
         ];
-        let strong = m.peek().is_some_and(|word| ORDER[1..].contains(&word));
-        m.skip(ORDER);
-        let space = self.space(m).unwrap_or(Space::Generic);
+        // Compilers write order, scope and space in more than one sequence.
+        let (mut strong, mut space) = (false, None);
+        loop {
+            match m.peek() {
+                Some(word) if ORDER.contains(&word) => {
+                    strong |= word != "weak";
+                    m.takes(word);
+                }
+                Some("mmio") => {
+                    m.takes("mmio");
+                }
+                _ => match self.space(m) {
+                    Some(found) if space.is_none() => space = Some(found),
+                    Some(_) => return Err(self.unknown(line)),
+                    None => break,
+                },
+            }
+        }
+        let mut space = space.unwrap_or(Space::Generic);
         let hinted = line.parts.contains(&"L2::cache_hint");
         m.skip(CACHE);
         let count = m
@@ -55,13 +72,19 @@ impl Decoder<'_> {
             .unwrap_or(1);
         let ty = self.ty(line, m)?;
         let store = line.parts[0] == "st";
-        if matches!(ty, Ty::Pred | Ty::Tf32)
-            || u32::from(count) * ty.bytes() > 32
-            || (store && space == Space::Param)
-        {
+        if matches!(ty, Ty::Pred | Ty::Tf32) || u32::from(count) * ty.bytes() > 32 {
             return Err(self.unknown(line));
         }
         let (values, place) = if store { (1, 0) } else { (0, 1) };
+        // A function's parameters are the caller's local memory.
+        if let (Space::Param, Some(Arg::Address(base, ..))) = (space, line.args.get(place))
+            && matches!(**base, Arg::Local(_))
+        {
+            space = Space::Local;
+        }
+        if store && space == Space::Param {
+            return Err(self.problem(line, "a store to a kernel's parameter"));
+        }
         if line.args.len() != 2 + usize::from(hinted) {
             return Err(self.problem(line, "another number of operands is not known"));
         }
@@ -115,67 +138,115 @@ impl Decoder<'_> {
     }
 
     pub(super) fn atomic(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        // Compilers write order, scope and space in more than one sequence.
-        let mut ordered = m.takes("acq_rel") || m.takes("acquire") || m.takes("release");
-        m.skip(&["relaxed", "cta", "cluster", "gpu", "sys"]);
-        let mut space = self.space(m);
-        m.skip(&["cta", "cluster", "gpu", "sys"]);
-        ordered |= m.takes("acq_rel") || m.takes("acquire") || m.takes("release");
-        m.skip(&["relaxed"]);
-        if space.is_none() {
-            space = self.space(m);
-        }
-        let op = m.of(|word| {
-            Some(match word {
-                "add" => AtomOp::Add,
-                "min" => AtomOp::Min,
-                "max" => AtomOp::Max,
-                "and" => AtomOp::And,
-                "or" => AtomOp::Or,
-                "xor" => AtomOp::Xor,
-                "inc" => AtomOp::Inc,
-                "dec" => AtomOp::Dec,
-                "exch" => AtomOp::Exch,
-                "cas" => AtomOp::Cas,
-                _ => return None,
+        // Compilers write order, scope, space and vector in more than one sequence.
+        let (mut ordered, mut space, mut count) = (false, None, 1usize);
+        let op = loop {
+            let Some(word) = m.peek() else {
+                return Err(self.unknown(line));
+            };
+            if let Some(op) = atom_op(word) {
+                m.takes(word);
+                break op;
+            }
+            if let Some(found) = self.space(m) {
+                if space.replace(found).is_some() {
+                    return Err(self.unknown(line));
+                }
+                continue;
+            }
+            match word {
+                "acq_rel" | "acquire" | "release" => ordered = true,
+                "relaxed" | "cta" | "cluster" | "gpu" | "sys" => {}
+                "v2" => count = 2,
+                "v4" => count = 4,
+                "v8" => count = 8,
+                _ => return Err(self.unknown(line)),
+            }
+            m.takes(word);
+        };
+        m.skip(&["noftz", "L2::cache_hint"]);
+        count = m
+            .of(|word| match word {
+                "v2" => Some(2),
+                "v4" => Some(4),
+                "v8" => Some(8),
+                _ => None,
             })
-        });
-        let op = op.ok_or_else(|| self.unknown(line))?;
-        m.takes("noftz");
+            .unwrap_or(count);
+        let hinted = line.parts.contains(&"L2::cache_hint");
         let ty = self.ty(line, m)?;
+        m.skip(&["noftz", "L2::cache_hint"]);
         let known = match op {
             AtomOp::Add => matches!(
                 ty,
-                Ty::U32 | Ty::S32 | Ty::U64 | Ty::F32 | Ty::F64 | Ty::F16x2 | Ty::Bf16x2
+                Ty::U32
+                    | Ty::S32
+                    | Ty::U64
+                    | Ty::F32
+                    | Ty::F64
+                    | Ty::F16
+                    | Ty::Bf16
+                    | Ty::F16x2
+                    | Ty::Bf16x2
             ),
-            AtomOp::Min | AtomOp::Max => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64),
+            AtomOp::Min | AtomOp::Max => {
+                matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64)
+                    || (count > 1 && half(ty).is_some())
+            }
             AtomOp::Inc | AtomOp::Dec => ty == Ty::U32,
+            AtomOp::Cas => matches!(ty, Ty::B16 | Ty::B32 | Ty::B64),
             _ => matches!(ty, Ty::B32 | Ty::B64),
         };
-        if !known || space == Some(Space::Param) {
+        // Vectors are of floats, in global memory (PTX ISA, atom).
+        let vector = ty == Ty::F32 || half(ty).is_some();
+        if !known
+            || matches!(space, Some(Space::Param | Space::Local))
+            || (count > 1 && (!vector || count as u32 * ty.bytes() > 16))
+        {
             return Err(self.unknown(line));
         }
         let first = usize::from(line.parts[0] == "atom");
-        let d = if first == 1 {
-            self.result(line, ty)?
-        } else {
-            SINK
+        let operands = first + 2 + usize::from(op == AtomOp::Cas) + usize::from(hinted);
+        if line.args.len() != operands {
+            return Err(self.problem(line, "another number of operands is not known"));
+        }
+        let parts = |decoder: &Self, i: usize| match decoder.arg(line, i)? {
+            Arg::Vector(parts) if parts.len() == count => Ok(parts.clone()),
+            arg if count == 1 => Ok(vec![arg.clone()]),
+            _ => Err(decoder.problem(line, "the vector has another length than the type says")),
         };
-        let at = self.address(line, first)?;
-        let b = self.source(line, first + 1, ty)?;
-        let c = if op == AtomOp::Cas {
-            self.source(line, first + 2, ty)?
-        } else {
-            b
+        let (values, news) = (
+            parts(self, first + 1)?,
+            match op {
+                AtomOp::Cas => parts(self, first + 2)?,
+                _ => parts(self, first + 1)?,
+            },
+        );
+        let olds = match first {
+            1 => parts(self, 0)?,
+            _ => vec![Arg::Sink; count],
         };
+        let mut rows = Vec::with_capacity(count);
+        for ((old, value), new) in olds.iter().zip(&values).zip(&news) {
+            rows.push(match ty.bytes() {
+                8 => [
+                    self.dst64_arg(line, old)?,
+                    self.src64_arg(line, value)?,
+                    self.src64_arg(line, new)?,
+                ],
+                _ => [
+                    self.dst_arg(line, old)?,
+                    self.src_arg(line, value)?,
+                    self.src_arg(line, new)?,
+                ],
+            });
+        }
         Ok(Op::Atom(Box::new(Atom {
             op,
             ty,
             space: space.unwrap_or(Space::Generic),
-            d,
-            at,
-            b,
-            c,
+            at: self.address(line, first)?,
+            rows,
             ordered,
         })))
     }
@@ -230,142 +301,20 @@ impl Decoder<'_> {
             ignore,
         })
     }
+}
 
-    pub(super) fn matrix(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        if !m.takes("sync") || !m.takes("aligned") || !m.takes("m8n8") {
-            return Err(self.unknown(line));
-        }
-        let count = m.of(|word| match word {
-            "x1" => Some(1u8),
-            "x2" => Some(2),
-            "x4" => Some(4),
-            _ => None,
-        });
-        let count = count.ok_or_else(|| self.unknown(line))?;
-        let transposed = m.takes("trans");
-        if !(m.takes("shared") || m.takes("shared::cta")) || !m.takes("b16") {
-            return Err(self.unknown(line));
-        }
-        let load = line.parts[0] == "ldmatrix";
-        let (values, place) = if load { (0, 1) } else { (1, 0) };
-        let parts = match self.arg(line, values)? {
-            Arg::Vector(parts) => parts.clone(),
-            other => vec![other.clone()],
-        };
-        if parts.len() != usize::from(count) {
-            return Err(self.problem(line, "the vector has another length than `.x` says"));
-        }
-        let mut rows = [SINK; 4];
-        for (row, arg) in rows.iter_mut().zip(&parts) {
-            *row = if load {
-                self.dst_arg(line, arg)?
-            } else {
-                self.src_arg(line, arg)?
-            };
-        }
-        let at = self.address(line, place)?;
-        Ok(match load {
-            true => Op::Ldmatrix {
-                count,
-                transposed,
-                d: rows,
-                at,
-            },
-            false => Op::Stmatrix {
-                count,
-                transposed,
-                s: rows,
-                at,
-            },
-        })
-    }
-
-    pub(super) fn mma(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        if !m.takes("sync") || !m.takes("aligned") {
-            return Err(self.unknown(line));
-        }
-        let k = m.of(|word| match word {
-            "m16n8k4" => Some(4u32),
-            "m16n8k8" => Some(8),
-            "m16n8k16" => Some(16),
-            "m16n8k32" => Some(32),
-            _ => None,
-        });
-        let k = k.ok_or_else(|| self.unknown(line))?;
-        if !m.takes("row") || !m.takes("col") {
-            return Err(self.unknown(line));
-        }
-        let d = m.of(Ty::from_name);
-        let element = |word: &str| {
-            Some(match word {
-                "f16" => Element::F16,
-                "bf16" => Element::Bf16,
-                "tf32" => Element::Tf32,
-                "s8" => Element::S8,
-                "u8" => Element::U8,
-                _ => return None,
-            })
-        };
-        let (a_type, b_type) = (m.of(element), m.of(element));
-        let c = m.of(Ty::from_name);
-        let (Some(a_type), Some(b_type)) = (a_type, b_type) else {
-            return Err(self.unknown(line));
-        };
-        let half_sums = d == Some(Ty::F16);
-        let integer = |e: Element| matches!(e, Element::S8 | Element::U8);
-        let known = d == c
-            && match (a_type, k) {
-                (Element::F16, 8 | 16) => b_type == a_type && matches!(d, Some(Ty::F32 | Ty::F16)),
-                (Element::Bf16, 8 | 16) | (Element::Tf32, 4 | 8) => {
-                    b_type == a_type && d == Some(Ty::F32)
-                }
-                (Element::S8 | Element::U8, 16 | 32) => integer(b_type) && d == Some(Ty::S32),
-                _ => false,
-            };
-        if !known {
-            return Err(self.unknown(line));
-        }
-        let per_row = match a_type {
-            Element::Tf32 => 1,
-            Element::S8 | Element::U8 => 4,
-            _ => 2,
-        };
-        let a_rows = (16 * k / 32 / per_row) as usize;
-        let sums = if half_sums { 2 } else { 4 };
-        let mut read = |i: usize, length: usize, result: bool| -> Decoded<Vec<R>> {
-            let parts = match self.arg(line, i)? {
-                Arg::Vector(parts) => parts.clone(),
-                other => vec![other.clone()],
-            };
-            if parts.len() != length {
-                return Err(
-                    self.problem(line, &format!("operand {} wants {length} registers", i + 1))
-                );
-            }
-            parts
-                .iter()
-                .map(|arg| {
-                    if result {
-                        self.dst_arg(line, arg)
-                    } else {
-                        self.src_arg(line, arg)
-                    }
-                })
-                .collect()
-        };
-        let d = read(0, sums, true)?;
-        let a = read(1, a_rows, false)?;
-        let b = read(2, a_rows / 2, false)?;
-        let c = read(3, sums, false)?;
-        Ok(Op::Mma(Box::new(Mma {
-            k,
-            a_type,
-            b_type,
-            half_sums,
-            d,
-            a,
-            b,
-            c,
-        })))
-    }
+fn atom_op(word: &str) -> Option<AtomOp> {
+    Some(match word {
+        "add" => AtomOp::Add,
+        "min" => AtomOp::Min,
+        "max" => AtomOp::Max,
+        "and" => AtomOp::And,
+        "or" => AtomOp::Or,
+        "xor" => AtomOp::Xor,
+        "inc" => AtomOp::Inc,
+        "dec" => AtomOp::Dec,
+        "exch" => AtomOp::Exch,
+        "cas" => AtomOp::Cas,
+        _ => return None,
+    })
 }

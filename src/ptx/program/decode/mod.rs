@@ -1,9 +1,14 @@
 //! Lines to instructions: every modifier is understood or refused.
 
 mod arithmetic;
+mod class;
 mod control;
+mod convert;
+mod logic;
+mod matrix;
 mod memory;
 mod values;
+mod wmma;
 
 use std::collections::HashMap;
 
@@ -11,7 +16,7 @@ use super::hopper;
 use super::op::*;
 use super::resolve::{Arg, Line, Width};
 use crate::ptx::Problem;
-use crate::ptx::counters::Class;
+use class::{class, yields};
 
 /// What decoding needs to know about an entry, and the constants that it collects.
 pub struct Decoder<'d> {
@@ -19,6 +24,8 @@ pub struct Decoder<'d> {
     /// Row of each virtual register.
     pub rows: &'d [u32],
     pub widths: &'d [Width],
+    /// Row of the carry.
+    pub carry: u32,
     /// Where the line branches to, and where its lanes meet again.
     pub branch: Option<(u32, u32)>,
     pub narrow: Vec<u32>,
@@ -146,11 +153,12 @@ fn half(ty: Ty) -> Option<Half> {
 type Decoded<T> = Result<T, Problem>;
 
 impl<'d> Decoder<'d> {
-    pub fn new(file: &'d str, rows: &'d [u32], widths: &'d [Width]) -> Decoder<'d> {
+    pub fn new(file: &'d str, rows: &'d [u32], widths: &'d [Width], carry: u32) -> Decoder<'d> {
         Decoder {
             file,
             rows,
             widths,
+            carry,
             branch: None,
             narrow: Vec::new(),
             wide: Vec::new(),
@@ -226,7 +234,7 @@ impl<'d> Decoder<'d> {
             Arg::Int(value) => self.constant(*value as u32),
             Arg::F32(bits) => self.constant(*bits),
             Arg::F64(bits) => self.constant((f64::from_bits(*bits) as f32).to_bits()),
-            Arg::Shared(at) | Arg::Param(at) => self.constant(*at),
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => self.constant(*at),
             _ => return Err(self.problem(line, "an operand is no value of 32 bits")),
         })
     }
@@ -243,7 +251,8 @@ impl<'d> Decoder<'d> {
             Arg::Int(value) => self.constant64(*value),
             Arg::F64(bits) => self.constant64(*bits),
             Arg::F32(bits) => self.constant64(f64::from(f32::from_bits(*bits)).to_bits()),
-            Arg::Shared(at) | Arg::Param(at) => self.constant64(u64::from(*at)),
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => self.constant64(u64::from(*at)),
+            Arg::Global(at) => self.constant64(*at),
             _ => return Err(self.problem(line, "an operand is no value of 64 bits")),
         })
     }
@@ -360,9 +369,13 @@ impl<'d> Decoder<'d> {
                 },
                 offset,
             },
-            Arg::Shared(at) | Arg::Param(at) => Addr {
+            Arg::Shared(at) | Arg::Param(at) | Arg::Local(at) => Addr {
                 base: Base::None,
                 offset: i64::from(*at).wrapping_add(offset),
+            },
+            Arg::Global(at) => Addr {
+                base: Base::None,
+                offset: (*at as i64).wrapping_add(offset),
             },
             Arg::Int(at) => Addr {
                 base: Base::None,
@@ -403,6 +416,12 @@ impl<'d> Decoder<'d> {
 
     fn op(&mut self, line: &Line<'_>) -> Decoded<Op> {
         let mut m = Modifiers::new(line);
+        if let Some(op) = self.carrying(line, &mut m)? {
+            return match m.peek() {
+                None => Ok(op),
+                Some(_) => Err(self.unknown(line)),
+            };
+        }
         let op = match line.parts[0] {
             "mov" => self.mov(line, &mut m)?,
             "add" | "sub" | "mul" | "div" | "min" | "max" | "rem" | "mul24" => {
@@ -412,10 +431,12 @@ impl<'d> Decoder<'d> {
             "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" => self.logic(line, &mut m)?,
             "neg" | "abs" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh"
             | "popc" | "clz" | "brev" | "bfind" | "copysign" => self.one(line, &mut m)?,
-            "bfi" | "bfe" | "lop3" | "prmt" | "shf" | "sad" | "dp4a" | "bmsk" | "szext" => {
-                self.bits(line, &mut m)?
-            }
-            "selp" | "slct" | "setp" | "set" => self.select(line, &mut m)?,
+            "bfi" | "bfe" | "lop3" | "prmt" | "shf" | "sad" | "dp4a" | "dp2a" | "mad24" | "fns"
+            | "bmsk" | "szext" => self.bits(line, &mut m)?,
+            "selp" | "slct" | "setp" | "set" | "testp" | "isspacep" => self.select(line, &mut m)?,
+            "vadd2" | "vadd4" | "vsub2" | "vsub4" | "vavrg2" | "vavrg4" | "vabsdiff2"
+            | "vabsdiff4" | "vmin2" | "vmin4" | "vmax2" | "vmax4" => self.parts(line, &mut m)?,
+            "cvt" if line.parts.get(1) == Some(&"pack") => self.convert_pack(line, &mut m)?,
             "cvt" => self.convert(line, &mut m)?,
             "cvta" => self.cvta(line, &mut m)?,
             "ld" | "ldu" | "st" => self.memory(line, &mut m)?,
@@ -423,6 +444,7 @@ impl<'d> Decoder<'d> {
             "cp" => self.copy(line, &mut m)?,
             "ldmatrix" | "stmatrix" => self.matrix(line, &mut m)?,
             "mma" => self.mma(line, &mut m)?,
+            "wmma" => self.wmma(line, &mut m)?,
             "shfl" | "vote" | "match" | "redux" | "activemask" => self.collective(line, &mut m)?,
             "bar" | "barrier" => self.barrier(line, &mut m)?,
             "membar" | "fence" => self.fence(line, &mut m)?,
@@ -438,19 +460,32 @@ impl<'d> Decoder<'d> {
                 Op::Exit
             }
             "exit" => Op::Exit,
-            "trap" => Op::Trap,
+            "trap" => Op::Trap(line.parts.get(1).copied().unwrap_or("trap").into()),
             "nanosleep" => {
                 m.takes("u32");
                 self.src(line, 0)?;
+                Op::Sleep
+            }
+            "prefetch" | "prefetchu" | "discard" | "applypriority" => {
+                m.skip(&[
+                    "global",
+                    "local",
+                    "L1",
+                    "L2",
+                    "L2::evict_normal",
+                    "L2::evict_last",
+                    "L2::128B",
+                ]);
                 Op::Nop
             }
-            "prefetch" | "prefetchu" => {
-                m.skip(&["global", "L1", "L2"]);
+            "pmevent" | "brkpt" => {
+                m.skip(&["mask"]);
                 Op::Nop
             }
             _ => return Err(self.unknown(line)),
         };
         match m.peek() {
+            _ if matches!(op, Op::Trap(_)) => Ok(op),
             None => Ok(op),
             Some(_) => Err(self.unknown(line)),
         }
@@ -469,70 +504,5 @@ impl<'d> Decoder<'d> {
             }
             _ => self.source(line, i, ty),
         }
-    }
-}
-
-fn class(op: &Op) -> Class {
-    match op {
-        Op::Mma(_) => Class::Tensor,
-        Op::Ldmatrix { .. } | Op::Stmatrix { .. } => Class::Shared,
-        Op::Ld { space, .. } | Op::St { space, .. } => match space {
-            Space::Shared => Class::Shared,
-            // Parameters are operands of instructions, from the constant bank.
-            Space::Param => Class::Integer,
-            _ => Class::Global,
-        },
-        Op::Atom(atom) => match atom.space {
-            Space::Shared => Class::Shared,
-            _ => Class::Global,
-        },
-        Op::CpAsync { .. } | Op::CpCommit | Op::CpWait(_) => Class::Async,
-        Op::F32 { .. }
-        | Op::F64 { .. }
-        | Op::Fma32 { .. }
-        | Op::Fma64 { .. }
-        | Op::One32 { .. }
-        | Op::One64 { .. }
-        | Op::Half2 { .. }
-        | Op::HalfFma { .. }
-        | Op::Half1 { .. }
-        | Op::CvtPack { .. } => Class::Float,
-        Op::Cvt { c, .. } if c.to.float() || c.from.float() => Class::Float,
-        Op::Setp { ty, .. } | Op::Set { ty, .. } if ty.float() => Class::Float,
-        Op::Shfl { .. }
-        | Op::Vote { .. }
-        | Op::Match { .. }
-        | Op::Redux { .. }
-        | Op::ActiveMask { .. }
-        | Op::Bar(_)
-        | Op::WarpSync { .. }
-        | Op::Fence { .. }
-        | Op::Bra { .. }
-        | Op::Exit
-        | Op::Trap
-        | Op::Nop => Class::Control,
-        Op::Hopper(op) => hopper::class(op),
-        _ => Class::Integer,
-    }
-}
-
-fn yields(op: &Op) -> bool {
-    match op {
-        Op::Ld { space, .. } => *space != Space::Param,
-        Op::St { .. }
-        | Op::Atom(_)
-        | Op::CpAsync { .. }
-        | Op::CpWait(_)
-        | Op::Ldmatrix { .. }
-        | Op::Stmatrix { .. }
-        | Op::Shfl { .. }
-        | Op::Vote { .. }
-        | Op::Match { .. }
-        | Op::Redux { .. }
-        | Op::Bar(_)
-        | Op::WarpSync { .. }
-        | Op::Fence { .. }
-        | Op::Hopper(_) => true,
-        _ => false,
     }
 }

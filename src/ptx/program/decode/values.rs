@@ -1,4 +1,4 @@
-//! Moves, selections, comparisons, conversions.
+//! Moves, selections, comparisons.
 
 use super::*;
 
@@ -122,6 +122,38 @@ impl Decoder<'_> {
                     c: self.src(line, 3)?,
                 })
             }
+            "testp" => {
+                let kind = m.of(|word| {
+                    Some(match word {
+                        "finite" => Kind::Finite,
+                        "infinite" => Kind::Infinite,
+                        "number" => Kind::Number,
+                        "notanumber" => Kind::NotANumber,
+                        "normal" => Kind::Normal,
+                        "subnormal" => Kind::Subnormal,
+                        _ => return None,
+                    })
+                });
+                let ty = self.ty(line, m)?;
+                let (Some(kind), Ty::F32 | Ty::F64) = (kind, ty) else {
+                    return Err(self.unknown(line));
+                };
+                Ok(Op::Testp {
+                    kind,
+                    wide: ty == Ty::F64,
+                    d: self.dst_pred(line, self.arg(line, 0)?)?,
+                    a: self.source(line, 1, ty)?,
+                })
+            }
+            "isspacep" => {
+                let space = self.space(m).filter(|space| *space != Space::Generic);
+                let space = space.ok_or_else(|| self.unknown(line))?;
+                Ok(Op::IsSpace {
+                    space,
+                    d: self.dst_pred(line, self.arg(line, 0)?)?,
+                    a: self.src64(line, 1)?,
+                })
+            }
             name => {
                 let cmp = m.of(compare).ok_or_else(|| self.unknown(line))?;
                 let with = m.of(boolean);
@@ -131,10 +163,25 @@ impl Decoder<'_> {
                     // set.cmp.dtype.stype
                     let ty = self.ty(line, m)?;
                     let float = first == Ty::F32;
-                    if with.is_some()
-                        || !(float || matches!(first, Ty::U32 | Ty::S32))
-                        || half(ty).is_some()
-                    {
+                    if let (Some(h), None) = (half(ty), with) {
+                        let (float, narrow) = match first {
+                            Ty::U16 | Ty::S16 if !h.packed => (false, false),
+                            Ty::U32 | Ty::S32 => (false, !h.packed),
+                            _ if half(first) == Some(h) => (true, false),
+                            _ => return Err(self.unknown(line)),
+                        };
+                        return Ok(Op::SetHalves {
+                            h,
+                            cmp,
+                            ftz,
+                            float,
+                            narrow,
+                            d: self.dst(line, 0)?,
+                            a: self.src(line, 1)?,
+                            b: self.src(line, 2)?,
+                        });
+                    }
+                    if with.is_some() || !(float || matches!(first, Ty::U32 | Ty::S32)) {
                         return Err(self.unknown(line));
                     }
                     return Ok(Op::Set {
@@ -148,10 +195,28 @@ impl Decoder<'_> {
                     });
                 }
                 let ty = first;
-                if matches!(
-                    ty,
-                    Ty::F16x2 | Ty::Bf16x2 | Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 | Ty::Tf32
-                ) {
+                if matches!(ty, Ty::F16x2 | Ty::Bf16x2) {
+                    let (p, q) = self.pair(line, 0)?;
+                    let d = self.dst_pred(line, p)?;
+                    let q = match q {
+                        Some(q) => self.dst_pred(line, q)?,
+                        None => SINK,
+                    };
+                    return Ok(Op::SetpPair {
+                        brain: ty == Ty::Bf16x2,
+                        cmp,
+                        ftz,
+                        d,
+                        q,
+                        a: self.src(line, 1)?,
+                        b: self.src(line, 2)?,
+                        with: match with {
+                            Some(f) => Some((f, self.pred(line, 3)?)),
+                            None => None,
+                        },
+                    });
+                }
+                if matches!(ty, Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 | Ty::Tf32) {
                     return Err(self.unknown(line));
                 }
                 let unordered = !matches!(
@@ -183,121 +248,5 @@ impl Decoder<'_> {
                 })
             }
         }
-    }
-
-    pub(super) fn convert(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        let to_integer = m.of(round_integer);
-        let rounded = if to_integer.is_none() {
-            m.of(round)
-        } else {
-            None
-        };
-        let mut ftz = m.takes("ftz");
-        let relu = m.takes("relu");
-        let satfinite = m.takes("satfinite");
-        let sat = m.takes("sat");
-        ftz |= m.takes("ftz");
-        let to = self.ty(line, m)?;
-        let from = self.ty(line, m)?;
-        if satfinite || to == Ty::Pred || from == Ty::Pred {
-            return Err(self.unknown(line));
-        }
-        let c = Cvt {
-            to,
-            from,
-            round: to_integer.or(rounded).unwrap_or(if to.float() {
-                Round::Near
-            } else {
-                Round::Zero
-            }),
-            integer: to_integer.is_some(),
-            ftz,
-            sat,
-            relu,
-        };
-        let packed = |ty: Ty| matches!(ty, Ty::F16x2 | Ty::Bf16x2);
-        if packed(to) {
-            if from != Ty::F32
-                || ftz
-                || sat
-                || !matches!(c.round, Round::Near | Round::Zero)
-                || rounded.is_none()
-            {
-                return Err(self.unknown(line));
-            }
-            return Ok(Op::CvtPack {
-                brain: to == Ty::Bf16x2,
-                c,
-                d: self.dst(line, 0)?,
-                a: self.src(line, 1)?,
-                b: self.src(line, 2)?,
-            });
-        }
-        // Which rounding a pair of types takes (PTX ISA, cvt).
-        let known = match (from.float(), to.float()) {
-            _ if packed(from) || from == Ty::Tf32 => false,
-            _ if to == Ty::Tf32 => {
-                from == Ty::F32
-                    && matches!(rounded, Some(Round::Away | Round::Near | Round::Zero))
-                    && !sat
-                    && !ftz
-            }
-            (true, false) => to_integer.is_some(),
-            (false, true) => rounded.is_some() && rounded != Some(Round::Away) && !ftz,
-            (true, true) if to.bytes() < from.bytes() => {
-                rounded.is_some() && rounded != Some(Round::Away)
-            }
-            (true, true) => rounded.is_none() || (to == from && rounded.is_none()),
-            (false, false) => rounded.is_none() && to_integer.is_none() && !ftz,
-        };
-        if !known || (relu && !matches!(to, Ty::F16 | Ty::Bf16 | Ty::Tf32)) {
-            return Err(self.unknown(line));
-        }
-        // A wider register may hold a narrower result or source.
-        let wide = |decoder: &Self, i: usize| matches!(line.args.get(i), Some(Arg::Reg(v)) if decoder.widths[*v as usize] == Width::Wide);
-        if (to.bytes() == 8) != wide(self, 0) || (from.bytes() == 8) != wide(self, 1) {
-            let constant = !matches!(self.arg(line, 1)?, Arg::Reg(_));
-            if (to.bytes() == 8) != wide(self, 0) || !constant {
-                return Err(self.problem(
-                    line,
-                    "operands of another width than the types' are not known here",
-                ));
-            }
-        }
-        Ok(Op::Cvt {
-            c,
-            d: self.result(line, to)?,
-            a: self.source(line, 1, from)?,
-        })
-    }
-
-    pub(super) fn cvta(&mut self, line: &Line<'_>, m: &mut Modifiers<'_>) -> Decoded<Op> {
-        use crate::ptx::memory::{PARAM_WINDOW, SHARED_WINDOW};
-        let to = m.takes("to");
-        let window = m.of(|word| {
-            Some(match word {
-                "global" | "const" => 0,
-                "shared" | "shared::cta" | "shared::cluster" => SHARED_WINDOW,
-                "param" => PARAM_WINDOW,
-                _ => return None,
-            })
-        });
-        let Some(window) = window else {
-            return Err(self.unknown(line));
-        };
-        if !m.takes("u64") {
-            return Err(self.unknown(line));
-        }
-        let (d, s) = (self.dst64(line, 0)?, self.src64(line, 1)?);
-        if window == 0 {
-            return Ok(Op::Mov64 { d, s });
-        }
-        let b = self.constant64(if to { window.wrapping_neg() } else { window });
-        Ok(Op::I64 {
-            f: I64::Add,
-            d,
-            a: s,
-            b,
-        })
     }
 }

@@ -1,0 +1,226 @@
+//! Going on: with the same data and arithmetic, or not without a word.
+
+use std::fs;
+use std::path::Path;
+
+use super::place::Place;
+use super::runs::{iteration, last, refused, train};
+
+/// A folder of pictures with masks: `a0` … and lists of them.
+fn data(dir: &Path, root: &str, n: usize) {
+    let place = Place::new();
+    for i in 0..n {
+        for kind in ["images", "masks"] {
+            fs::create_dir_all(dir.join(root).join(kind)).unwrap();
+            let from = place.path(&format!("{kind}/{}.png", i % 3));
+            fs::copy(from, dir.join(format!("{root}/{kind}/a{i}.png"))).unwrap();
+        }
+    }
+}
+
+fn list(dir: &Path, name: &str, images: &[usize]) {
+    let lines: Vec<String> = images.iter().map(|i| format!("a{i}")).collect();
+    fs::write(dir.join(name), lines.join("\n")).unwrap();
+}
+
+const FILES: [&str; 14] = [
+    "--set",
+    "data.kind=folder",
+    "--set",
+    "data.root=d",
+    "--set",
+    "data.labeled=l.txt",
+    "--set",
+    "data.unlabeled=u.txt",
+    "--set",
+    "data.val=v.txt",
+    "--set",
+    "data.classes=3",
+    "--set",
+    "train.epoch_iters=0",
+];
+
+fn files<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&FILES[..], more].concat()
+}
+
+/// A run of two iterations on files, in `dir/run`.
+fn started(dir: &Path) {
+    let _ = fs::remove_dir_all(dir.join("run"));
+    let _ = fs::remove_dir_all(dir.join("d"));
+    data(dir, "d", 9);
+    list(dir, "l.txt", &[0, 1, 2, 3]);
+    list(dir, "u.txt", &[4, 5, 6, 7]);
+    list(dir, "v.txt", &[8]);
+    train(dir, "run", &files(&["--max-iters", "3"]));
+}
+
+#[test]
+fn other_data_are_refused_with_what_differs_or_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    type Change = fn(&Path);
+    let changes: [(Change, &str); 6] = [
+        (
+            |d| list(d, "u.txt", &[4, 5, 6, 7, 3, 2]),
+            "data.unlabeled names 6 images, not 4",
+        ),
+        (
+            |d| list(d, "l.txt", &[0, 1, 2, 7]),
+            "data.labeled names other images",
+        ),
+        (
+            |d| list(d, "l.txt", &[1, 0, 2, 3]),
+            "data.labeled has its images in another order",
+        ),
+        (|d| list(d, "v.txt", &[7]), "data.val names other images"),
+        (
+            |d| {
+                image::RgbImage::new(40, 33)
+                    .save(d.join("d/images/a0.png"))
+                    .unwrap()
+            },
+            "data.labeled names files that have changed in size",
+        ),
+        (
+            |d| {
+                image::GrayImage::new(33, 50)
+                    .save(d.join("d/masks/a8.png"))
+                    .unwrap()
+            },
+            "data.val names files that have changed in size",
+        ),
+    ];
+    for (i, (change, says)) in changes.into_iter().enumerate() {
+        started(dir);
+        change(dir);
+        let line = refused(dir, "run", &files(&["--resume"]));
+        assert!(line.contains(says), "{i}: {line}");
+        assert!(line.contains("--resume-with-new-data"), "{line}");
+        let said = train(dir, "run", &files(&["--resume-with-new-data"]));
+        assert!(
+            said.contains(says) && said.contains("2 iterations"),
+            "{said}"
+        );
+        let metrics = fs::read_to_string(dir.join("run/metrics.jsonl")).unwrap();
+        assert!(
+            metrics.contains("\"resumed\":{") && metrics.contains(says),
+            "{metrics}"
+        );
+        assert_eq!(iteration(&dir.join("run"), "last"), Some(8));
+    }
+}
+
+#[test]
+fn what_no_number_depends_on_may_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    started(dir);
+    train(dir, "whole", &FILES);
+    // The data set moves, lists are renamed, and everything that is only shown changes.
+    fs::rename(dir.join("d"), dir.join("moved")).unwrap();
+    for name in ["l", "u", "v"] {
+        fs::rename(
+            dir.join(format!("{name}.txt")),
+            dir.join(format!("{name}2.txt")),
+        )
+        .unwrap();
+    }
+    let changed = [
+        "data.root=moved",
+        "data.labeled=l2.txt",
+        "data.unlabeled=u2.txt",
+        "data.val=v2.txt",
+        "data.workers=1",
+        "data.cache_mib=0",
+        "train.log_every=2",
+        "train.val_every=3",
+        "train.tensorboard=false",
+        "data.class_names=[p, q, r]",
+    ];
+    let sets: Vec<&str> = changed.iter().flat_map(|c| ["--set", *c]).collect();
+    train(dir, "run", &files(&[&sets[..], &["--resume"]].concat()));
+    // All but the configuration inside is the same.
+    let tensors = |run: &str| {
+        let bytes = last(&dir.join(run));
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + header..].to_vec()
+    };
+    assert!(tensors("run") == tensors("whole"));
+    let saved = fs::read_to_string(dir.join("run/config.yaml")).unwrap();
+    assert!(
+        saved.contains("moved") && saved.contains("val_every: 3"),
+        "{saved}"
+    );
+}
+
+#[test]
+fn what_steers_a_run_is_said_and_the_rest_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    train(dir, "run", &[]);
+    assert_eq!(iteration(&dir.join("run"), "last"), Some(12));
+    for (set, says) in [
+        ("train.seed=5", "train.seed = 0, not 5"),
+        ("train.batch_labeled=3", "train.batch_labeled = 2, not 3"),
+        ("augment.flip=0.25", "augment.flip = 0.5, not 0.25"),
+        ("train.epochs=3", "may grow but not fall to 3"),
+    ] {
+        let line = refused(dir, "run", &["--resume", "--set", set]);
+        assert!(line.contains(says) && line.contains("--init"), "{line}");
+    }
+    let line = refused(dir, "run", &["--resume", "--precision", "bf16"]);
+    assert!(
+        line.contains("--precision") && line.contains("fp32"),
+        "{line}"
+    );
+    // A finished run goes on when it is given more epochs.
+    let more = [
+        "--resume",
+        "--set",
+        "train.epochs=6",
+        "--set",
+        "train.lr=0.005",
+    ];
+    let said = train(dir, "run", &more);
+    for part in [
+        "train.epochs was 4 and is 6",
+        "train.lr was",
+        "end at iteration 18, not 12",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(iteration(&dir.join("run"), "last"), Some(18));
+    let metrics = fs::read_to_string(dir.join("run/metrics.jsonl")).unwrap();
+    assert_eq!(metrics.matches("\"end\":").count(), 1);
+    assert!(metrics.contains("\"train.epochs\":[4,6]"), "{metrics}");
+}
+
+#[test]
+fn the_fix_that_an_error_names_can_be_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    train(dir, "run", &["--max-iters", "3"]);
+    let line = refused(dir, "run", &["--resume", "--set", "train.lr=1e30"]);
+    assert!(
+        line.contains("no longer a finite number") && line.contains("lower train.lr"),
+        "{line}"
+    );
+    assert_eq!(iteration(&dir.join("run"), "last"), Some(3));
+    train(dir, "run", &["--resume", "--set", "train.lr=0.01"]);
+    assert_eq!(iteration(&dir.join("run"), "last"), Some(12));
+    // And that of a key that must stay.
+    let weights = "run/checkpoints/last.safetensors";
+    train(
+        dir,
+        "other",
+        &[
+            "--init",
+            weights,
+            "--set",
+            "train.seed=5",
+            "--max-iters",
+            "1",
+        ],
+    );
+}
