@@ -9,7 +9,7 @@ use std::path::Path;
 
 use u2pl_engine::bench::{Case, Recipe};
 use u2pl_engine::device::gpu::MathMode;
-use u2pl_engine::device::gpu::ptx::toolkit;
+use u2pl_engine::device::gpu::ptx::{Edited, text, toolkit};
 use u2pl_engine::ptx::Arch;
 use u2pl_engine::weigh::{Chip, Options, Row, Weighing, read_table, rows};
 
@@ -30,11 +30,7 @@ const SOME: [&str; 9] = [
     "softmax_entropy",
 ];
 
-fn weigh(
-    arch: Arch,
-    only: &(dyn Fn(&Case) -> bool + Sync),
-    replaced: Option<(&str, &str)>,
-) -> Vec<Row> {
+fn weigh(arch: Arch, only: &(dyn Fn(&Case) -> bool + Sync), units: &[Edited]) -> Vec<Row> {
     let recipe = Recipe::named("voc", &[]).expect("a built-in recipe");
     let options = Options {
         arch,
@@ -42,7 +38,7 @@ fn weigh(
         multiprocessors: Chip::of_arch(arch).multiprocessors,
         threads: 0,
         only,
-        replaced,
+        units,
     };
     rows(&Weighing::new(&recipe, &options).expect("counts"))
 }
@@ -97,7 +93,7 @@ fn the_kernels_execute_and_move_what_the_table_says() {
     let all = std::env::var_os("U2PL_ALL_COUNTERS").is_some_and(|v| v != "0");
     let wanted = |case: &Case| all || some(case);
     for arch in [Arch::Sm80, Arch::Sm90a] {
-        let now = weigh(arch, &wanted, None);
+        let now = weigh(arch, &wanted, &[]);
         if all {
             let gone = table
                 .iter()
@@ -123,24 +119,39 @@ fn the_kernels_execute_and_move_what_the_table_says() {
     }
 }
 
+/// A kernel in a PTX text, from its head to the next one's.
+fn kernel<'t>(text: &'t str, name: &str) -> &'t str {
+    let head = format!(".entry {name}(");
+    let at = text.find(&head).expect("the kernel");
+    let start = text[..at].rfind(".visible").expect("its head");
+    let end = text[at..]
+        .find(".visible")
+        .or_else(|| text[at..].find("\t.file"));
+    &text[start..end.map_or(text.len(), |end| at + end)]
+}
+
 /// The same kernel with rows of its product that meet in the same banks: more wavefronts, a different row.
 #[test]
 fn a_planted_bank_conflict_is_found() {
     let Some(table) = table() else { return };
-    let text = std::fs::read_to_string(concat!(env!("OUT_DIR"), "/conflict.ptx"));
-    let text = text.expect("PTX of kernels/simt/tests/conflict.cu");
+    let planted = std::fs::read_to_string(concat!(env!("OUT_DIR"), "/conflict.ptx"));
+    let planted = planted.expect("PTX of kernels/simt/tests/conflict.cu");
+    let name = "conv_moments_bf16_large";
+    let own = text("conv", Arch::Sm90a).expect("PTX of kernels/conv.cu");
+    let unit = Edited {
+        unit: "conv".into(),
+        name: "conv.cu with a planted conflict".into(),
+        text: own.replace(kernel(own, name), kernel(&planted, name)),
+    };
     let one = |case: &Case| case.name == SOME[0];
-    let now = weigh(Arch::Sm90a, &one, Some((&text, "conflict.ptx")));
+    let now = weigh(Arch::Sm90a, &one, &[unit]);
     let found = differences(&table, &now);
     println!("{}", found.join("\n"));
-    assert!(
-        found.len() == 1 && found[0].contains("conv_moments_bf16_large"),
-        "{found:#?}"
-    );
-    let row = now.iter().find(|r| r.kernel == "conv_moments_bf16_large");
-    let then = table.iter().find(|r| {
-        r.arch == "sm_90a" && r.operation == SOME[0] && r.kernel == "conv_moments_bf16_large"
-    });
+    assert!(found.len() == 1 && found[0].contains(name), "{found:#?}");
+    let row = now.iter().find(|r| r.kernel == name);
+    let then = table
+        .iter()
+        .find(|r| r.arch == "sm_90a" && r.operation == SOME[0] && r.kernel == name);
     let wavefronts = |row: Option<&Row>| -> f64 {
         row.and_then(|r| r.figures[3].parse().ok())
             .expect("a row of the kernel")

@@ -86,7 +86,7 @@ fn schedule(name: &str) -> std::result::Result<Schedule, String> {
 
 /// The files of `--ptx-unit`.
 #[cfg(feature = "ptx")]
-fn edited(units: &[String]) -> Result<Vec<Edited>> {
+pub(super) fn edited(units: &[String]) -> Result<Vec<Edited>> {
     let read = |given: &String| {
         let (unit, file) = given.split_once('=').ok_or_else(|| {
             let at = format!("--ptx-unit {given}");

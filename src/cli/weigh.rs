@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::common::{emit, emit_json};
-use super::device::precision;
+use super::device::{edited, precision};
 use crate::bench::{Case, Recipe};
 use crate::device::gpu::MathMode;
 use crate::device::gpu::ptx::toolkit;
@@ -43,9 +43,12 @@ pub(super) struct Args {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["arch", "chip", "precision", "only", "json", "layers", "recipe", "set"]
+        conflicts_with_all = ["arch", "chip", "precision", "only", "json", "layers", "recipe", "set", "ptx_unit"]
     )]
     write: Option<PathBuf>,
+    /// Other PTX in the place of a unit's, to weigh a kernel under the hand: conv=FILE
+    #[arg(long, value_name = "UNIT=FILE")]
+    ptx_unit: Vec<String>,
     /// CPU threads; 0 = every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -104,13 +107,14 @@ impl Args {
     fn weigh(&self, arch: Arch, chip: &Chip) -> crate::Result<Weighing> {
         let recipe = Recipe::named(&self.recipe, &self.set)?;
         let wanted = |case: &Case| self.only.as_deref().is_none_or(|t| case.name.contains(t));
+        let units = edited(&self.ptx_unit)?;
         let options = Options {
             arch,
             math: self.precision,
             multiprocessors: chip.multiprocessors,
             threads: self.threads,
             only: &wanted,
-            replaced: None,
+            units: &units,
         };
         Weighing::new(&recipe, &options)
     }

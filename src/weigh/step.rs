@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::launch::Launch;
 use crate::bench::{Case, Recipe, collect, number_repeats, programs, values};
-use crate::device::gpu::ptx::{PtxDriver, weigh::Log};
+use crate::device::gpu::ptx::{Edited, PtxDriver, weigh::Log};
 use crate::device::gpu::{GpuDevice, MathMode};
 use crate::device::{ArenaId, Call as DeviceCall, DType, Device, Op, View, elements};
 use crate::graph::Graph;
-use crate::ptx::{self, Arch, Checks, Counting, Module};
+use crate::ptx::{self, Arch, Checks, Counting};
 use crate::{Error, Result};
 
 /// How to weigh.
@@ -25,8 +25,8 @@ pub struct Options<'a> {
     pub threads: usize,
     /// Only cases for which it is true.
     pub only: &'a (dyn Fn(&Case) -> bool + Sync),
-    /// Text of PTX whose kernels take the place of the build's, and its name.
-    pub replaced: Option<(&'a str, &'a str)>,
+    /// PTX in the place of some units' own.
+    pub units: &'a [Edited],
 }
 
 /// A node of the step's graph.
@@ -102,14 +102,7 @@ fn device(options: &Options) -> Result<(GpuDevice, std::sync::Arc<Log>)> {
         counting: Counting::Full,
         ..ptx::Options::default()
     };
-    let module = options
-        .replaced
-        .map(|(text, name)| Module::parse(text, name));
-    let module = module.transpose().map_err(|p| Error::Device {
-        device: "ptx".into(),
-        problem: p.to_string(),
-    })?;
-    let (driver, log) = PtxDriver::weighing(machine, options.multiprocessors, module)?;
+    let (driver, log) = PtxDriver::weighing(machine, options.multiprocessors, options.units)?;
     Ok((GpuDevice::new(Box::new(driver), options.math), log))
 }
 

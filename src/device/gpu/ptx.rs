@@ -120,8 +120,6 @@ pub struct PtxDriver {
     tallies: Mutex<HashMap<&'static str, Tally>>,
     /// Where launches are weighed, not computed.
     log: Option<Arc<weigh::Log>>,
-    /// Kernels that take the place of the build's.
-    replaced: Option<Module>,
     /// Multiprocessors that it has, and that work is cut up for.
     multiprocessors: [u32; 2],
 }
@@ -200,38 +198,28 @@ impl PtxDriver {
             launches: Arc::new(Launches(ALL.iter().map(|_| AtomicU64::new(0)).collect())),
             tallies: Mutex::default(),
             log: None,
-            replaced: None,
             multiprocessors: [4, TEST_MULTIPROCESSORS],
         })
     }
 
     /// A machine of this many multiprocessors that weighs its launches, work cut up as for a GPU: see
-    /// [`weigh`]. Memory is zeros that take none until they are written. Kernels of `replaced` take the
-    /// place of the build's.
+    /// [`weigh`]. Memory is zeros that take none until they are written. `units` as in
+    /// [`PtxDriver::edited`].
     ///
     /// # Errors
-    /// As [`PtxDriver::new`].
+    /// As [`PtxDriver::edited`].
     pub fn weighing(
         options: Options,
         multiprocessors: u32,
-        replaced: Option<Module>,
+        units: &[Edited],
     ) -> Result<(Self, Arc<weigh::Log>)> {
         let log = Arc::new(weigh::Log::default());
         let driver = Self {
             log: Some(log.clone()),
-            replaced,
             multiprocessors: [multiprocessors, PLANNED_MULTIPROCESSORS],
-            ..Self::new(options)?
+            ..Self::edited(options, units)?
         };
         Ok((driver, log))
-    }
-
-    /// Where a kernel is.
-    fn module(&self, kernel: &KernelInfo) -> Result<&Module> {
-        let replaced = self.replaced.as_ref();
-        let module = replaced.filter(|m| m.entry(kernel.name).is_some());
-        let module = module.or_else(|| self.modules.get(kernel.unit).map(|m| &**m));
-        module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))
     }
 
     /// The count of launches, which goes on when the driver is handed away.
@@ -328,7 +316,8 @@ impl Driver for PtxDriver {
         shared_bytes: u32,
         args: &[u8],
     ) -> Result<()> {
-        let module = self.module(kernel)?;
+        let module = self.modules.get(kernel.unit);
+        let module = module.ok_or_else(|| Error::internal(format!("no unit {}", kernel.unit)))?;
         let block = [kernel.threads, 1, 1];
         let machine = &self.machine;
         if let Some(log) = &self.log {
