@@ -225,13 +225,7 @@ fn what_no_kernel_can_do_the_cpu_does() {
             "batch_norm runs on the CPU",
         ],
     );
-    assert_says(
-        conv,
-        &[
-            "kernels conv_wgrad_bf16_any, conv_wgrad_bf16_large",
-            "conv_wgrad runs on the CPU",
-        ],
-    );
+    assert_says(conv, &["conv_wgrad_bf16_any", "conv_wgrad runs on the CPU"]);
     assert_says(
         relu,
         &["kernel relu_bf16 is wrong", "relu runs on the CPU instead"],
@@ -405,7 +399,7 @@ fn the_program_says_one_line() {
     let (code, lines, text) = infer("c", "conv=wrong.ptx", &["--no-check"]);
     assert_eq!((code, lines.len()), (0, 1), "{text}");
     assert_says(&lines[0], &["WARN", "are not checked"]);
-    let mask = |out: &str| std::fs::read(place.path(out).join("0.png")).unwrap();
+    let mask = |out: &str| std::fs::read(place.path(out).join("masks/0.png")).unwrap();
     assert_eq!(mask("a"), mask("b"), "replaced, the kernels say the same");
 
     for (unit, parts) in [
