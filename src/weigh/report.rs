@@ -254,13 +254,15 @@ pub fn text(weighing: &Weighing, chip: &Chip, each: bool) -> String {
         .map(|(resource, seconds)| format!("{} {:.2}", resource.name(), 1e3 * seconds))
         .collect();
     text + &format!(
-        "predicted least for a step: {:.2} ms of kernels (ms bound by {}); {} launches, {} of them under {:.0} us, {:.2} ms together\n",
+        "predicted least for a step: {:.2} ms of kernels (ms bound by {}); {} launches, {} of them under {:.0} us, {:.2} ms together\n\
+         were no two resources ever busy at once: {:.0} ms\n",
         1e3 * whole,
         bound.join(", "),
         sums.total.launches,
         sums.short.0,
         1e6 * SHORT,
-        1e3 * sums.short.1
+        1e3 * sums.short.1,
+        1e3 * sums.total.times.iter().sum::<f64>()
     )
 }
 
