@@ -231,3 +231,60 @@ pub(super) fn blocks(grid: [u32; 3], first: u64, count: u64) -> Vec<[u32; 3]> {
     let at = |i: u64| [i % x, i / x % y, i / x / y].map(|n| n as u32);
     (first..first + count).map(at).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three kinds of blocks in a row: where one kind ends is found, so that sums are exact.
+    #[test]
+    fn what_did_not_run_counts_as_its_neighbours() {
+        let cost = |block: u64| match block {
+            0..700 => 1000,
+            700..999 => 400,
+            _ => 100,
+        };
+        let mut ran = 0;
+        let mut run = |first: u64, count: u64| {
+            ran += count;
+            let mut counters = Counters::default();
+            counters.instructions[0] = (first..first + count).map(cost).sum();
+            counters.executed = vec![counters.instructions[0]];
+            Ok(counters)
+        };
+        let range = Range {
+            first: 0,
+            units: 1000,
+            size: 1,
+            times: 1,
+        };
+        let mut found = Vec::new();
+        assert!(range.sample(&mut found, &mut run).expect("counts"));
+        let sum = |of: &dyn Fn(&Alike) -> u64| found.iter().map(of).sum::<u64>();
+        assert_eq!(sum(&|a| a.blocks), 1000);
+        let instructions = sum(&|a| a.counters.total() * (a.blocks / a.ran));
+        assert_eq!(instructions, (0..1000).map(cost).sum::<u64>());
+        assert!(ran <= MOST_UNITS as u64, "{ran} blocks ran");
+    }
+
+    /// Blocks that finish one another's work run together: a row of a norm, however long.
+    #[test]
+    fn rows_of_a_norm_run_whole() {
+        let kernel = |name| KernelInfo {
+            name,
+            threads: 256,
+            args_bytes: 0,
+            unit: "norm",
+        };
+        let units = |name, grid| -> Vec<(u64, u64, u64)> {
+            let ranges = ranges(&kernel(name), grid, &[]);
+            ranges.iter().map(|r| (r.units, r.size, r.times)).collect()
+        };
+        assert_eq!(units("batch_norm_merge", [129, 2, 1]), [(2, 129, 1)]);
+        assert_eq!(units("copy_4", [64, 9, 1]), [(9, 64, 1)]);
+        assert_eq!(
+            units("copy_4", [65, 9, 1]),
+            [(65, 1, 1), (65, 1, 7), (65, 1, 1)]
+        );
+    }
+}
