@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::config::schema::Protocol;
 use crate::contact::{self, Check};
 use crate::data::palette::{Palette, palette};
-use crate::device::Device;
+use crate::device::{Device, Met};
 use crate::eval::{
     LoadedWeights, Maps, Predictor, Rgb, Sample, SampleKind, Scores, Tiling, Weights,
 };
@@ -236,7 +236,8 @@ impl Segmenter {
             pool: Mutex::default(),
         };
         let set = segmenter.weights.weights().set;
-        segmenter.lend()?.caller()?.predictor.meet(set, false)?;
+        let met = segmenter.lend()?.caller()?.predictor.met(set, false)?;
+        segmenter.device.meet(&met)?;
         Ok(segmenter)
     }
 
@@ -305,6 +306,9 @@ impl Segmenter {
     /// # Errors
     /// As [`Segmenter::segment`].
     pub fn warm_up(&self, callers: usize, shape: InputShape) -> Result<()> {
+        // What carries images and maps of device memory to and from a program.
+        self.device
+            .meet(&["copy", "fill"].map(|op| Met { op, half: false }))?;
         let lent: Result<Vec<Lent>> = (0..callers).map(|_| self.lend()).collect();
         for mut caller in lent? {
             match shape.samples {
