@@ -281,7 +281,8 @@ CONSTANT(NORM_MERGE_CHANNELS, 32);  // of a block
 static_assert(kMergeTiles * kMergeLanes == NORM_MERGE_TILES, "a block's tiles");
 static_assert(kMergeLanes * NORM_MERGE_CHANNELS == 256, "a block's threads");
 
-KERNEL(batch_norm_merge, NormMergeArgs, 256) {
+// ptxas keeps a value in local memory for the sake of a fourth block.
+KERNEL(batch_norm_merge, NormMergeArgs, 256, 3) {
   SHARED(double, counts, [kMergeLanes][NORM_MERGE_CHANNELS]);
   SHARED(double, means, [kMergeLanes][NORM_MERGE_CHANNELS]);
   SHARED(double, squared, [kMergeLanes][NORM_MERGE_CHANNELS]);

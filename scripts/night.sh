@@ -14,7 +14,10 @@ dir=$(mktemp -d)
 disk=$dir/disk
 mkdir "$disk"
 tmpfs=no
+pid=
 cleanup() {
+  # A run that is still going holds the disk.
+  if [ -n "$pid" ]; then kill -9 "$pid" 2> /dev/null || true; wait "$pid" 2> /dev/null || true; fi
   if [ "$tmpfs" = yes ]; then umount "$disk" || true; fi
   if [ -z "${NIGHT_KEEP:-}" ]; then rm -rf "$dir"; else echo "kept: $dir"; fi
 }
@@ -78,6 +81,7 @@ for k in 1 2 3; do
     sleep 0.02
   done
   kill -9 $pid; wait $pid 2> /dev/null || true
+  pid=
   echo "kill $k at iteration $want or later; the checkpoint is of $(done_in "$run")"
   resume=--resume
 done
@@ -99,6 +103,7 @@ if [ "$tmpfs" = yes ]; then
   done
   dd if=/dev/zero of="$disk/filler" bs=64k 2> /dev/null || true
   if wait $pid; then fail "nobody noticed the full disk"; fi
+  pid=
   grep -q "No space left" "$dir/log" || fail "the full disk is not named"
   rm "$disk/filler"
 else

@@ -16,7 +16,7 @@
 //! | `cli` (default) | the binary and what only it needs: training, datasets, scoring of datasets, export, benchmarks |
 //! | `cuda` (default) | the CUDA device; builds without CUDA, loads the driver at run time |
 //! | `cust-interop` | CUDA devices on the context and stream of a program that uses `cust` |
-//! | `ptx` | the PTX machine ([`ptx`]): compiled kernels executed on the CPU, for tests and for weighing |
+//! | `ptx` | the PTX machine (module `ptx`): compiled kernels executed on the CPU, for tests and for weighing |
 //! | `simt` | the CUDA kernels on the CPU, for tests; needs a C++17 compiler |
 #![deny(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
-use crate::device::{ArenaId, Call, DType, Op, View};
+use crate::device::{ArenaId, Call, Op, View};
 
 /// How a planted operation is wrong above a level.
 #[derive(Clone, Copy, PartialEq)]
@@ -429,6 +429,7 @@ fn starts_at_once_leave_a_whole_file() {
 #[test]
 fn there_are_cases_for_every_operation_of_the_recipes() {
     use crate::config::Config;
+    use crate::device::DType;
     use crate::train::session::Blueprint;
 
     let cases = cases::all(SEED);

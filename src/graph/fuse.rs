@@ -83,11 +83,12 @@ impl Graph {
         fused.met()
     }
 
-    /// Its operations, each once.
+    /// Its operations, each once, and those that fill its memory and carry what lies elsewhere into it.
     pub fn met(&self) -> Vec<Met> {
         let dtype = |&t: &TensorId| self.tensor(t).dtype;
         let met = |n: &Node| Met::new(n.op.name(), n.ins.iter().chain(&n.outs).map(dtype));
-        let all: BTreeSet<Met> = self.nodes.iter().map(met).collect();
+        let around = ["fill", "copy"].map(|op| Met { op, half: false });
+        let all: BTreeSet<Met> = self.nodes.iter().map(met).chain(around).collect();
         all.into_iter().collect()
     }
 

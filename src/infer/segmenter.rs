@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::config::schema::Protocol;
 use crate::contact::{self, Check};
 use crate::data::palette::{Palette, palette};
-use crate::device::{Device, Met};
+use crate::device::Device;
 use crate::eval::{
     LoadedWeights, Maps, Predictor, Rgb, Sample, SampleKind, Scores, Tiling, Weights,
 };
@@ -306,9 +306,6 @@ impl Segmenter {
     /// # Errors
     /// As [`Segmenter::segment`].
     pub fn warm_up(&self, callers: usize, shape: InputShape) -> Result<()> {
-        // What carries images and maps of device memory to and from a program.
-        self.device
-            .meet(&["copy", "fill"].map(|op| Met { op, half: false }))?;
         let lent: Result<Vec<Lent>> = (0..callers).map(|_| self.lend()).collect();
         for mut caller in lent? {
             match shape.samples {

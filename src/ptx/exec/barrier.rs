@@ -192,6 +192,7 @@ pub fn step(
 fn complete(warps: &mut [Warp], common: &mut Common<'_>, id: usize) {
     let state = std::mem::replace(&mut common.barriers.states[id], State::new());
     common.clocks.epoch += u32::from(state.all);
+    common.woke = true;
     for warp in warps
         .iter_mut()
         .filter(|warp| state.waiting >> warp.index & 1 != 0)

@@ -94,6 +94,8 @@ pub struct Common<'m> {
     pub hopper: hopper::State,
     /// What the block knows of other blocks.
     pub clock: BlockClock,
+    /// A barrier let warps go.
+    pub woke: bool,
     /// A thread waits for another block.
     pub waits: bool,
     /// Warp instructions that the block has run.
@@ -159,6 +161,7 @@ impl<'m> Block<'m> {
                 clock: BlockClock::default(),
                 fenced: false,
                 clock_now: 0,
+                woke: false,
                 waits: false,
                 touched: Touched::new(if counting { launch.memory.count() } else { 0 }),
             },
@@ -220,7 +223,8 @@ impl<'m> Block<'m> {
         loop {
             if self.ready == 0 {
                 self.ready = self.wake();
-                while self.ready == 0 && hopper::relieve(&mut self.common)? {
+                // What still flies when all have ended, nobody waited for.
+                while self.ready == 0 && !self.is_done() && hopper::relieve(&mut self.common)? {
                     self.ready = self.wake();
                 }
                 if self.ready == 0 {
@@ -240,14 +244,14 @@ impl<'m> Block<'m> {
                     self.ready |= self.wake();
                 }
             }
-            if self.common.hopper.take_changed() {
+            if self.common.hopper.take_changed() | std::mem::take(&mut self.common.woke) {
                 self.ready |= self.wake();
             }
             if std::mem::take(&mut self.common.waits) {
                 self.resting |= 1 << w;
             }
         }
-        match self.warps.iter().all(|warp| warp.status == Status::Done) {
+        match self.is_done() {
             true => match hopper::end(&mut self.common) {
                 Ok(()) => Ok(true),
                 Err(what) => Err(BlockFault {
@@ -258,6 +262,10 @@ impl<'m> Block<'m> {
             },
             false => Err(reports::deadlock(&self.warps, &self.common)),
         }
+    }
+
+    fn is_done(&self) -> bool {
+        self.warps.iter().all(|warp| warp.status == Status::Done)
     }
 
     /// Warps that can run.

@@ -53,6 +53,9 @@ pub struct State {
     chance: u64,
 }
 
+/// One in so many instructions of sm_90 lands a copy, by the block's chance.
+const LANDS: [usize; 2] = [4, 64];
+
 /// So many questions in vain, and the phase never completes.
 const PATIENCE: u32 = 1 << 20;
 
@@ -116,7 +119,10 @@ pub fn step(
     common: &mut Common<'_>,
     active: u32,
 ) -> Result<Next, Stop> {
-    if common.launch.options.schedule != Schedule::Sequential && draw(common, 4) == 0 {
+    // Half of the blocks see their copies early, the others late.
+    let options = &common.launch.options;
+    let chance = LANDS[((options.seed ^ u64::from(common.block)) % 2) as usize];
+    if options.schedule != Schedule::Sequential && draw(common, chance) == 0 {
         bulk::progress(common).map_err(|fault| Stop::warp(fault.what))?;
     }
     let warp = &mut warps[w];

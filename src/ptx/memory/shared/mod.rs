@@ -343,7 +343,8 @@ impl Shared {
             return Err(Wrong::Unwritten);
         }
         let both_atomic = kind == Kind::Atomic && write & ATOMIC != 0;
-        if write != 0 && !both_atomic && !ordered(write, who, clocks) {
+        // Of a word that atomics have changed since, this is still the last plain write.
+        if write != 0 && !ordered(write, who, clocks) {
             return Err(race(write, true));
         }
         if kind == Kind::Read && write & ATOMIC == 0 {
@@ -353,16 +354,16 @@ impl Shared {
         // Of an atomically written word the readers' list holds all who took part.
         if both_atomic {
             self.add_reader(&mut shade.read, who, clocks);
-            shade.write = who.stamp() | ATOMIC;
             return Ok(());
         }
+        let last = self.any_reader(shade.read);
         self.check_readers(shade.read, who, clocks, write & ATOMIC != 0)?;
         if shade.read & LIST != 0 {
             self.free_readers.push((shade.read & !LIST) as u32);
         }
         match kind {
             Kind::Read => {
-                shade.write = write & !ATOMIC;
+                shade.write = last;
                 shade.read = who.stamp();
             }
             Kind::Write => {
@@ -370,11 +371,22 @@ impl Shared {
                 shade.read = 0;
             }
             Kind::Atomic => {
-                shade.write = who.stamp() | ATOMIC;
+                shade.write |= ATOMIC;
                 shade.read = who.stamp();
             }
         }
         Ok(())
+    }
+
+    /// One of those who took part in an atomic operation.
+    fn any_reader(&self, read: Stamp) -> Stamp {
+        match read & LIST {
+            0 => read,
+            _ => {
+                let list = &self.readers[(read & !LIST) as usize];
+                list.stamps.iter().copied().max().unwrap_or(0)
+            }
+        }
     }
 
     #[inline]
