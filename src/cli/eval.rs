@@ -259,10 +259,11 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
     };
     let files = Files::new(args, &outcome.cfg, &dataset)?;
     let mut lines = files.header();
-    let mut evaluator = Evaluator::new(device, &outcome.cfg, layout);
+    let mut evaluator = Evaluator::new(device.clone(), &outcome.cfg, layout);
     evaluator.predictor().tile(args.looks.tile)?;
     evaluator.predictor().trace_nan(args.trace_nan);
-    evaluator.meet(loaded.weights().set)?;
+    let met = evaluator.met(loaded.weights().set)?;
+    device.meet(&met)?;
     let progress = Progress::new("eval", dataset.len());
     let ignore = outcome.cfg.data.ignore_index;
     let scored = evaluator.each(loaded.weights(), &dataset, look, &mut |i, scored| {

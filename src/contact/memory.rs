@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -65,7 +66,10 @@ impl<'a> Memory<'a> {
             return Ok(BTreeMap::new());
         };
         let bytes = match std::fs::read(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            // Where there can be no file, adding to it says so.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(BTreeMap::new());
+            }
             read => read.map_err(|e| format!("{}: cannot be read ({e})", path.display()))?,
         };
         match serde_json::from_slice::<File>(&bytes) {

@@ -167,7 +167,10 @@ impl Guard for Guardian {
         }
         let memory = Memory::new(self.check.folder.clone(), &self.identity.key);
         let remembered = memory.read().unwrap_or_else(|problem| {
-            self.complain(&mut state, &problem);
+            self.complain(
+                &mut state,
+                &format!("{problem}; the kernels are checked again"),
+            );
             BTreeMap::new()
         });
         let first = remembered.is_empty();
@@ -193,7 +196,8 @@ impl Guard for Guardian {
         let tried = self.check_all(&mut state, device, open, first, &mut found);
         // What was found before an error holds, too.
         if let Err(problem) = memory.add(found) {
-            self.complain(&mut state, &problem);
+            let line = format!("{problem}; until that is fixed they are checked at each start");
+            self.complain(&mut state, &line);
         }
         tried
     }
@@ -212,11 +216,9 @@ impl Guardian {
         (self.check.tell)(&Said::Warning(line));
     }
 
-    fn complain(&self, state: &mut State, problem: &str) {
+    fn complain(&self, state: &mut State, line: &str) {
         if !std::mem::replace(&mut state.complained, true) {
-            self.warn(format!(
-                "{problem}; the kernels are checked at each start until then"
-            ));
+            self.warn(line.into());
         }
     }
 

@@ -126,7 +126,9 @@ impl Trial<'_> {
             if launched.is_empty() {
                 return Err(self.error(format!("{op} cannot be checked: {text}")));
             }
-            suspects.extend(launched);
+            // A fault says whose it is: a kernel that ran before it is not to blame.
+            let named = words(&text, &launched);
+            suspects.extend(if named.is_empty() { launched } else { named });
             if failed == 0 {
                 message = text;
             }
@@ -204,6 +206,14 @@ impl Trial<'_> {
             problem: format!("{problem}; {WAYS_OUT}"),
         }
     }
+}
+
+/// Those of `kernels` that `text` names.
+fn words(text: &str, kernels: &[&'static str]) -> Vec<&'static str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named: BTreeSet<&str> = text.split(|c| !is_part(c)).collect();
+    let kernels = kernels.iter().copied();
+    kernels.filter(|k| named.contains(k)).collect()
 }
 
 /// Whether the device still takes memory and gives back what was written there.

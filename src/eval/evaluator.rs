@@ -9,7 +9,7 @@ use super::prefetch;
 use super::windows::Rgb;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::device::{ArenaId, Device};
+use crate::device::{ArenaId, Device, Met};
 use crate::graph::params::{Layout, ParamSet};
 use crate::{Error, Result};
 
@@ -30,12 +30,12 @@ impl Evaluator {
         }
     }
 
-    /// As [`Predictor::meet`], of everything that datasets are scored with.
+    /// As [`Predictor::met`], of everything that datasets are scored with.
     ///
     /// # Errors
-    /// As [`Predictor::meet`].
-    pub fn meet(&mut self, set: ParamSet) -> Result<()> {
-        self.predictor.meet(set, true)
+    /// As [`Predictor::met`].
+    pub fn met(&mut self, set: ParamSet) -> Result<Vec<Met>> {
+        self.predictor.met(set, true)
     }
 
     /// Scores every image of `dataset` with the weights `set` of the state arena. Images are

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::Result;
 use crate::config::schema::{Config, Mode};
 use crate::device::op::{Augment, Window};
-use crate::device::{ArenaId, DType, Device, Op, View};
+use crate::device::{ArenaId, DType, Device, Met, Op, View};
 use crate::graph::exec::Program;
 use crate::graph::ops::{BnMode, BnParams};
 use crate::graph::params::{Layout, ParamSet};
@@ -322,13 +322,13 @@ impl Networks {
         Ok(Plan::new(&graph, &*self.device).bytes)
     }
 
-    /// Has the device meet what a program with this tail uses.
-    pub(super) fn meet(&mut self, set: ParamSet, shape: Shape, tail: Tail) -> Result<()> {
+    /// What the device meets in a program with this tail.
+    pub(super) fn met(&mut self, set: ParamSet, shape: Shape, tail: Tail) -> Result<Vec<Met>> {
         let kind = SampleKind::Byte;
         match graph(&self.cfg, &mut self.layout, set, shape, kind, tail) {
-            Ok(mut made) => made.graph.suit(&*self.device),
+            Ok(made) => Ok(made.graph.met_on(&*self.device)),
             // Too small a shape for this network: programs of others are met when they are made.
-            Err(crate::Error::Input { .. }) => Ok(()),
+            Err(crate::Error::Input { .. }) => Ok(Vec::new()),
             Err(e) => Err(e),
         }
     }

@@ -123,28 +123,24 @@ impl Predictor {
         self.nets.held()
     }
 
-    /// Has the device meet the operations of [`Predictor::maps`] on images of bytes, with `counts` also
-    /// of [`Predictor::confusion`]: what a first contact has to say is then said before the first
-    /// image and not at it.
+    /// The operations of [`Predictor::maps`] on images of bytes, with `counts` also of
+    /// [`Predictor::confusion`]. A device that meets them all at once says what a first contact has to
+    /// say before the first image and not at it.
     ///
     /// # Errors
-    /// As [`crate::device::Device::meet`].
-    pub fn meet(&mut self, set: ParamSet, counts: bool) -> Result<()> {
+    /// [`Error::Internal`] for a network that cannot be built.
+    pub fn met(&mut self, set: ParamSet, counts: bool) -> Result<Vec<Met>> {
         let shape = Shape::one(self.crop);
-        self.nets.meet(set, shape, Tail::Maps)?;
+        let mut met = self.nets.met(set, shape, Tail::Maps)?;
         if counts {
-            self.nets.meet(set, shape, Tail::Confusion)?;
+            met.extend(self.nets.met(set, shape, Tail::Confusion)?);
         }
-        if self.is_plain() && self.protocol != Protocol::Sliding {
-            return Ok(());
+        if !self.is_plain() || self.protocol == Protocol::Sliding {
+            let floats = |op| Met { op, half: false };
+            met.extend(["add_scores", "finish_scores"].map(floats));
+            met.extend(counts.then(|| floats("label_confusion")));
         }
-        let floats = |op| Met { op, half: false };
-        self.device
-            .meet(&[floats("add_scores"), floats("finish_scores")])?;
-        match counts {
-            true => self.device.meet(&[floats("label_confusion")]),
-            false => Ok(()),
-        }
+        Ok(met)
     }
 
     /// Class map, entropy and confidence of `image`. The centre-crop protocol has no answer for

@@ -71,11 +71,16 @@ impl Graph {
     /// # Errors
     /// As [`Device::meet`].
     pub fn suit(&mut self, device: &dyn Device) -> Result<()> {
-        let mut fused = self.clone();
-        fused.fuse(|op| device.fuses(op));
-        device.meet(&fused.met())?;
+        device.meet(&self.met_on(device))?;
         self.fuse(|op| device.fuses(op));
         device.meet(&self.met())
+    }
+
+    /// What [`Graph::suit`] introduces first.
+    pub fn met_on(&self, device: &dyn Device) -> Vec<Met> {
+        let mut fused = self.clone();
+        fused.fuse(|op| device.fuses(op));
+        fused.met()
     }
 
     /// Its operations, each once, and those that fill its memory and carry what lies elsewhere into it.

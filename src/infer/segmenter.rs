@@ -236,7 +236,8 @@ impl Segmenter {
             pool: Mutex::default(),
         };
         let set = segmenter.weights.weights().set;
-        segmenter.lend()?.caller()?.predictor.meet(set, false)?;
+        let met = segmenter.lend()?.caller()?.predictor.met(set, false)?;
+        segmenter.device.meet(&met)?;
         Ok(segmenter)
     }
 

@@ -37,13 +37,14 @@ use crate::files::write_atomic;
 use crate::machine;
 use crate::method::diagnostics::{Queued, Report};
 use crate::method::schedule;
+use crate::method::state::param_set;
 use crate::{Error, Result};
 use board::Board;
 use checkpoint::Progress;
 use origin::Origin;
 use recover::{Resumed, diverged, slower};
 use run_dir::RunDir;
-use session::{Session, Staged};
+use session::{Blueprint, Session, Staged};
 use sheet::Sheet;
 use watch::ContrastWatch;
 
@@ -227,10 +228,13 @@ impl Trainer {
             tracing::warn!("the contrast term has nothing to learn from: {reason}");
         }
         contact::introduce(&*options.device, &options.check);
-        let mut session = Session::new(&cfg, options.device.clone(), epoch_iters, cap_pixels)?;
-        let mut evaluator = Evaluator::new(options.device.clone(), &cfg, session.params().clone());
-        // Before the first step, not at the first validation.
-        evaluator.meet(session.param_set("student")?)?;
+        let device = &options.device;
+        let blueprint = Blueprint::new(&cfg, cap_pixels, device.map_dtype())?;
+        let mut evaluator = Evaluator::new(device.clone(), &cfg, blueprint.params.clone());
+        // All at once, and what validation needs before the first step.
+        let student = param_set(&blueprint.state, "student")?;
+        device.meet(&[blueprint.met_on(&**device), evaluator.met(student)?].concat())?;
+        let mut session = Session::assemble(&cfg, device.clone(), epoch_iters, blueprint)?;
         let (mut dir, progress) = match resumed {
             Some(Resumed { saved, changed }) => {
                 let released = cfg.method.mode == Mode::Released;

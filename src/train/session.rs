@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::schema::{Algorithm, Config};
-use crate::device::{ArenaId, DType, Device, Op, bf16_bytes, elements};
+use crate::device::{ArenaId, DType, Device, Met, Op, bf16_bytes, elements};
 use crate::graph::exec::{Arena, Program, Timing, read_view};
 use crate::graph::params::{Layout, ParamSet};
 use crate::graph::plan::Plan;
@@ -103,6 +103,13 @@ impl Blueprint {
     pub fn fused(mut self, gains: impl Fn(&Op) -> bool) -> Self {
         self.graphs_mut().for_each(|graph| graph.fuse(&gains));
         self
+    }
+
+    /// What `device` meets in all of them ([`Graph::met_on`]).
+    pub fn met_on(&self, device: &dyn Device) -> Vec<Met> {
+        let steps = self.warmup.iter().chain(&self.u2pl).map(|(g, _)| g);
+        let graphs = steps.chain(&self.update);
+        graphs.flat_map(|graph| graph.met_on(device)).collect()
     }
 
     fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
@@ -213,7 +220,8 @@ impl Session {
         Ok((Self::assemble(cfg, device, epoch_iters, blueprint)?, images))
     }
 
-    fn assemble(
+    /// As [`Session::new`], of graphs that were built already.
+    pub(super) fn assemble(
         cfg: &Config,
         device: Arc<dyn Device>,
         epoch_iters: usize,
