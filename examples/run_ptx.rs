@@ -71,7 +71,7 @@ fn settings(arguments: &[String]) -> Result<Settings, String> {
         let unknown = || format!("{argument} {value}: not known; {USAGE}");
         match argument.as_str() {
             "--arch" => settings.arch = Some(Arch::from_name(value).ok_or_else(unknown)?),
-            "--schedule" => settings.schedule = schedule(value).ok_or_else(unknown)?,
+            "--schedule" => settings.schedule = Schedule::from_name(value).ok_or_else(unknown)?,
             "--model" => settings.model = Some(MmaModel::named(value).ok_or_else(unknown)?),
             "--seed" => settings.seed = value.parse().map_err(|_| unknown())?,
             "--threads" => settings.threads = value.parse().map_err(|_| unknown())?,
@@ -85,15 +85,6 @@ fn settings(arguments: &[String]) -> Result<Settings, String> {
         Err(USAGE.to_string())
     } else {
         Ok(settings)
-    }
-}
-
-fn schedule(name: &str) -> Option<Schedule> {
-    match name {
-        "sequential" => Some(Schedule::Sequential),
-        "uniform" => Some(Schedule::Uniform),
-        "pct" => Some(Schedule::Pct),
-        _ => None,
     }
 }
 

@@ -46,10 +46,10 @@ fn table() -> Option<Vec<Row>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/counters.tsv");
     let text = std::fs::read_to_string(path).expect("kernels/counters.tsv");
     let (release, rows) = read_table(&text).expect("a table of counts");
-    if toolkit().is_empty() {
-        println!("built without nvcc (scripts/install-nvcc.sh): nothing to check");
-        return None;
-    }
+    assert!(
+        !toolkit().is_empty(),
+        "built without nvcc: run scripts/install-nvcc.sh"
+    );
     if !toolkit().starts_with(&format!("{release}.")) {
         println!(
             "the table is of nvcc {release}, this build of {}: not compared",

@@ -174,8 +174,9 @@ fn reference() -> Vec<f32> {
     scored(Arc::new(cpu), Check::default())
 }
 
-/// Scores of two bf16 devices that are right differ by this share at most.
-const NEAR: f32 = 0.1;
+/// Scores of two bf16 devices that are right differ by this share at most: the healthy machine is
+/// 0.0005 from the CPU, the planted bug 0.085.
+const NEAR: f32 = 0.01;
 
 #[test]
 fn wrong_large_tiles_give_way_to_small_ones() {

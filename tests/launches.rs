@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use u2pl_engine::bench::Recipe;
-use u2pl_engine::device::gpu::driver::{Driver, GraphId, Limits, Ptr, Ticket};
+use u2pl_engine::device::gpu::driver::{Driver, Limits, Ptr};
 use u2pl_engine::device::gpu::kernels::KernelInfo;
 use u2pl_engine::device::gpu::{GpuDevice, MathMode};
 use u2pl_engine::device::{Device, Memory};
@@ -52,15 +52,7 @@ impl Driver for Counter {
 
     fn free(&self, _: Ptr) {}
 
-    fn free_bytes(&self) -> Option<usize> {
-        None
-    }
-
     fn upload(&self, _: Ptr, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn expect_uploads(&self, _: usize) -> Result<()> {
         Ok(())
     }
 
@@ -68,36 +60,10 @@ impl Driver for Counter {
         Err(Error::internal("nothing was computed"))
     }
 
-    fn download_later(&self, _: Ptr, _: usize) -> Result<Ticket> {
-        Err(Error::internal("nothing was computed"))
-    }
-
-    fn collect(&self, _: Ticket, _: &mut [u8]) -> Result<()> {
-        Err(Error::internal("nothing was computed"))
-    }
-
     fn launch(&self, kernel: &KernelInfo, _: [u32; 3], _: u32, _: &[u8]) -> Result<()> {
         let mut counts = self.counts.lock().expect("the counts");
         *counts.entry(kernel.name).or_default() += 1;
         Ok(())
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>> {
-        Ok(None)
-    }
-
-    fn replay(&self, _: GraphId) -> Result<()> {
-        Err(Error::internal("nothing was recorded"))
-    }
-
-    fn forget(&self, _: GraphId) {}
-
-    fn time_each(&self, _: usize, _: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<f32>> {
-        Err(Error::internal("nothing takes time"))
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Place {
         value_name = "NAME",
         default_value = "sequential",
         hide = true,
-        value_parser = ptx_schedule
+        value_parser = |name: &str| crate::ptx::Schedule::from_name(name).ok_or(SCHEDULES)
     )]
     ptx_schedule: crate::ptx::Schedule,
     /// Seed of the simt device's schedule
@@ -58,31 +58,14 @@ pub(super) struct Place {
         value_name = "NAME",
         default_value = "sequential",
         hide = true,
-        value_parser = schedule
+        value_parser = |name: &str| Schedule::from_name(name).ok_or(SCHEDULES)
     )]
     simt_schedule: Schedule,
 }
 
-#[cfg(feature = "ptx")]
-fn ptx_schedule(name: &str) -> std::result::Result<crate::ptx::Schedule, String> {
-    use crate::ptx::Schedule;
-    match name {
-        "sequential" => Ok(Schedule::Sequential),
-        "uniform" => Ok(Schedule::Uniform),
-        "pct" => Ok(Schedule::Pct),
-        _ => Err("not one of sequential, uniform, pct".into()),
-    }
-}
-
-#[cfg(feature = "simt")]
-fn schedule(name: &str) -> std::result::Result<Schedule, String> {
-    match name {
-        "sequential" => Ok(Schedule::Sequential),
-        "uniform" => Ok(Schedule::Uniform),
-        "pct" => Ok(Schedule::Pct),
-        _ => Err("not one of sequential, uniform, pct".into()),
-    }
-}
+/// What an order of warps may be called.
+#[cfg(any(feature = "ptx", feature = "simt"))]
+const SCHEDULES: &str = "not one of sequential, uniform, pct";
 
 /// The files of `--ptx-unit`.
 #[cfg(feature = "ptx")]

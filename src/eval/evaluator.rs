@@ -65,7 +65,8 @@ impl Evaluator {
     /// image's index; of an image or a mask that cannot be used what is wrong with it.
     ///
     /// # Errors
-    /// The device's; the first of `take`.
+    /// The device's; an image's whose scores are no finite numbers, naming it: a network that gives such
+    /// is not worth the other images. The first of `take`.
     pub fn each(
         &mut self,
         weights: Weights,

@@ -71,6 +71,18 @@ pub enum Schedule {
     Pct,
 }
 
+impl Schedule {
+    /// `sequential`, `uniform` or `pct`.
+    pub fn from_name(name: &str) -> Option<Schedule> {
+        match name {
+            "sequential" => Some(Schedule::Sequential),
+            "uniform" => Some(Schedule::Uniform),
+            "pct" => Some(Schedule::Pct),
+            _ => None,
+        }
+    }
+}
+
 /// Which of the costlier checks run. Bounds, alignment, barriers and masks are always checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks {

@@ -160,15 +160,7 @@ pub fn segment() {
     set_launcher(super::on_the_host::execute);
     let device: Arc<dyn Device> = Arc::new(GpuDevice::new(Box::new(driver), MathMode::Fp32));
     let network = small::network(&small::config(), device.clone());
-    // The check waits; what is looked at here is what comes after it.
-    let options = Options {
-        check: u2pl_engine::contact::Check {
-            on: false,
-            ..u2pl_engine::contact::Check::default()
-        },
-        ..Options::default()
-    };
-    let served = Segmenter::new(network, options).expect("a segmenter");
+    let served = Segmenter::new(network, Options::default()).expect("a segmenter");
     served.warm_up(1, InputShape::bytes(H, W)).expect("warm");
     let images: Vec<Vec<u8>> = (0..3).map(|seed| small::noise(H, W, seed)).collect();
     let expected: Vec<_> = (images.iter())

@@ -70,6 +70,10 @@ mod machine {
     fn modules() -> &'static [Module] {
         static MODULES: OnceLock<Vec<Module>> = OnceLock::new();
         MODULES.get_or_init(|| {
+            assert!(
+                PTX.iter().all(|text| !text.is_empty()),
+                "built without nvcc: run scripts/install-nvcc.sh"
+            );
             let parsed = PTX.iter().map(|text| Module::parse(text, "tests.ptx"));
             parsed.collect::<Result<_, _>>().unwrap()
         })

@@ -2,11 +2,14 @@
 //! driver API, the PTX machine that executes what nvcc compiled, and the SIMT runtime that runs the
 //! same sources on the host.
 
-use crate::device::Memory;
 #[cfg(any(feature = "simt", feature = "ptx"))]
-use crate::error::Error;
-use crate::error::Result;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::device::Memory;
+use crate::error::{Error, Result};
+
+#[cfg(any(feature = "simt", feature = "ptx"))]
+use super::kernels::ALL;
 use super::kernels::KernelInfo;
 
 /// An address in device memory (in host memory on the SIMT runtime, in the machine's own on the PTX
@@ -69,10 +72,9 @@ pub struct GraphId(pub u32);
 #[derive(Debug)]
 pub struct Ticket(pub(super) Pending);
 
-#[cfg(any(feature = "simt", feature = "ptx"))]
 impl Ticket {
     /// The bytes of a copy that was made at once.
-    pub(super) fn copied(self, bytes: &mut [u8]) -> Result<()> {
+    fn copied(self, bytes: &mut [u8]) -> Result<()> {
         match self.0 {
             Pending::Copied(copy) if copy.len() == bytes.len() => {
                 bytes.copy_from_slice(&copy);
@@ -88,28 +90,36 @@ impl Ticket {
     }
 }
 
-/// [`Driver::time_each`] where the host is the device.
+/// How often each kernel was launched: what a test suite has covered.
 #[cfg(any(feature = "simt", feature = "ptx"))]
-pub(super) fn time_on_host(
-    count: usize,
-    work: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<Vec<f32>> {
-    let one = |i| {
-        let start = std::time::Instant::now();
-        work(i)?;
-        Ok(start.elapsed().as_secs_f32() * 1e3)
-    };
-    (0..count).map(one).collect()
+#[derive(Debug)]
+pub struct Launches(Vec<AtomicU64>);
+
+#[cfg(any(feature = "simt", feature = "ptx"))]
+impl Launches {
+    /// None of any.
+    pub(super) fn none() -> Self {
+        Self(ALL.iter().map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// One more of a kernel; kernels of tests are in no table, and not counted.
+    pub(super) fn count(&self, name: &str) {
+        if let Some(i) = ALL.iter().position(|info| info.name == name) {
+            self.0[i].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Launches so far, in the order of [`ALL`].
+    pub fn counts(&self) -> Vec<u64> {
+        let counts = self.0.iter();
+        counts.map(|n| n.load(Ordering::Relaxed)).collect()
+    }
 }
 
 /// Where a queued copy's bytes will be.
 #[derive(Debug)]
 pub(super) enum Pending {
     /// Already here: the driver runs everything at once.
-    #[cfg_attr(
-        not(any(feature = "simt", feature = "ptx")),
-        allow(dead_code, reason = "no such driver here")
-    )]
     Copied(Vec<u8>),
     /// In a staging slot of the driver.
     #[cfg_attr(
@@ -120,7 +130,8 @@ pub(super) enum Pending {
 }
 
 /// Memory and launches on one device. All work is on one stream, in order; only `download`,
-/// `collect`, `time_each` and `synchronize` wait for it.
+/// `collect`, `time_each` and `synchronize` wait for it. What is provided is for a driver that runs
+/// everything at once, on the host.
 pub trait Driver: Send + Sync {
     /// Short name (`cuda:0`, `ptx`, `simt`).
     fn name(&self) -> String;
@@ -154,7 +165,9 @@ pub trait Driver: Send + Sync {
     fn free(&self, ptr: Ptr);
 
     /// Bytes that can still be allocated, where known.
-    fn free_bytes(&self) -> Option<usize>;
+    fn free_bytes(&self) -> Option<usize> {
+        None
+    }
 
     /// Copies host bytes to the device, in stream order. `bytes` may be reused at once.
     ///
@@ -167,7 +180,9 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
-    fn expect_uploads(&self, bytes: usize) -> Result<()>;
+    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies device bytes to the host; waits for all work before it.
     ///
@@ -179,14 +194,20 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
-    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket>;
+    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket> {
+        let mut copy = vec![0; bytes];
+        self.download(from, &mut copy)?;
+        Ok(Ticket(Pending::Copied(copy)))
+    }
 
     /// Takes what `download_later` queued. Waits for that copy and the work before it, not for
     /// what was queued after it. `bytes` is as long as the copy.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the device failed in the work before.
-    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()>;
+    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
+        ticket.copied(bytes)
+    }
 
     /// Queues one launch. `grid` has no zero; `args` is the kernel's argument struct.
     ///
@@ -204,23 +225,29 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// [`crate::Error::Device`] when some of it failed.
-    fn synchronize(&self) -> Result<()>;
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Records the launches that `work` makes instead of running them; `None` where the driver
     /// cannot record (then nothing was run and `work` was not called).
     ///
     /// # Errors
     /// That of `work`, or [`crate::Error::Device`] when recording fails.
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>>;
+    fn record(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>> {
+        Ok(None)
+    }
 
     /// Queues a recorded sequence.
     ///
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
-    fn replay(&self, graph: GraphId) -> Result<()>;
+    fn replay(&self, _graph: GraphId) -> Result<()> {
+        Err(Error::internal(format!("{} records nothing", self.name())))
+    }
 
     /// Drops a recorded sequence.
-    fn forget(&self, graph: GraphId);
+    fn forget(&self, _graph: GraphId) {}
 
     /// Milliseconds that the device spends on what each of `work(0)`, …, `work(count - 1)` queues;
     /// waits once, after the last. The host's clock where the host is the device.
@@ -231,5 +258,12 @@ pub trait Driver: Send + Sync {
         &self,
         count: usize,
         work: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Vec<f32>>;
+    ) -> Result<Vec<f32>> {
+        let one = |i| {
+            let start = std::time::Instant::now();
+            work(i)?;
+            Ok(start.elapsed().as_secs_f32() * 1e3)
+        };
+        (0..count).map(one).collect()
+    }
 }

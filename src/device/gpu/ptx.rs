@@ -4,16 +4,14 @@
 pub mod weigh;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::driver::{
-    Driver, GraphId, Limits, PLANNED_MULTIPROCESSORS, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket,
-};
+pub use super::driver::Launches;
+use super::driver::{Driver, Limits, PLANNED_MULTIPROCESSORS, Ptr, TEST_MULTIPROCESSORS};
 use super::kernels::{ALL, KernelInfo};
 use crate::device::{Memory, check};
 use crate::error::{Error, Result};
-use crate::ptx::{Arch, Counters, Machine, Module, Options};
+use crate::ptx::{Arch, Machine, Module, Options};
 
 mod table {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
@@ -21,33 +19,6 @@ mod table {
 
 /// Alignment of allocations, bytes; as CUDA's.
 const ALIGN: u64 = 256;
-
-/// What the launches of a driver add up to.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Launches.
-    pub launches: u64,
-    /// What they executed.
-    pub counters: Counters,
-}
-
-/// How often each kernel was launched: what a test suite has covered.
-#[derive(Debug)]
-pub struct Launches(Vec<AtomicU64>);
-
-impl Launches {
-    fn count(&self, name: &str) {
-        if let Some(i) = ALL.iter().position(|info| info.name == name) {
-            self.0[i].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Launches so far, in the order of [`ALL`].
-    pub fn counts(&self) -> Vec<u64> {
-        let counts = self.0.iter();
-        counts.map(|n| n.load(Ordering::Relaxed)).collect()
-    }
-}
 
 /// Version of the nvcc that made the kernels, `13.0.88`; nothing in a build without them.
 pub fn toolkit() -> &'static str {
@@ -116,8 +87,6 @@ pub struct PtxDriver {
     /// A digest of what is not the build's own PTX, where something is not.
     edited: Option<String>,
     launches: Arc<Launches>,
-    /// By kernel.
-    tallies: Mutex<HashMap<&'static str, Tally>>,
     /// Where launches are weighed, not computed.
     log: Option<Arc<weigh::Log>>,
     /// Multiprocessors that it has, and that work is cut up for.
@@ -195,8 +164,7 @@ impl PtxDriver {
             machine: Machine::new(options),
             modules,
             edited,
-            launches: Arc::new(Launches(ALL.iter().map(|_| AtomicU64::new(0)).collect())),
-            tallies: Mutex::default(),
+            launches: Arc::new(Launches::none()),
             log: None,
             multiprocessors: [4, TEST_MULTIPROCESSORS],
         })
@@ -225,17 +193,6 @@ impl PtxDriver {
     /// The count of launches, which goes on when the driver is handed away.
     pub fn launches(&self) -> Arc<Launches> {
         self.launches.clone()
-    }
-
-    /// What each kernel has executed so far, by name.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] after a panic of another thread.
-    pub fn tallies(&self) -> Result<HashMap<&'static str, Tally>> {
-        let tallies = self.tallies.lock();
-        Ok(tallies
-            .map_err(|_| Error::internal("poisoned tallies"))?
-            .clone())
     }
 }
 
@@ -281,14 +238,6 @@ impl Driver for PtxDriver {
         let _ = self.machine.free(ptr.0);
     }
 
-    fn free_bytes(&self) -> Option<usize> {
-        None
-    }
-
-    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
-        Ok(())
-    }
-
     fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()> {
         let written = self.machine.write(to.0, bytes);
         written.map_err(|p| problem(p.to_string()))
@@ -297,16 +246,6 @@ impl Driver for PtxDriver {
     fn download(&self, from: Ptr, bytes: &mut [u8]) -> Result<()> {
         let read = self.machine.read(from.0, bytes);
         read.map_err(|p| problem(p.to_string()))
-    }
-
-    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket> {
-        let mut copy = vec![0; bytes];
-        self.download(from, &mut copy)?;
-        Ok(Ticket(Pending::Copied(copy)))
-    }
-
-    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        ticket.copied(bytes)
     }
 
     fn launch(
@@ -338,38 +277,9 @@ impl Driver for PtxDriver {
             let entry = entry.ok_or_else(|| Error::internal(format!("no {}", kernel.name)))?;
             return log.weigh(kernel, entry.listing(), grid, shared_bytes, args, &mut run);
         }
-        let counters = machine.launch(module, kernel.name, grid, block, shared_bytes, args);
-        let counters = counters.map_err(|fault| problem(fault.to_string()))?;
+        let ran = machine.launch(module, kernel.name, grid, block, shared_bytes, args);
+        ran.map_err(|fault| problem(fault.to_string()))?;
         self.launches.count(kernel.name);
-        let mut tallies = self.tallies.lock();
-        let tallies = tallies
-            .as_mut()
-            .map_err(|_| Error::internal("poisoned tallies"))?;
-        let tally = tallies.entry(kernel.name).or_default();
-        tally.launches += 1;
-        tally.counters.add(&counters);
         Ok(())
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn record(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>> {
-        Ok(None)
-    }
-
-    fn replay(&self, _graph: GraphId) -> Result<()> {
-        Err(Error::internal("the ptx driver records nothing"))
-    }
-
-    fn forget(&self, _graph: GraphId) {}
-
-    fn time_each(
-        &self,
-        count: usize,
-        work: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Vec<f32>> {
-        super::driver::time_on_host(count, work)
     }
 }

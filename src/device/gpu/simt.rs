@@ -3,9 +3,9 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::{Driver, GraphId, Limits, Pending, Ptr, TEST_MULTIPROCESSORS, Ticket};
+pub use super::driver::Launches;
+use super::driver::{Driver, Limits, Ptr, TEST_MULTIPROCESSORS};
 use super::kernels::{ALL, KernelInfo};
 use crate::device::Memory;
 use crate::error::{Error, Result};
@@ -49,6 +49,18 @@ pub enum Schedule {
     Pct = 2,
 }
 
+impl Schedule {
+    /// `sequential`, `uniform` or `pct`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "sequential" => Some(Self::Sequential),
+            "uniform" => Some(Self::Uniform),
+            "pct" => Some(Self::Pct),
+            _ => None,
+        }
+    }
+}
+
 /// How a [`SimtDriver`] runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -71,24 +83,6 @@ impl Default for Options {
             threads: 0,
             shared_bytes: 227 << 10,
         }
-    }
-}
-
-/// How often each kernel was launched: what a test suite has covered.
-#[derive(Debug)]
-pub struct Launches(Vec<AtomicU64>);
-
-impl Launches {
-    fn count(&self, name: &str) {
-        if let Some(i) = ALL.iter().position(|info| info.name == name) {
-            self.0[i].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Launches so far, in the order of [`ALL`].
-    pub fn counts(&self) -> Vec<u64> {
-        let counts = self.0.iter();
-        counts.map(|n| n.load(Ordering::Relaxed)).collect()
     }
 }
 
@@ -124,10 +118,9 @@ impl SimtDriver {
         for info in ALL {
             kernels.insert(info.name, find(info)? as usize);
         }
-        let launches = ALL.iter().map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             options,
-            launches: Arc::new(Launches(launches)),
+            launches: Arc::new(Launches::none()),
             kernels,
         })
     }
@@ -184,14 +177,6 @@ impl Driver for SimtDriver {
         unsafe { simt_free(ptr.0 as *mut c_void) }
     }
 
-    fn free_bytes(&self) -> Option<usize> {
-        None
-    }
-
-    fn expect_uploads(&self, _bytes: usize) -> Result<()> {
-        Ok(())
-    }
-
     fn upload(&self, to: Ptr, bytes: &[u8]) -> Result<()> {
         // SAFETY: the caller checked that the range lies in an allocation; launches are
         // synchronous, so nobody else writes.
@@ -205,16 +190,6 @@ impl Driver for SimtDriver {
             std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len());
         }
         Ok(())
-    }
-
-    fn download_later(&self, from: Ptr, bytes: usize) -> Result<Ticket> {
-        let mut copy = vec![0; bytes];
-        self.download(from, &mut copy)?;
-        Ok(Ticket(Pending::Copied(copy)))
-    }
-
-    fn collect(&self, ticket: Ticket, bytes: &mut [u8]) -> Result<()> {
-        ticket.copied(bytes)
     }
 
     fn launch(
@@ -255,27 +230,5 @@ impl Driver for SimtDriver {
             device: "simt".into(),
             problem: text.to_string_lossy().into_owned(),
         })
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn record(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<GraphId>> {
-        Ok(None)
-    }
-
-    fn replay(&self, _graph: GraphId) -> Result<()> {
-        Err(Error::internal("the simt driver records nothing"))
-    }
-
-    fn forget(&self, _graph: GraphId) {}
-
-    fn time_each(
-        &self,
-        count: usize,
-        work: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Vec<f32>> {
-        super::driver::time_on_host(count, work)
     }
 }

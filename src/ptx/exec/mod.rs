@@ -438,7 +438,8 @@ fn step(warp: &mut Warp, common: &mut Common<'_>, inst: &Inst, active: u32) -> R
             Ok(())
         }
         Op::Trap(why) => Err(Stop::warp(&**why)),
-        _ => Ok(()),
+        Op::Nop | Op::Sleep => Ok(()),
+        _ => Err(Stop::warp("an instruction that is read but not executed")),
     }
 }
 

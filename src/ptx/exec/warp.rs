@@ -30,7 +30,6 @@ pub enum Status {
     /// Waits at the block barrier of this number.
     Barrier(u8),
     /// Waits for something that [`super::hopper`] knows.
-    #[allow(dead_code)] // For the instructions that only sm_90 has.
     Blocked,
     /// All its lanes have exited.
     Done,

@@ -7,7 +7,6 @@
 /// Warps, and behind them agents of asynchronous copies (mbarrier phases).
 pub const AGENTS: usize = 64;
 /// The first agent that is no warp.
-#[allow(dead_code)] // For the instructions that only sm_90 has.
 pub const FIRST_COPIER: usize = 32;
 
 /// What an agent knows of every other's time.
@@ -102,7 +101,6 @@ impl Clocks {
 
     /// `fence.proxy.async` by a warp: what it knows of generic writes, the asynchronous proxy may
     /// now see.
-    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn fence_proxy(&mut self, warp: usize) {
         let mut known = self.seen[warp];
         known[warp] = self.now[warp];

@@ -179,62 +179,27 @@ fn less(a: f32, b: f32) -> bool {
     a < b || (a == b && a.is_sign_negative() && b.is_sign_positive())
 }
 
-/// The smaller of two; a number wins over NaN unless `nan`.
+/// `b` if `second`, else `a`; a number wins over NaN unless `nan`.
 #[inline(always)]
-pub fn min(a: f32, b: f32, nan: bool) -> f32 {
+fn pick(a: f32, b: f32, nan: bool, second: bool) -> f32 {
     match (a.is_nan(), b.is_nan()) {
         (true, true) => f32::NAN,
-        (true, false) => {
-            if nan {
-                a
-            } else {
-                b
-            }
-        }
-        (false, true) => {
-            if nan {
-                b
-            } else {
-                a
-            }
-        }
-        _ => {
-            if less(b, a) {
-                b
-            } else {
-                a
-            }
-        }
+        (true, false) => [b, a][usize::from(nan)],
+        (false, true) => [a, b][usize::from(nan)],
+        (false, false) => [a, b][usize::from(second)],
     }
 }
 
-/// The larger of two.
+/// The smaller of two; a number wins over NaN unless `nan`.
+#[inline(always)]
+pub fn min(a: f32, b: f32, nan: bool) -> f32 {
+    pick(a, b, nan, less(b, a))
+}
+
+/// The larger of two, likewise.
 #[inline(always)]
 pub fn max(a: f32, b: f32, nan: bool) -> f32 {
-    match (a.is_nan(), b.is_nan()) {
-        (true, true) => f32::NAN,
-        (true, false) => {
-            if nan {
-                a
-            } else {
-                b
-            }
-        }
-        (false, true) => {
-            if nan {
-                b
-            } else {
-                a
-            }
-        }
-        _ => {
-            if less(a, b) {
-                b
-            } else {
-                a
-            }
-        }
-    }
+    pick(a, b, nan, less(a, b))
 }
 
 /// Two f32 to one with any modifiers.

@@ -159,7 +159,6 @@ impl Shared {
     }
 
     /// Bytes as they are, for copies that check for themselves.
-    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.words)
     }

@@ -341,7 +341,6 @@ impl<'d> Decoder<'d> {
         }
     }
 
-    #[allow(dead_code)] // For the instructions that only sm_90 has.
     pub fn vector<'l, 'a>(&self, line: &'l Line<'a>, i: usize) -> Decoded<&'l [Arg<'a>]> {
         match self.arg(line, i)? {
             Arg::Vector(parts) => Ok(parts),
