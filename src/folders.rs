@@ -189,7 +189,7 @@ impl Below {
                 "links left out that lead nowhere",
             ),
         ];
-        let note = |(paths, one, many)| first_of(paths, one, many);
+        let note = |(paths, one, many): (&Vec<PathBuf>, &str, &str)| first_of(paths, one, many);
         kinds.into_iter().filter_map(note).collect()
     }
 }

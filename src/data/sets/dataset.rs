@@ -100,7 +100,7 @@ impl Dataset {
             ));
         }
         if let (Part::Unlabeled, Some(folder)) = (part, list::folder(&config.data, path)) {
-            let samples = list::images_of(data, &folder)?;
+            let samples = list::images_of(&config.data, &folder)?;
             return Ok(Self::with(config, part, Source::Files(samples)));
         }
         let mut samples = list::read(&config.data, part.key(), path)?;

@@ -90,7 +90,7 @@ pub fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
 
 /// Where the list at `path` is: in the working folder, or else under the dataset's root.
 fn place(data: &Data, path: &Path) -> PathBuf {
-    match path.exists() {
+    match path.symlink_metadata().is_ok() {
         true => path.to_path_buf(),
         false => data.root.join(path),
     }
