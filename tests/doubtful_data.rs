@@ -225,9 +225,11 @@ fn the_check_ends_as_training_would() {
             run.args(["--config", "tiny.yaml", "--set", set]);
             let ran = place.ran(run);
             assert_eq!(ran.code, code, "{what}, {command}: {}", ran.all());
-            // Training does not mind a mask of void.
-            if what != "nothing but void" || command == "dataset check" {
+            // Training counts in other words, and does not mind a mask of void.
+            if command == "dataset check" {
                 ran.says(says);
+            } else if what != "nothing but void" {
+                ran.says(&says[..1]);
             }
         }
     }
@@ -379,7 +381,7 @@ fn masks_of_0_and_another_value_get_the_line_to_paste() {
             let ran = place.run(&format!("{command} --config tiny.yaml {sets}"));
             ran.exits(2).says(&[&says]);
         }
-        let remap = format!("--set data.classes=2 --set data.remap={{{value}:1}}");
+        let remap = format!("--set data.classes=2 --set data.remap={{\"{value}\":1}}");
         let ran = place.run(&format!(
             "train --out good --max-iters 1 --config tiny.yaml {sets} {remap}"
         ));
@@ -441,7 +443,7 @@ fn a_link_upwards_makes_no_images_of_masks() {
     told(&ran);
     ran.says(&["7 of 7 images"]);
     // Masks within what is taken for unlabelled images are none either.
-    let ran = place.run("train --config tiny.yaml --set data.unlabeled=. --out r2 --max-iters 1");
+    let ran = place.run("train --config tiny.yaml --set data.unlabeled=d --out r2 --max-iters 1");
     ran.exits(0)
         .says(&["1 folder of masks or results left out"]);
 }
@@ -661,7 +663,8 @@ fn a_turned_photo_is_told_of_and_its_mask_explained() {
         let trained = place.run(&train);
         trained.exits(if ok { 0 } else { 2 }).says(&says);
         // Nothing is wrong with it.
-        assert!(!trained.err.contains("WARN"), "{}", trained.err);
+        let warns = |l: &str| l.contains("WARN") && l.contains("EXIF");
+        assert!(!trained.err.lines().any(warns), "{}", trained.err);
         place.write(&file, before);
     }
     // A mask drawn on the stored pixels.

@@ -144,8 +144,12 @@ impl Args {
             ));
         }
         if let Some(first) = found.faults.first() {
-            let masks = counted(found.faults.len(), "mask is no file", "masks are no files");
-            tracing::warn!("{masks}, their images taken as unlabelled, the first {first}");
+            let masks = counted(
+                found.faults.len(),
+                "mask is no file, its image",
+                "masks are no files, their images",
+            );
+            tracing::warn!("{masks} taken as unlabelled, the first {first}");
         }
         let lines = |list: Vec<(String, Sample)>| list.into_iter().map(|(line, _)| line).collect();
         let mut pool = Pool {
