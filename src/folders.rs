@@ -113,8 +113,8 @@ impl Below {
                     continue;
                 }
                 let from = at.parent().filter(|_| is_link).and_then(real);
-                let from = from.iter().chain(root.iter().filter(|_| is_link));
-                let is_above = from.into_iter().any(|folder| folder.starts_with(&path));
+                let mut from = from.iter().chain(root.iter().filter(|_| is_link));
+                let is_above = from.any(|folder| folder.starts_with(&path));
                 if is_above && !seen.contains(&path) {
                     below.above.push(at);
                     continue;
