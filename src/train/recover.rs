@@ -58,6 +58,32 @@ impl Resumed {
     }
 }
 
+impl Changed {
+    /// Where a run stands that goes on with what has changed, and what that means for it.
+    pub(super) fn steer(&self, mut progress: Progress) -> Progress {
+        if self.lists.iter().any(|list| list.starts_with("data.val ")) && progress.best_miou > 0.0 {
+            tracing::warn!(
+                "best.safetensors scored {:.2} % on other validation images: the best is looked for anew",
+                100.0 * progress.best_miou
+            );
+            progress.best_miou = 0.0;
+        }
+        if progress.rollbacks == 0 {
+            return progress;
+        }
+        match self.keys.iter().any(|(key, ..)| key == "train.lr") {
+            // A rate that somebody chose after the run diverged is what they want.
+            true => progress.rollbacks = 0,
+            false => tracing::warn!(
+                "the run went back after it had diverged: it goes on with {} of train.lr; another train.lr \
+                 counts in full",
+                slower(progress)
+            ),
+        }
+        progress
+    }
+}
+
 /// Scores that are no numbers say that the run diverged.
 pub(super) fn diverged(error: Error, iteration: usize) -> Error {
     match error {
