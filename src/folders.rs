@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::counted::counted;
 use crate::{Error, Result};
 
 /// Extensions of images, the likeliest first.
@@ -69,13 +70,19 @@ pub(crate) struct Below {
     pub(crate) hidden: Vec<PathBuf>,
     /// Links to folders that had been looked into: circles, and second names.
     pub(crate) again: Vec<PathBuf>,
+    /// Links to folders above the one they lie in or the one that is listed: what else is there is
+    /// not meant, masks for one.
+    pub(crate) above: Vec<PathBuf>,
+    /// Folders that were to be left out, and links to them.
+    pub(crate) left_out: Vec<PathBuf>,
     /// Links that lead nowhere.
     pub(crate) broken: Vec<PathBuf>,
 }
 
 impl Below {
     /// Lists `folder`, and with `deep` the folders in it and behind links but those of `leave_out`.
-    /// Every folder is looked into once, by its own name rather than by a link's.
+    /// Every folder is looked into once, by its own name rather than by a link's; links upwards are not
+    /// followed.
     ///
     /// # Errors
     /// [`Error::Io`] when a folder cannot be read.
@@ -83,7 +90,9 @@ impl Below {
         let mut below = Below::default();
         // Compared as the system knows them; what does not exist is not met either.
         let real = |path: &Path| fs::canonicalize(path).ok();
-        let mut seen: HashSet<PathBuf> = leave_out.iter().filter_map(|p| real(p)).collect();
+        let apart: HashSet<PathBuf> = leave_out.iter().filter_map(|p| real(p)).collect();
+        let root = real(folder);
+        let mut seen: HashSet<PathBuf> = HashSet::new();
         let mut open = vec![folder.to_path_buf()];
         let mut links: Vec<PathBuf> = Vec::new();
         loop {
@@ -98,11 +107,24 @@ impl Below {
                     }
                 }
             };
-            if real(&at).is_some_and(|path| !seen.insert(path)) {
-                if is_link {
-                    below.again.push(at);
+            if let Some(path) = real(&at) {
+                if apart.contains(&path) {
+                    below.left_out.push(at);
+                    continue;
                 }
-                continue;
+                let from = at.parent().filter(|_| is_link).and_then(real);
+                let from = from.iter().chain(root.iter().filter(|_| is_link));
+                let is_above = from.into_iter().any(|folder| folder.starts_with(&path));
+                if is_above && !seen.contains(&path) {
+                    below.above.push(at);
+                    continue;
+                }
+                if !seen.insert(path) {
+                    if is_link {
+                        below.again.push(at);
+                    }
+                    continue;
+                }
             }
             below.list(&at, deep, &mut open, &mut links)?;
             below.searched.push(at);
@@ -141,23 +163,42 @@ impl Below {
     /// Lines on what was left out and why, each with a count and the first of its kind.
     pub(crate) fn notes(&self) -> Vec<String> {
         let kinds = [
-            (&self.hidden, "hidden or system entries left out"),
+            (
+                &self.hidden,
+                "hidden or system entry left out",
+                "hidden or system entries left out",
+            ),
             (
                 &self.again,
-                "links to folders left out that had been looked into",
+                "link left out to a folder that had been looked into",
+                "links left out to folders that had been looked into",
             ),
-            (&self.broken, "links left out that lead nowhere"),
+            (
+                &self.above,
+                "link left out that leads to a folder above",
+                "links left out that lead to folders above",
+            ),
+            (
+                &self.left_out,
+                "folder of masks or results left out",
+                "folders of masks or results left out",
+            ),
+            (
+                &self.broken,
+                "link left out that leads nowhere",
+                "links left out that lead nowhere",
+            ),
         ];
-        let note = |(paths, what): (&Vec<PathBuf>, &str)| {
-            let first = paths.iter().min()?;
-            Some(format!(
-                "{} {what}, the first {}",
-                paths.len(),
-                first.display()
-            ))
-        };
+        let note = |(paths, one, many): (&Vec<PathBuf>, &str, &str)| first_of(paths, one, many);
         kinds.into_iter().filter_map(note).collect()
     }
+}
+
+/// How many `paths` there are, and the first of them by name; `None` without any.
+pub(crate) fn first_of(paths: &[PathBuf], one: &str, many: &str) -> Option<String> {
+    let first = paths.iter().min()?;
+    let count = counted(paths.len(), one, many);
+    Some(format!("{count}, the first {}", first.display()))
 }
 
 #[cfg(test)]
@@ -225,6 +266,7 @@ mod tests {
         assert_eq!(names(&dir, &flat.folders), ["b"]);
         let without = Below::of(dir.path(), true, &[dir.path().join("b")]).unwrap();
         assert_eq!(names(&dir, &without.files), ["a.png"]);
+        assert_eq!(names(&dir, &without.left_out), ["b"]);
     }
 
     #[cfg(unix)]
@@ -255,6 +297,59 @@ mod tests {
             ["in/aaa", "in/linked/deep/back", "in/sub/up"]
         );
         assert_eq!(names(&dir, &below.broken), ["in/z.png"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_upwards_are_not_followed() {
+        use std::os::unix::fs::symlink;
+        let dir = place(&[
+            "d/images/a.png",
+            "d/images/deep/b.png",
+            "d/masks/a.png",
+            "far/c.png",
+            "far/in/d.png",
+        ]);
+        let root = dir.path();
+        // To the data set, from two depths and by a path of its own; above it; and out of what another
+        // link led to, where the folder above holds more.
+        symlink("..", root.join("d/images/loop")).unwrap();
+        symlink("../..", root.join("d/images/deep/loop")).unwrap();
+        symlink(root.join("d"), root.join("d/images/whole")).unwrap();
+        symlink(root, root.join("d/images/top")).unwrap();
+        symlink("../../far/in", root.join("d/images/linked")).unwrap();
+        symlink("..", root.join("far/in/up")).unwrap();
+        symlink(root.join("d"), root.join("far/in/back")).unwrap();
+        let below = Below::of(&root.join("d/images"), true, &[]).unwrap();
+        assert_eq!(
+            names(&dir, &below.files),
+            [
+                "d/images/a.png",
+                "d/images/deep/b.png",
+                "d/images/linked/d.png"
+            ]
+        );
+        assert_eq!(
+            names(&dir, &below.above),
+            [
+                "d/images/deep/loop",
+                "d/images/linked/back",
+                "d/images/linked/up",
+                "d/images/loop",
+                "d/images/top",
+                "d/images/whole"
+            ]
+        );
+        let notes = below.notes();
+        assert_eq!(notes.len(), 1);
+        assert!(
+            notes[0].starts_with("6 links left out that lead to folders above, the first"),
+            "{notes:?}"
+        );
+        // A folder that is reached by a link is listed like any other.
+        symlink("d/images", root.join("pictures")).unwrap();
+        let linked = Below::of(&root.join("pictures"), true, &[]).unwrap();
+        assert_eq!((linked.files.len(), linked.above.len()), (3, 6));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod contact;
+#[cfg(feature = "cli")]
+mod counted;
 pub mod data;
 pub mod device;
 pub mod error;

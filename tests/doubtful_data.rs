@@ -125,14 +125,327 @@ fn the_check_decodes_images_unless_it_is_to_be_fast() {
         let place = Place::new();
         let file = format!("{name}.png");
         place.cut(&format!("d/{file}"), keep);
+        // The report comes whole, and then what training would stop at.
         let whole = place.run("dataset check --config tiny.yaml");
-        whole
-            .exits(0)
-            .says(&[&file, "truncated or damaged", "check: 7/7"]);
+        whole.exits(2).says(&[
+            &file,
+            "truncated or damaged",
+            "check: 7/7",
+            "error: tiny.yaml: training would stop: 1",
+        ]);
+        place.run("train --config tiny.yaml --out run").exits(2);
+        let json = place.run("dataset check --config tiny.yaml --json -");
+        let found: Value = serde_json::from_str(&json.exits(2).out).unwrap();
+        assert_eq!(found["suspicious"].as_array().unwrap().len(), 1);
         place.run("dataset check d").exits(0).says(&[&file]);
         let fast = place.run("dataset check --config tiny.yaml --fast");
-        fast.exits(0).says(&["suspicious   nothing"]);
+        fast.exits(0).says(&[
+            "suspicious   nothing",
+            "--fast: 7 images were not decoded: damage behind the headers goes unseen",
+        ]);
     }
+}
+
+#[test]
+fn the_check_ends_as_training_would() {
+    type Change = fn(&Place);
+    let cases: [(&str, Change, &str, i32, &[&str]); 8] = [
+        (
+            "few enough",
+            |p| p.write("d/images/u1.png", b""),
+            "data.max_bad_unlabeled=0.5",
+            0,
+            &[
+                "d/images/u1.png: is empty",
+                "1 of 2 unlabelled images cannot be used, 1 is allowed",
+            ],
+        ),
+        (
+            "too many",
+            |p| p.write("d/images/u1.png", b""),
+            "data.max_bad_unlabeled=0.4",
+            2,
+            &["1 of 2 unlabelled images cannot be used, 0 are allowed"],
+        ),
+        (
+            "an empty mask",
+            |p| p.write("d/masks/v0.png", b""),
+            "data.classes=3",
+            2,
+            &["d/masks/v0.png: is empty"],
+        ),
+        (
+            "a missing mask",
+            |p| fs::remove_file(p.path("d/masks/l2.png")).unwrap(),
+            "data.classes=3",
+            2,
+            &["l.txt:3: the mask d/masks/l2.png does not exist"],
+        ),
+        (
+            "a label too many",
+            |p| p.mask("d/masks/l0.png", &[0, 9]),
+            "data.classes=3",
+            2,
+            &["d/masks/l0.png"],
+        ),
+        (
+            "an image too small",
+            |p| {
+                let small = image::GrayImage::new(3, 3);
+                small.save(p.path("d/masks/l0.png")).unwrap();
+                image::RgbImage::new(3, 3)
+                    .save(p.path("d/images/l0.png"))
+                    .unwrap();
+            },
+            "augment.scale=[0.2, 1.0]",
+            2,
+            &["d/images/l0.png: the image is 3 × 3, too small"],
+        ),
+        (
+            "nothing but void",
+            |p| p.mask("d/masks/l0.png", &[255]),
+            "data.classes=3",
+            0,
+            &["l0.png"],
+        ),
+        (
+            "a mask that does not count",
+            |p| p.write("d/masks/u0.png", b"GIF"),
+            "data.classes=3",
+            0,
+            &["d/masks/u0.png"],
+        ),
+    ];
+    for (what, change, set, code, says) in cases {
+        let place = Place::new();
+        change(&place);
+        for command in ["dataset check", "train --out run --max-iters 1"] {
+            let mut run = Command::new(assert_cmd::cargo::cargo_bin("u2pl-engine"));
+            run.args(command.split(' '));
+            run.args(["--config", "tiny.yaml", "--set", set]);
+            let ran = place.ran(run);
+            assert_eq!(ran.code, code, "{what}, {command}: {}", ran.all());
+            // Training counts in other words, and does not mind a mask of void.
+            if command == "dataset check" {
+                ran.says(says);
+            } else if what != "nothing but void" {
+                ran.says(&says[..1]);
+            }
+        }
+    }
+}
+
+/// What stands in the place of an unlabelled image's mask and is none.
+#[cfg(unix)]
+#[test]
+fn no_file_in_the_place_of_a_mask_is_told_of() {
+    use std::os::unix::fs::symlink;
+    type Make = fn(&Place);
+    let kinds: [(Make, &str); 3] = [
+        (
+            |p| symlink("nowhere", p.path("d/masks/u1.png")).unwrap(),
+            "is a link that leads nowhere",
+        ),
+        (
+            |p| fs::create_dir(p.path("d/masks/u1.png")).unwrap(),
+            "is a folder, not a file",
+        ),
+        (
+            |p| {
+                let mut pipe = Command::new("mkfifo");
+                assert!(
+                    pipe.arg(p.path("d/masks/u1.png"))
+                        .status()
+                        .unwrap()
+                        .success()
+                );
+            },
+            "is a pipe or a device, not a file",
+        ),
+    ];
+    for (make, says) in kinds {
+        let place = Place::new();
+        make(&place);
+        let check = place.run("dataset check --config tiny.yaml");
+        check.exits(0).says(&["d/masks/u1.png", says, "check: 7/7"]);
+        let check = place.run("dataset check d");
+        check.exits(0).says(&[
+            &format!("suspicious   d/masks/u1.png: {says}"),
+            "5 with a mask, 2 without",
+        ]);
+        let split = place.run("split --data d --labeled 2 --out s");
+        split.exits(0).says(&["1 mask is no file", says]);
+        let train = place.run("train --config tiny.yaml --out run --max-iters 1");
+        train.exits(0).says(&[
+            "1 mask of an unlabelled image cannot be used",
+            "u1.png",
+            says,
+        ]);
+        assert!(!train.all().contains("does not exist"), "{}", train.all());
+        // In the place of a mask that counts it is an error of the same words.
+        fs::rename(place.path("d/masks/u1.png"), place.path("d/masks/x.png")).unwrap();
+        fs::remove_file(place.path("d/masks/l0.png")).unwrap();
+        fs::rename(place.path("d/masks/x.png"), place.path("d/masks/l0.png")).unwrap();
+        let train = place.run("train --config tiny.yaml --out run2");
+        train
+            .exits(2)
+            .says(&["l.txt:1: the mask d/masks/l0.png", says]);
+    }
+}
+
+#[test]
+fn what_is_named_twice_is_scored_once_and_said_so() {
+    let place = Place::new();
+    place
+        .run("train --config tiny.yaml --out run --max-iters 1")
+        .exits(0);
+    let eval = "eval --weights run --config run/config.yaml --json - --csv lines.csv";
+    let once = place.run(eval);
+    let pixels = |ran: &Ran| -> u64 {
+        let found: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(found["images"], 2);
+        found["pixels"].as_u64().unwrap()
+    };
+    assert!(!once.exits(0).all().contains("named more than once"));
+    place.write(
+        "d/v.txt",
+        "v0\nv1\n./v0\nv0.png\nimages/../images/v1.png masks/v1.png\n",
+    );
+    let twice = place.run(&format!("{eval} --masks o"));
+    twice
+        .exits(0)
+        .says(&["2 images are named more than once, and scored once, the first v0"]);
+    assert_eq!(pixels(&twice), pixels(&once));
+    let csv = fs::read_to_string(place.path("lines.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    assert_eq!(fs::read_dir(place.path("o")).unwrap().count(), 2);
+    let train = place.run("train --config tiny.yaml --out other --max-iters 1");
+    train.exits(0).says(&["named more than once in a list"]);
+    let input = "d/images/v0.png d/images/v1.png d/images/../images/v0.png";
+    let ran = place.run(&format!("infer --weights run --out p --input {input}"));
+    ran.exits(0)
+        .says(&["1 repeated name of an image left out", "2 of 2 images"]);
+}
+
+#[test]
+fn eval_says_what_its_numbers_are_of() {
+    let place = Place::new();
+    place
+        .run("train --config tiny.yaml --out run --max-iters 1")
+        .exits(0);
+    let eval = "eval --weights run --config run/config.yaml";
+    // The truth is of one class in turn: whatever else is predicted counts with 0.
+    for class in [0u8, 1, 2] {
+        for name in ["v0", "v1"] {
+            place.mask(&format!("d/masks/{name}.png"), &[class]);
+        }
+        let ran = place.run(&format!("{eval} --json -"));
+        let found: Value = serde_json::from_str(&ran.exits(0).out).unwrap();
+        let predicted = |c: u8| found["confusion"][class as usize][c as usize] != 0;
+        let others: Vec<u8> = (0..3).filter(|&c| c != class && predicted(c)).collect();
+        assert_eq!(found["predicted_without_truth"], serde_json::json!(others));
+        for c in (0..3).filter(|&c| c != class) {
+            let iou = &found["iou"][c as usize];
+            match predicted(c) {
+                true => assert_eq!(iou, 0.0),
+                false => assert!(iou.is_null(), "{iou}"),
+            }
+        }
+        let said = ran.all().matches("counts in the mIoU").count();
+        assert_eq!(said, usize::from(!others.is_empty()), "{}", ran.all());
+    }
+    // An image without a mask: which line, and what to do.
+    fs::remove_file(place.path("d/masks/v1.png")).unwrap();
+    let ran = place.run(&format!("{eval} --list d/v.txt"));
+    ran.exits(2).says(&[
+        "v.txt:2: the mask d/masks/v1.png does not exist",
+        "give the image a mask, take it out of the list",
+        "1 of 2 images could not be scored",
+    ]);
+}
+
+#[test]
+fn masks_of_0_and_another_value_get_the_line_to_paste() {
+    for (ignore, value, classes, hint) in [
+        (254, 255, 2, "`remap: {255: 1}`"),
+        (9, 255, 5, "`classes: 2` and `remap: {255: 1}`"),
+        (255, 128, 2, "`remap: {128: 1}`"),
+    ] {
+        let place = Place::new();
+        for name in ["l0", "l1", "l2", "v0", "v1"] {
+            place.mask(&format!("d/masks/{name}.png"), &[0, value]);
+        }
+        let sets = format!("--set data.classes={classes} --set data.ignore_index={ignore}");
+        let says = format!("if {value} is the second class, add to data: {hint}");
+        for command in ["dataset check", "train --out run"] {
+            let ran = place.run(&format!("{command} --config tiny.yaml {sets}"));
+            ran.exits(2).says(&[&says]);
+        }
+        let remap = format!("--set data.classes=2 --set data.remap={{\"{value}\":1}}");
+        let ran = place.run(&format!(
+            "train --out good --max-iters 1 --config tiny.yaml {sets} {remap}"
+        ));
+        ran.exits(0);
+    }
+    // Three values are no second class.
+    let place = Place::new();
+    place.mask("d/masks/l0.png", &[0, 128, 255]);
+    let ran = place.run("train --config tiny.yaml --set data.classes=2 --out run");
+    assert!(
+        !ran.exits(2).all().contains("second class"),
+        "{}",
+        ran.all()
+    );
+}
+
+#[test]
+fn lists_in_two_folders_are_named() {
+    let place = Place::new();
+    for folder in ["lists", "splits"] {
+        for (name, lines) in [("labeled", "l0\nl1"), ("val", "v0")] {
+            place.write(&format!("d/{folder}/{name}.txt"), lines);
+        }
+    }
+    place.write("d/splits/unlabeled.txt", "u0\n");
+    let check = place.run("dataset check d");
+    check.exits(0).says(&[
+        "2 labelled, 1 unlabelled, 1 validation",
+        "lists lie in more than one folder: d/lists/labeled.txt, d/splits/unlabeled.txt, \
+         d/lists/val.txt taken, d/splits/labeled.txt, d/splits/val.txt not",
+        "no mask      u0, u1",
+    ]);
+    fs::remove_dir_all(place.path("d/lists")).unwrap();
+    let check = place.run("dataset check d");
+    assert!(!check.exits(0).all().contains("more than one folder"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_upwards_makes_no_images_of_masks() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    symlink("..", place.path("d/images/loop")).unwrap();
+    symlink("../..", place.path("d/images/top")).unwrap();
+    let says = "2 links left out that lead to folders above, the first";
+    let told = |ran: &Ran| {
+        ran.exits(0).says(&[says]);
+        assert_eq!(ran.all().matches(says).count(), 1, "{}", ran.all());
+    };
+    let check = place.run("dataset check d");
+    told(&check);
+    check.says(&["5 with a mask, 2 without", "no mask      u0, u1"]);
+    let split = place.run("split --data d --labeled 2 --draw class-balanced --out s");
+    told(&split);
+    split.says(&["2 labelled", "5 unlabelled"]);
+    let train = "train --config tiny.yaml --set data.unlabeled=images --out run --max-iters 1";
+    told(&place.run(train));
+    let ran = place.run("infer --weights run --input d/images --recursive --out o");
+    told(&ran);
+    ran.says(&["7 of 7 images"]);
+    // Masks within what is taken for unlabelled images are none either.
+    let ran = place.run("train --config tiny.yaml --set data.unlabeled=d --out r2 --max-iters 1");
+    ran.exits(0)
+        .says(&["1 folder of masks or results left out"]);
 }
 
 #[test]
@@ -307,8 +620,8 @@ fn linked_folders_are_part_of_a_dataset_and_circles_end() {
     let check = place.run("dataset check d");
     check.exits(0).says(&[
         "5 with a mask, 5 without",
-        "2 links to folders left out that had been looked into",
-        "1 links left out that lead nowhere",
+        "2 links left out to folders that had been looked into",
+        "1 link left out that leads nowhere",
     ]);
     let ran = place.run("train --config tiny.yaml --set data.unlabeled=images --out run");
     ran.exits(0);
@@ -338,7 +651,7 @@ fn a_turned_photo_is_told_of_and_its_mask_explained() {
         place.write(&file, &bytes);
         let run = format!("run-{name}");
         let says = [
-            "1 images are turned as their EXIF orientation says",
+            "1 image is turned as its EXIF orientation says",
             name,
             "data.exif: ignore",
         ];
@@ -347,7 +660,11 @@ fn a_turned_photo_is_told_of_and_its_mask_explained() {
             .exits(0)
             .says(&says);
         let train = format!("train --config tiny.yaml --out {run}");
-        place.run(&train).exits(if ok { 0 } else { 2 }).says(&says);
+        let trained = place.run(&train);
+        trained.exits(if ok { 0 } else { 2 }).says(&says);
+        // Nothing is wrong with it.
+        let warns = |l: &str| l.contains("WARN") && l.contains("EXIF");
+        assert!(!trained.err.lines().any(warns), "{}", trained.err);
         place.write(&file, before);
     }
     // A mask drawn on the stored pixels.
@@ -361,11 +678,27 @@ fn a_turned_photo_is_told_of_and_its_mask_explained() {
         .says(&says);
     place
         .run("dataset check --config tiny.yaml")
-        .exits(0)
+        .exits(2)
         .says(&says);
     place
         .run("train --config tiny.yaml --out good --set data.exif=ignore")
         .exits(0);
+    // And one drawn on what is seen, where the stored pixels are taken.
+    place.mask("d/masks/l1.png", &[0, 1, 2]);
+    let says = [
+        "l1.png: the mask is 40 × 36 (width × height), as its image is seen",
+        "36 × 40",
+        "EXIF orientation 6",
+        "set data.exif: apply",
+    ];
+    for command in ["train --out no", "dataset check"] {
+        place
+            .run(&format!(
+                "{command} --config tiny.yaml --set data.exif=ignore"
+            ))
+            .exits(2)
+            .says(&says);
+    }
     // Results lie as the photo is seen.
     place
         .run("infer --weights run-l1 --input d/images/l1.png --out o")

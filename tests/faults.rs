@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use u2pl_engine::config::Config;
 use u2pl_engine::config::schema::Exif;
 use u2pl_engine::data::mask::MaskRules;
-use u2pl_engine::data::survey::{Survey, Surveyor};
+use u2pl_engine::data::survey::{Survey, Surveyor, Suspect};
 use u2pl_engine::data::{Dataset, Part, check, inject};
 use u2pl_engine::device::cpu::CpuDevice;
 use u2pl_engine::eval::{Evaluator, LoadedWeights, Look};
@@ -599,7 +599,8 @@ fn one_bad_file(fault: Fault, says: &str) {
     };
     let found = look(false);
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].contains("l2.png"), "{found:?}");
+    assert!(found[0].line.contains("l2.png"), "{found:?}");
+    assert_eq!((found[0].sample, found[0].kind), (2, Suspect::Image));
     assert!(look(true).is_empty());
     faults().remove(&bad);
 }

@@ -433,7 +433,7 @@ fn a_folder_is_described_and_its_configuration_loads() {
         &said,
         &[
             "folder: images in ./images, masks in ./masks",
-            "15 with a mask, 1 without, 1 masks without an image (first ./masks/lost.png)",
+            "15 with a mask, 1 without, 1 mask without an image (first ./masks/lost.png)",
             "12 × 8 (width × height)",
             "class 2",
             "ignored",
@@ -450,7 +450,7 @@ fn a_folder_is_described_and_its_configuration_loads() {
 
     // Told the number of classes, it judges the values.
     let said = place.succeed(&["dataset", "check", ".", "--classes", "2"]);
-    assert_says(&said, &["rarest.png: 48 pixels are of no class (values 2)"]);
+    assert_says(&said, &["rarest.png: 48 pixels are of no class (value 2)"]);
 
     // The lists it asks for make the configuration complete.
     for name in ["common00", "common01", "common02"] {

@@ -1,6 +1,6 @@
 //! `u2pl-engine dataset check`: what lies in a folder, and the configuration that trains on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,18 +9,21 @@ use serde_json::{Value, json};
 use super::common::{Progress, emit, emit_json};
 use crate::config::Config;
 use crate::config::schema::{Data, DataKind};
+use crate::counted::counted;
 use crate::data::absent::Held;
 use crate::data::advice::{Advice, advise};
-use crate::data::check::{doubtful, turned_line};
+use crate::data::check::{doubtful, most_unusable, turned_line, unusable_line};
 use crate::data::discover::{Found, discover, lists_of};
 use crate::data::list;
 use crate::data::mask::MaskRules;
-use crate::data::survey::{Survey, Surveyor};
+use crate::data::survey::{Survey, Surveyor, Suspect, Suspicion};
 use crate::data::{Dataset, Part, Sample};
 use crate::{Error, Result};
 
 /// Suspicious samples printed before "and N more".
 const SHOWN: usize = 20;
+/// Images without a mask that are named.
+const NAMED: usize = 3;
 
 /// Looks at datasets.
 #[derive(Debug, clap::Args)]
@@ -36,7 +39,8 @@ enum Command {
 
 /// Decodes every image and mask of a folder: layout, counts, sizes, how often each class occurs, masks
 /// that would fail or teach nothing, and the configuration to use. With --config: the same for the
-/// lists of a configuration, and what they name twice.
+/// lists of a configuration, and what they name twice; exit code 2 when training would stop at what was
+/// found.
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
     /// Dataset root: JPEGImages/ + SegmentationClass/, leftImg8bit/ + gtFine/, images/ + masks/, or
@@ -87,6 +91,17 @@ impl CheckArgs {
         };
         Survey::of(samples, with)
     }
+
+    /// A line on what was not looked at.
+    fn unseen(&self, survey: &Survey) -> Option<String> {
+        let images = counted(
+            survey.images,
+            "image was not decoded",
+            "images were not decoded",
+        );
+        let line = || format!("--fast: {images}: damage behind the headers goes unseen");
+        self.fast.then(line)
+    }
 }
 
 /// Runs the subcommand.
@@ -123,12 +138,13 @@ fn check_folder(args: &CheckArgs, dir: &Path) -> anyhow::Result<()> {
     let rules = known.then(|| MaskRules::new(&data));
     let survey = args.survey(&samples, rules.as_ref(), &data);
     let advice = advise(&found, &survey, args.classes, args.ignore);
-    let lists = named_lists(dir, &found.data);
-    let mut doubts = doubts_of(&lists);
+    let (lists, mut doubts) = named_lists(dir, &found.data);
+    doubts.extend(doubts_of(&lists));
     doubts.extend(turned_line(&survey.turned));
+    doubts.extend(args.unseen(&survey));
 
     if let Some(path) = &args.json {
-        let mut value = survey_json(&survey, &advice.config.data);
+        let mut value = survey_json(&survey, &found.faults, &advice.config.data);
         merge(&mut value, folder_json(&found, &advice, &doubts)?);
         emit_json(path, &value)?;
         if path.as_os_str() == "-" {
@@ -136,7 +152,7 @@ fn check_folder(args: &CheckArgs, dir: &Path) -> anyhow::Result<()> {
         }
     }
     let mut text = folder_text(&found, &lists);
-    text += &survey_text(&survey, &advice.config.data);
+    text += &survey_text(&survey, &found.faults, &advice.config.data);
     text += &section("notes", &[doubts, advice.notes.clone()].concat());
     text += &advice_text(&found, &advice)?;
     emit(&text)
@@ -149,29 +165,41 @@ fn check_config(args: &CheckArgs, path: &Path) -> anyhow::Result<()> {
         let mend = "give a configuration of files";
         return Err(Error::input("data.kind", "synthetic shapes have no files", mend).into());
     }
-    let mut lists = Vec::new();
+    let mut sets = Vec::new();
     for part in [Part::Labeled, Part::Unlabeled, Part::Val] {
         if part == Part::Unlabeled && cfg.data.unlabeled.as_os_str().is_empty() {
             continue;
         }
-        let dataset = Dataset::open(&cfg, part)?;
-        lists.push((name_of(part), dataset.samples().to_vec()));
+        sets.push((part, Dataset::open(&cfg, part)?));
     }
+    let lists: Vec<(&'static str, Vec<Sample>)> = sets
+        .iter()
+        .map(|(part, set)| (name_of(*part), set.samples().to_vec()))
+        .collect();
     let mut doubts = doubts_of(&lists);
     let samples: Vec<&Sample> = lists.iter().flat_map(|(_, samples)| samples).collect();
     let rules = MaskRules::new(&cfg.data);
-    let missing: Vec<String> = samples.iter().filter_map(|s| missing(s)).collect();
-    let there: Vec<&Sample> = samples
-        .into_iter()
-        .filter(|s| missing_file(s).is_none())
-        .collect();
-    let mut survey = args.survey(&there, Some(&rules), &cfg.data);
-    survey.suspicious.splice(0..0, missing);
-    doubts.extend(absent_lines(&lists, &there, &survey, &rules, &cfg.data));
+    let mut survey = args.survey(&samples, Some(&rules), &cfg.data);
+    let stops = Stops::of(&sets, &cfg, &mut survey);
+    doubts.extend(absent_lines(&lists, &samples, &survey, &rules, &cfg.data));
+    doubts.extend(rules.second_class(survey.values().into_iter()));
     doubts.extend(turned_line(&survey.turned));
+    doubts.extend(stops.unlabeled.clone());
+    doubts.extend(args.unseen(&survey));
+    report_config(args, &lists, &survey, &doubts, &cfg.data)?;
+    stops.error(path).map_or(Ok(()), |e| Err(e.into()))
+}
 
+/// Prints what was found in the lists of a configuration.
+fn report_config(
+    args: &CheckArgs,
+    lists: &[(&'static str, Vec<Sample>)],
+    survey: &Survey,
+    doubts: &[String],
+    data: &Data,
+) -> anyhow::Result<()> {
     if let Some(path) = &args.json {
-        let mut value = survey_json(&survey, &cfg.data);
+        let mut value = survey_json(survey, &[], data);
         let counts = lists
             .iter()
             .map(|(name, s)| (name.to_string(), json!(s.len())));
@@ -184,22 +212,92 @@ fn check_config(args: &CheckArgs, path: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    let mut text = row("lists", &counts_text(&lists));
-    text += &survey_text(&survey, &cfg.data);
-    text += &section("notes", &doubts);
+    let mut text = row("lists", &counts_text(lists));
+    text += &survey_text(survey, &[], data);
+    text += &section("notes", doubts);
     emit(&text)
 }
 
+/// What training would stop at.
+#[derive(Default)]
+struct Stops {
+    /// Labelled and validation images that cannot be used, or whose masks cannot.
+    counting: usize,
+    /// On unlabelled images that cannot be used, and whether they are too many.
+    unlabeled: Option<String>,
+    too_many: bool,
+}
+
+impl Stops {
+    /// Judges what was found in `sets`, looked at one after another, and adds to it the images that are
+    /// too small.
+    fn of(sets: &[(Part, Dataset)], cfg: &Config, survey: &mut Survey) -> Self {
+        let mut stops = Self::default();
+        let mut first = 0;
+        for (part, set) in sets {
+            for (i, sample) in (first..).zip(set.samples()) {
+                let size = survey.size_of.get(i).copied().flatten();
+                if let Some(Err(e)) = size.map(|size| set.scaled_size(&sample.image, size)) {
+                    survey.suspicious.push(Suspicion {
+                        sample: i,
+                        kind: Suspect::Image,
+                        line: e.to_string(),
+                    });
+                }
+            }
+            let own = first..first + set.len();
+            let bad = |kinds: &[Suspect]| {
+                let of = |s: &&Suspicion| own.contains(&s.sample) && kinds.contains(&s.kind);
+                let samples = survey.suspicious.iter().filter(of).map(|s| s.sample);
+                samples.collect::<HashSet<usize>>().len()
+            };
+            if *part == Part::Unlabeled {
+                let (count, most) = (bad(&[Suspect::Image]), most_unusable(cfg, set.len()));
+                stops.too_many = count > most;
+                let line = || {
+                    let line = unusable_line(count, set.len(), most);
+                    format!("{line} (data.max_bad_unlabeled)")
+                };
+                stops.unlabeled = (count > 0).then(line);
+            } else {
+                stops.counting += bad(&[Suspect::Image, Suspect::Mask]);
+            }
+            first = own.end;
+        }
+        survey.suspicious.sort_by_key(|s| s.sample);
+        stops
+    }
+
+    fn error(self, config: &Path) -> Option<Error> {
+        let counting = (self.counting > 0).then(|| {
+            counted(
+                self.counting,
+                "labelled or validation image cannot be used, or its mask cannot",
+                "labelled or validation images cannot be used, or their masks cannot",
+            )
+        });
+        let unlabeled = self.unlabeled.filter(|_| self.too_many);
+        let why: Vec<String> = counting.into_iter().chain(unlabeled).collect();
+        (!why.is_empty()).then(|| {
+            Error::input(
+                config.display().to_string(),
+                format!("training would stop: {}", why.join("; ")),
+                "fix the files named above, or take them out of the lists",
+            )
+        })
+    }
+}
+
 /// A line for the labelled and for the validation list on classes that none of its masks holds.
-/// `there` are the samples that were looked at.
+/// `samples` are those of all lists, one after another.
 fn absent_lines(
     lists: &[(&'static str, Vec<Sample>)],
-    there: &[&Sample],
+    samples: &[&Sample],
     survey: &Survey,
     rules: &MaskRules,
     data: &Data,
 ) -> Vec<String> {
-    let held: HashMap<&Path, [u64; 4]> = there
+    let held: HashMap<&Path, [u64; 4]> = samples
         .iter()
         .zip(&survey.held)
         .filter_map(|(sample, held)| Some((sample.mask.as_deref()?, (*held)?)))
@@ -224,28 +322,34 @@ fn name_of(part: Part) -> &'static str {
     }
 }
 
-fn missing_file(sample: &Sample) -> Option<&Path> {
-    let files = [Some(sample.image.as_path()), sample.mask.as_deref()];
-    files.into_iter().flatten().find(|path| !path.is_file())
-}
-
-fn missing(sample: &Sample) -> Option<String> {
-    missing_file(sample).map(|path| format!("{}: {} does not exist", sample.at, path.display()))
-}
-
-/// The lists beside a dataset that are called labeled, unlabeled and val.
-fn named_lists(root: &Path, data: &Data) -> Vec<(&'static str, Vec<Sample>)> {
+/// The lists beside a dataset that are called labeled, unlabeled and val, the first of each name, and
+/// lines on those that are not taken.
+fn named_lists(root: &Path, data: &Data) -> (Vec<(&'static str, Vec<Sample>)>, Vec<String>) {
     let files = lists_of(root);
-    let parts = [Part::Labeled, Part::Unlabeled, Part::Val];
-    let names = ["labeled.txt", "unlabeled.txt", "val.txt"];
-    let read = |(part, name): (Part, &str)| {
-        let file = files
-            .iter()
-            .find(|f| f.file_name().is_some_and(|n| n == name))?;
-        let lines = list::read(data, part.key(), file).ok()?;
-        Some((name_of(part), lines))
-    };
-    parts.into_iter().zip(names).filter_map(read).collect()
+    let (mut lists, mut notes) = (Vec::new(), Vec::new());
+    let (mut taken, mut left) = (Vec::new(), Vec::new());
+    for (part, name) in [
+        (Part::Labeled, "labeled.txt"),
+        (Part::Unlabeled, "unlabeled.txt"),
+        (Part::Val, "val.txt"),
+    ] {
+        let is = |f: &&PathBuf| f.file_name().is_some_and(|n| n == name);
+        let mut own = files.iter().filter(is).map(|f| f.display().to_string());
+        let Some(first) = own.next() else { continue };
+        match list::read(data, part.key(), Path::new(&first)) {
+            Ok(samples) => lists.push((name_of(part), samples)),
+            Err(e) => notes.push(e.to_string()),
+        }
+        taken.push(first);
+        left.extend(own);
+    }
+    if !left.is_empty() {
+        let (taken, left) = (taken.join(", "), left.join(", "));
+        notes.push(format!(
+            "lists lie in more than one folder: {taken} taken, {left} not"
+        ));
+    }
+    (lists, notes)
 }
 
 /// Images that lists name twice, within one and across two.
@@ -299,7 +403,8 @@ fn folder_text(found: &Found, lists: &[(&'static str, Vec<Sample>)]) -> String {
     let orphans = match found.orphans.len() {
         0 => String::new(),
         n => format!(
-            ", {n} masks without an image (first {})",
+            ", {} without an image (first {})",
+            counted(n, "mask", "masks"),
             found.orphans[0].display()
         ),
     };
@@ -311,13 +416,22 @@ fn folder_text(found: &Found, lists: &[(&'static str, Vec<Sample>)]) -> String {
             found.unlabeled.len()
         ),
     );
+    if !found.labeled.is_empty() && !found.unlabeled.is_empty() {
+        let names = found.unlabeled.iter().map(|(line, _)| line.clone());
+        let mut names: Vec<String> = names.take(NAMED).collect();
+        if let more @ 1.. = found.unlabeled.len() - names.len() {
+            names.push(format!("{more} more"));
+        }
+        text += &row("no mask", &names.join(", "));
+    }
     if !lists.is_empty() {
         text += &row("lists", &counts_text(lists));
     }
     text
 }
 
-fn survey_text(survey: &Survey, data: &Data) -> String {
+/// `faults` are lines on what was suspicious before anything was looked into.
+fn survey_text(survey: &Survey, faults: &[String], data: &Data) -> String {
     let mut text = String::new();
     if let Some([least, middle, most]) = survey.extremes() {
         let size = |(w, h): (usize, usize)| format!("{w} × {h}");
@@ -349,7 +463,7 @@ fn survey_text(survey: &Survey, data: &Data) -> String {
         }
         text.push('\n');
     }
-    let mut suspicious = survey.suspicious.clone();
+    let mut suspicious = suspicions(survey, faults);
     let hidden = suspicious.len().saturating_sub(SHOWN);
     if hidden > 0 {
         suspicious.truncate(SHOWN);
@@ -359,6 +473,11 @@ fn survey_text(survey: &Survey, data: &Data) -> String {
         suspicious.push("nothing".into());
     }
     text + &section("suspicious", &suspicious)
+}
+
+fn suspicions(survey: &Survey, faults: &[String]) -> Vec<String> {
+    let found = survey.suspicious.iter().map(|s| s.line.clone());
+    faults.iter().cloned().chain(found).collect()
 }
 
 fn meaning(label: Option<u8>, data: &Data) -> String {
@@ -404,7 +523,7 @@ fn proposed(images: usize) -> (usize, usize) {
 
 // JSON.
 
-fn survey_json(survey: &Survey, data: &Data) -> Value {
+fn survey_json(survey: &Survey, faults: &[String], data: &Data) -> Value {
     let rules = MaskRules::new(data);
     let total: u64 = survey.pixels.iter().sum::<u64>().max(1);
     let values: Vec<Value> = survey
@@ -425,7 +544,7 @@ fn survey_json(survey: &Survey, data: &Data) -> Value {
         "masks": survey.masks,
         "sizes": survey.extremes().map(|e| e.map(|(w, h)| [w, h])),
         "values": values,
-        "suspicious": survey.suspicious,
+        "suspicious": suspicions(survey, faults),
     })
 }
 

@@ -12,9 +12,11 @@ use super::looks::LookArgs;
 use crate::config::Config;
 use crate::config::schema::{DataKind, Protocol};
 use crate::contact;
+use crate::counted::counted;
+use crate::data::check::doubtful;
 use crate::data::mask::cityscapes_label_ids;
 use crate::data::palette::{Palette, palette};
-use crate::data::{Dataset, Part, result_name};
+use crate::data::{Dataset, Part, list, result_name};
 use crate::eval::{Boundary, Evaluator, Look, Metrics, Scored};
 use crate::files::{check_empty, check_place, write_atomic};
 use crate::infer::render;
@@ -69,6 +71,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// Classes that a warning names.
+const NAMED: usize = 8;
 
 /// Protocols by name: what they set.
 const PRESETS: [(&str, &[&str]); 5] = [
@@ -195,7 +200,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let mut outcomes = Vec::new();
     for weights in &weights {
         for &preset in &presets {
-            outcomes.push(score(&args, weights, preset)?);
+            let first = outcomes.is_empty();
+            outcomes.push(score(&args, weights, preset, first)?);
         }
     }
     if let Some(path) = &args.json {
@@ -215,21 +221,31 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     outcomes.iter().find(|o| o.failed > 0).map_or(Ok(()), |o| {
         Err(Error::input(
             o.weights.display().to_string(),
-            format!("{} of {} images could not be scored", o.failed, o.images),
+            format!(
+                "{} of {} could not be scored",
+                o.failed,
+                counted(o.images, "image", "images")
+            ),
             "fix or leave out those named above: the numbers are of the others alone",
         )
         .into())
     })
 }
 
-/// Scores one network under one protocol and writes the files that were asked for.
-fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
+/// Scores one network under one protocol and writes the files that were asked for. The `first` one says
+/// what is doubtful about the list.
+fn score(args: &Args, weights: &Path, preset: Option<&str>, first: bool) -> Result<Outcome> {
     let device = args.device.open()?;
     contact::introduce(&*device, &args.check.check());
     let (file, cfg) = args
         .weights
         .open_at(weights, sets_of(preset), args.sets())?;
-    let dataset = open_dataset(&cfg, args.list.as_deref())?;
+    let mut dataset = open_dataset(&cfg, args.list.as_deref())?;
+    let twice = list::take_once(&mut dataset);
+    if let Some(line) = doubtful("named more than once, and scored once", &twice).filter(|_| first)
+    {
+        tracing::warn!("{line}");
+    }
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let loaded = args.weights.load(&file, &layout, &device)?;
     drop(file);
@@ -284,6 +300,9 @@ fn score(args: &Args, weights: &Path, preset: Option<&str>) -> Result<Outcome> {
         Ok(())
     });
     drop(progress);
+    if let Some(line) = outcome.untrue() {
+        tracing::warn!("{line}");
+    }
     // What was found before an image failed is not lost for it.
     let written = match &args.csv {
         Some(csv) => write_atomic(csv, lines.as_bytes()),
@@ -391,26 +410,22 @@ fn result_names(cfg: &Config, dataset: &Dataset) -> Vec<PathBuf> {
     }
 }
 
-/// Refuses two images whose results would be the same files. An image that is listed twice is one.
+/// Refuses two images whose results would be the same files.
 fn check_distinct(names: &[PathBuf], dataset: &Dataset) -> Result<()> {
     let mut seen: HashMap<&Path, &Path> = HashMap::new();
     for (name, sample) in names.iter().zip(dataset.samples()) {
         let Some(other) = seen.insert(name, &sample.image) else {
             continue;
         };
-        let same = other == sample.image
-            || fs::canonicalize(other).ok() == fs::canonicalize(&sample.image).ok();
-        if !same {
-            return Err(Error::input(
-                sample.at.clone(),
-                format!(
-                    "the results of {} would overwrite those of {}",
-                    sample.image.display(),
-                    other.display()
-                ),
-                "rename one of them, or list them in two files",
-            ));
-        }
+        return Err(Error::input(
+            sample.at.clone(),
+            format!(
+                "the results of {} would overwrite those of {}",
+                sample.image.display(),
+                other.display()
+            ),
+            "rename one of them, or list them in two files",
+        ));
     }
     Ok(())
 }
@@ -424,11 +439,41 @@ fn quoted(text: &str) -> String {
 }
 
 impl Outcome {
+    /// A line on classes that no pixel of the truth is of and that were predicted: they count in the
+    /// mean, with 0.
+    fn untrue(&self) -> Option<String> {
+        let untrue = self.metrics.untrue();
+        if untrue.is_empty() {
+            return None;
+        }
+        let names = &self.cfg.data.class_names;
+        let name = |&(c, _): &(usize, u64)| match names.get(c) {
+            Some(name) => format!("class {c} ({name})"),
+            None => format!("class {c}"),
+        };
+        let mut named: Vec<String> = untrue.iter().take(NAMED).map(name).collect();
+        if let more @ 1.. = untrue.len().saturating_sub(NAMED) {
+            named.push(format!("{more} more"));
+        }
+        let pixels: u64 = untrue.iter().map(|(_, n)| n).sum();
+        let pixels = counted(pixels as usize, "pixel", "pixels");
+        let mean = percent(self.metrics.miou_of_truth());
+        Some(format!(
+            "{}: no mask holds {}, predicted at {pixels}: an IoU of 0 that counts in the mIoU; that of \
+             the other classes is {mean} %",
+            self.weights.display(),
+            named.join(", ")
+        ))
+    }
+
     fn to_json(&self) -> Result<Value> {
         let mut value = self.metrics.to_json();
         if let Some(map) = value.as_object_mut() {
             map.insert("images".into(), self.images.into());
             map.insert("failed".into(), self.failed.into());
+            let untrue = self.metrics.untrue();
+            let untrue: Vec<usize> = untrue.into_iter().map(|(class, _)| class).collect();
+            map.insert("predicted_without_truth".into(), untrue.into());
             map.insert("protocol".into(), protocol_name(self.cfg.eval.protocol)?);
             map.insert("weights".into(), self.weights.display().to_string().into());
             map.insert("preset".into(), self.preset.clone().into());

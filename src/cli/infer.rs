@@ -10,7 +10,9 @@ use super::looks::LookArgs;
 use crate::bench::versus::side::status_mib;
 use crate::config::Config;
 use crate::config::schema::Protocol;
+use crate::counted::counted;
 use crate::files::check_place;
+use crate::folders::first_of;
 use crate::infer::files::{self, Outcome, Summary};
 use crate::infer::{self, Inputs, Network, Search, Segmenter};
 use crate::{Error, Result, model};
@@ -122,9 +124,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         _ => "--input".into(),
     };
     let problem = format!(
-        "{} of {} images could not be segmented",
+        "{} of {} could not be segmented",
         summary.failed,
-        summary.images()
+        counted(summary.images(), "image", "images")
     );
     Err(Error::input(at, problem, "fix or remove those named above").into())
 }
@@ -143,6 +145,14 @@ impl Args {
         if let Some(first) = inputs.skipped.first() {
             let n = inputs.skipped.len();
             tracing::info!("not images, skipped: {} ({n} in all)", first.display());
+        }
+        let again = first_of(
+            &inputs.again,
+            "repeated name of an image left out",
+            "repeated names of images left out",
+        );
+        if let Some(line) = again {
+            tracing::warn!("{line}");
         }
         for note in &inputs.notes {
             tracing::info!("{note}");
@@ -229,9 +239,9 @@ impl Args {
             memory += &format!(", process at its peak {:.1} MiB", mib(peak));
         }
         Ok(format!(
-            "{} of {} images segmented into {}\n{}{}; {memory}\n",
+            "{} of {} segmented into {}\n{}{}; {memory}\n",
             summary.done,
-            summary.images(),
+            counted(summary.images(), "image", "images"),
             self.out.display(),
             summary.table(),
             place.join(", "),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::common::emit;
-use crate::data::discover::discover;
+use crate::counted::counted;
+use crate::data::discover::{discover, layout_of};
 use crate::data::list::lines;
 use crate::data::mask::MaskRules;
 use crate::data::split::{make_balanced_split, make_split, write_lists};
@@ -135,9 +136,20 @@ impl Args {
         if found.labeled.is_empty() {
             return Err(Error::input(
                 root.display().to_string(),
-                format!("none of {} images has a mask", found.unlabeled.len()),
+                match found.unlabeled.len() {
+                    1 => "its one image has no mask".into(),
+                    n => format!("none of {n} images has a mask"),
+                },
                 "add masks: some images must be labelled",
             ));
+        }
+        if let Some(first) = found.faults.first() {
+            let masks = counted(
+                found.faults.len(),
+                "mask is no file, its image",
+                "masks are no files, their images",
+            );
+            tracing::warn!("{masks} taken as unlabelled, the first {first}");
         }
         let lines = |list: Vec<(String, Sample)>| list.into_iter().map(|(line, _)| line).collect();
         let mut pool = Pool {
@@ -154,8 +166,8 @@ impl Args {
             return Err(Error::input(
                 format!("--val {n}"),
                 format!(
-                    "{} images with a label exist, --labeled takes {}",
-                    lines.len(),
+                    "{} with a label, --labeled takes {}",
+                    counted(lines.len(), "image exists", "images exist"),
                     self.labeled
                 ),
                 "give at least 1, and together no more than there are",
@@ -173,7 +185,7 @@ impl Args {
                 "give --data DIR beside --list",
             )
         })?;
-        let mut data = discover(root)?.data;
+        let mut data = layout_of(root)?;
         data.classes = 256;
         let samples = list::samples(&data, of);
         let wanted: Vec<&Sample> = samples.iter().collect();
@@ -195,11 +207,11 @@ impl Args {
             None => String::new(),
         };
         format!(
-            "u2pl-engine {} split of {}\n{} images with a label{without}{val}\n\
+            "u2pl-engine {} split of {}\n{} with a label{without}{val}\n\
              {} of {} drawn as labelled: {draw}, seed {}\n",
             env!("CARGO_PKG_VERSION"),
             pool.origin,
-            pool.lines.len(),
+            counted(pool.lines.len(), "image", "images"),
             self.labeled,
             rest.len(),
             self.seed

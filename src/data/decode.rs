@@ -61,6 +61,9 @@ pub fn decode_image(path: &Path, exif: Exif) -> Result<Decoded> {
 }
 
 fn decode_bytes(path: &Path, bytes: &[u8], exif: Exif) -> Result<Decoded> {
+    if bytes.is_empty() {
+        return Err(empty(path));
+    }
     let (orientation, (width, height, rgb)) = if bytes.starts_with(&jpeg::MAGIC) {
         let head = jpeg::head(&mut Cursor::new(bytes)).map_err(|p| unread(path, p))?;
         let (width, height) = head.size;
@@ -97,6 +100,8 @@ pub struct Header {
     pub size: (usize, usize),
     /// The EXIF orientation that it is turned by: 1 (upright) to 8.
     pub orientation: u8,
+    /// The EXIF orientation in the file, whether or not it is turned by it.
+    pub given: u8,
 }
 
 /// What the file's header says; refuses what [`decode_image`] would refuse by header.
@@ -116,6 +121,9 @@ fn header_of(path: &Path, mut reader: BufReader<File>, bytes: u64, exif: Exif) -
         let back = reader.seek(SeekFrom::Start(0));
         back.map_err(|e| Error::io(path, "read the image", e))
     };
+    if bytes == 0 {
+        return Err(empty(path));
+    }
     let mut magic = [0; 4];
     let read = reader.read_exact(&mut magic);
     rewind(&mut reader)?;
@@ -137,13 +145,15 @@ fn header_of(path: &Path, mut reader: BufReader<File>, bytes: u64, exif: Exif) -
     } else {
         return Err(not_an_image(path));
     };
+    let given = orientation;
     let orientation = match exif {
-        Exif::Apply => orientation,
+        Exif::Apply => given,
         Exif::Ignore => 1,
     };
     Ok(Header {
         size: exif::seen_size(size, orientation),
         orientation,
+        given,
     })
 }
 
@@ -190,13 +200,37 @@ pub(super) fn check_sides(path: &Path, width: usize, height: usize, least: usize
 /// Bytes of the file at `path`. To open a pipe would wait for somebody to write to it.
 ///
 /// # Errors
-/// [`Error::Io`] when there is none, [`Error::Input`] when it is a folder, a pipe or a device.
+/// [`Error::Io`] when there is none, [`Error::Input`] when it is a folder, a pipe, a device or a link
+/// that leads nowhere.
 pub(super) fn file_size(path: &Path) -> Result<u64> {
-    let found = std::fs::metadata(path).map_err(|e| Error::io(path, "open it", e))?;
-    match found.is_file() {
-        true => Ok(found.len()),
-        false => Err(fault(path, "is not a file", "name a file")),
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(found.len()),
+        Err(e) if !path.is_symlink() => Err(Error::io(path, "open it", e)),
+        _ => Err(fault(
+            path,
+            no_file(path).unwrap_or("is not a file"),
+            "name a file",
+        )),
     }
+}
+
+/// Why `path` is no file, as the end of a sentence that begins with it; `None` for a file.
+pub(crate) fn no_file(path: &Path) -> Option<&'static str> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => None,
+        Ok(found) if found.is_dir() => Some("is a folder, not a file"),
+        Ok(_) => Some("is a pipe or a device, not a file"),
+        Err(_) if path.is_symlink() => Some("is a link that leads nowhere"),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some("lies in a folder that may not be looked into")
+        }
+        Err(_) => Some("does not exist"),
+    }
+}
+
+/// A file without a byte.
+pub(super) fn empty(path: &Path) -> Error {
+    fault(path, "is empty", RESTORE)
 }
 
 /// Refuses a (width, height) whose `raw` bytes no file of `bytes` bytes can hold, before there is

@@ -67,6 +67,25 @@ impl Metrics {
         (!present.is_empty()).then(|| present.iter().sum::<f64>() / present.len() as f64)
     }
 
+    /// The classes that no pixel of the truth is of and that were predicted, with their pixels. In
+    /// [`Metrics::miou`] each counts with an IoU of 0.
+    pub fn untrue(&self) -> Vec<(usize, u64)> {
+        let n = self.classes;
+        let row = |c: usize| self.confusion[c * n..(c + 1) * n].iter().sum::<u64>();
+        let column = |c: usize| self.confusion.iter().skip(c).step_by(n).sum::<u64>();
+        let predicted = (0..n).filter(|&c| row(c) == 0).map(|c| (c, column(c)));
+        predicted.filter(|&(_, pixels)| pixels > 0).collect()
+    }
+
+    /// As [`Metrics::miou`], over the classes of the truth alone.
+    pub fn miou_of_truth(&self) -> Option<f64> {
+        let untrue = self.untrue();
+        let iou = self.iou().into_iter().enumerate();
+        let own = iou.filter(|(c, _)| untrue.iter().all(|(other, _)| other != c));
+        let own: Vec<f64> = own.filter_map(|(_, iou)| iou).collect();
+        (!own.is_empty()).then(|| own.iter().sum::<f64>() / own.len() as f64)
+    }
+
     /// Share of counted pixels whose class is right; `None` when no pixel counted.
     pub fn pixel_accuracy(&self) -> Option<f64> {
         diagnostics::accuracy(&self.confusion, self.classes)
@@ -224,6 +243,9 @@ mod tests {
         let [a, b] = [6.0 / 9.0, 1.0 / 3.0];
         assert_eq!(metrics.iou(), [Some(a), Some(b), Some(0.0)]);
         assert_eq!(metrics.class_accuracy(), Some((6.0 / 8.0 + 0.5) / 2.0));
+        assert_eq!(metrics.miou(), Some((a + b) / 3.0));
+        assert_eq!(metrics.miou_of_truth(), Some((a + b) / 2.0));
+        assert_eq!(metrics.untrue(), [(2, 1)]);
         let weighted = metrics.frequency_weighted_iou().unwrap();
         assert!((weighted - (0.8 * a + 0.2 * b)).abs() < 1e-12);
     }

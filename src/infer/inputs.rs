@@ -14,7 +14,8 @@ use std::path::{Component, Path, PathBuf};
 
 use self::frames::Frames;
 use self::natural::Key;
-use crate::folders::{Below, is_image_name, is_mask_beside};
+use crate::counted::counted;
+use crate::folders::{Below, first_of, is_image_name, is_mask_beside};
 use crate::{Error, Result};
 
 /// What makes a path a pattern.
@@ -37,6 +38,8 @@ pub struct Inputs {
     pub images: Vec<Input>,
     /// Files and folders that are no images.
     pub skipped: Vec<PathBuf>,
+    /// Images that were named once more, by the same name or another: each is in `images` once.
+    pub again: Vec<PathBuf>,
     /// A line for each pattern of frames with numbers that are missing.
     pub gaps: Vec<String>,
     /// Lines on what was left out of folders: hidden and system entries, links that lead in a circle
@@ -74,6 +77,12 @@ pub fn find(inputs: &[PathBuf], search: &Search) -> Result<Inputs> {
                 } else if let Some(frames) = Frames::parse(input) {
                     numbered = true;
                     found.frames(input, &frames, search.start.unwrap_or(0))?;
+                } else if input.is_symlink() {
+                    return Err(Error::input(
+                        input.display().to_string(),
+                        "is a link that leads nowhere",
+                        "name an image, a folder or a pattern",
+                    ));
                 } else {
                     return Err(Error::io(input, "read the input", e));
                 }
@@ -151,12 +160,14 @@ impl Inputs {
                 return wrong(e, "`*`, `?`, `[a-z]` and `**` are understood");
             }
         };
-        let (mut images, mut masks, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut masks) = (Vec::new(), Vec::new());
+        let (mut others, mut broken) = (Vec::new(), Vec::new());
         for path in paths {
             match (is_image(&path), is_mask_beside(&path)) {
                 (true, false) => images.push(path),
                 (true, true) => masks.push(path),
-                (false, _) => others.push(path),
+                _ if path.is_symlink() && !path.exists() => broken.push(path),
+                _ => others.push(path),
             }
         }
         // Masks beside images are none, unless nothing else is asked for.
@@ -164,6 +175,11 @@ impl Inputs {
             true => images = masks,
             false => others.append(&mut masks),
         }
+        let broken = first_of(
+            &broken,
+            "link that leads nowhere",
+            "links that lead nowhere",
+        );
         let base = fixed(pattern);
         if images.is_empty() {
             let place = match base.as_os_str().is_empty() {
@@ -174,11 +190,19 @@ impl Inputs {
                 _ if !base.as_os_str().is_empty() && !base.is_dir() => {
                     format!("{place} does not exist")
                 }
-                0 => format!("nothing in {place} matches the pattern"),
-                n => format!("matches {n} files, but no .jpg, .jpeg or .png image"),
+                0 => match &broken {
+                    Some(links) => format!("matches no image but {links}"),
+                    None => format!("nothing in {place} matches the pattern"),
+                },
+                n => {
+                    let files = counted(n, "file", "files");
+                    format!("matches {files}, but no .jpg, .jpeg or .png image")
+                }
             };
             return wrong(problem, "check the pattern and where it starts");
         }
+        let note = |links| format!("{}: left out {links}", pattern.display());
+        self.notes.extend(broken.map(note));
         images.sort_by_cached_key(|p| Key::new(p));
         self.skipped.append(&mut others);
         self.add(images, Some(&base))
@@ -188,8 +212,9 @@ impl Inputs {
         let found = frames.find(start)?;
         if let Some((missing, first)) = found.missing {
             let all = missing.saturating_add(found.paths.len() as u64);
+            let verb = if missing == 1 { "is" } else { "are" };
             self.gaps.push(format!(
-                "{}: {missing} of {all} frames are missing, number {first} is the first",
+                "{}: {missing} of {all} frames {verb} missing, number {first} is the first",
                 pattern.display()
             ));
         }
@@ -215,6 +240,7 @@ impl Inputs {
                     "rename one of them, or give them to two runs",
                 ));
             }
+            self.again.push(image.path);
         }
         self.images = kept;
         Ok(self)
@@ -318,7 +344,7 @@ mod tests {
         for (pattern, says) in [
             ("cams/*.jpg", "nothing in the folder"),
             ("cam/*.jpg", "does not exist"),
-            ("cams/r/*.txt", "1 files, but no .jpg"),
+            ("cams/r/*.txt", "matches 1 file, but no .jpg"),
             ("cams/[a", "understood"),
         ] {
             let error = none(pattern);
@@ -373,5 +399,27 @@ mod tests {
         // The same image twice is one image.
         let found = search(&["y/b.png", "y/../y/*.png", "y"]).unwrap();
         assert_eq!(names(&found), ["b", "a"]);
+        assert_eq!(found.again.len(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_that_lead_nowhere_are_said_to() {
+        use std::os::unix::fs::symlink;
+        let dir = place(&["x/a.png", "x/b.txt"]);
+        symlink("nowhere", dir.path().join("x/c.png")).unwrap();
+        symlink("nowhere", dir.path().join("x/d.png")).unwrap();
+        let found = search(&dir, &["x/*"], &Search::default()).unwrap();
+        assert_eq!((names(&found), found.skipped.len()), (vec!["a"], 1));
+        let says = "left out 2 links that lead nowhere, the first";
+        assert!(found.notes[0].contains(says), "{:?}", found.notes);
+        for (input, says) in [
+            ("x/c*", "matches no image but 1 link that leads nowhere"),
+            ("x/d.png", "is a link that leads nowhere"),
+        ] {
+            let error = search(&dir, &[input], &Search::default()).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 }

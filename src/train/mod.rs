@@ -226,7 +226,13 @@ impl Trainer {
         lists.extend(unlabeled.as_deref().map(|d| (Part::Unlabeled, d)));
         let origin = Origin::new(&cfg, &lists, epoch_iters, &*options.device);
         let resumed = match saved {
-            Some(saved) => Some(Resumed::new(saved, &cfg, &origin, options.new_data)?),
+            Some(saved) => Some(Resumed::new(
+                saved,
+                &cfg,
+                &origin,
+                &options.out,
+                options.new_data,
+            )?),
             None => None,
         };
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
@@ -369,7 +375,7 @@ impl Trainer {
 
     /// What a run ends with that cannot write its metrics: the checkpoint may lie elsewhere, or be
     /// written over an older one.
-    fn unless_saved(&self, cause: Error) -> Error {
+    fn unless_saved(&mut self, cause: Error) -> Error {
         match cause {
             Error::Io { .. } => self.give_up(cause),
             other => other,
@@ -391,9 +397,22 @@ impl Trainer {
         self.session.stage(which, staged)
     }
 
-    /// What a run that cannot go on ends with: its steps are saved first.
-    fn give_up(&self, cause: Error) -> Error {
+    /// What a run that cannot go on ends with: its steps are saved first. A file of the data that is at
+    /// fault is named in the metrics: it may be another one when the run goes on.
+    fn give_up(&mut self, cause: Error) -> Error {
         let iteration = self.progress.iteration;
+        let at = match &cause {
+            Error::Input { at, .. } => Some(at.clone()),
+            Error::Io { path, .. } if !path.starts_with(self.dir.path()) => {
+                Some(path.display().to_string())
+            }
+            _ => None,
+        };
+        if let Some(at) = at
+            && let Err(unlogged) = self.dir.log(&json!({"iter": iteration, "failed": at}))
+        {
+            tracing::warn!("{unlogged}");
+        }
         match self.save() {
             Ok(()) => Error::Saved {
                 cause: Box::new(cause),

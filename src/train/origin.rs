@@ -3,16 +3,21 @@
 //! A checkpoint remembers the configuration, what its lists named and the precision. Going on, the run
 //! must be the same one: keys that no number depends on may change freely, a few that a run may be
 //! steered by change with a warning, and everything else is refused with what differs. Lists are
-//! compared by what they name, so a data set may move and lists may be renamed.
+//! compared by what they name, so a data set may move and lists may be renamed, and the files by their
+//! sizes and samples of their bytes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::schema::Data;
+use crate::counted::counted;
 use crate::data::{Dataset, Part, Sample};
 use crate::{Error, Result};
 
@@ -37,7 +42,7 @@ const FREE: [&str; 14] = [
 /// Keys by which a run may be steered while it is under way, as errors of training advise.
 const STEERED: [&str; 3] = ["train.epochs", "train.lr", "train.head_lr_mult"];
 
-/// What a list named: how many images, and digests of their names and sizes.
+/// What a list named: how many images, and digests of their names, sizes and contents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// Images.
@@ -48,7 +53,20 @@ pub struct Listed {
     pub names: String,
     /// Digest of the sizes of their files, bytes.
     pub sizes: String,
+    /// Six hexadecimal digits for each image, in alphabetical order: of the size of its files and of
+    /// samples of their bytes. `None`: an older engine did not look at them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<String>,
+    /// Its images and masks in that order, a line each, as far as they are at hand.
+    #[serde(skip)]
+    files: Vec<String>,
 }
+
+/// Bytes of a file that are looked at at its start, in its middle and at its end.
+const SAMPLE: u64 = 4096;
+
+/// Digits of [`Listed::contents`] for an image: enough to count those that changed.
+const DIGITS: usize = 6;
 
 /// What a run was started with, besides its configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,44 +131,74 @@ impl Listed {
             let below = path.strip_prefix(&data.root).unwrap_or(path);
             below.to_string_lossy().replace('\\', "/")
         };
-        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-        let mut named: Vec<(String, u64)> = Vec::with_capacity(samples.len());
-        let mut order = Digest::new();
-        for sample in samples {
+        let look = |sample: &Sample| {
             let mut name = below(&sample.image);
-            let mut size = bytes(&sample.image);
+            let mut content = Digest::new();
+            let mut size = add_file(&mut content, &sample.image);
             // Masks of unlabelled images serve diagnostics alone.
             if let (Some(mask), true) = (&sample.mask, part != Part::Unlabeled) {
                 name = format!("{name}\n{}", below(mask));
-                size = size.wrapping_mul(31).wrapping_add(bytes(mask));
+                let of_mask = add_file(&mut content, mask);
+                size = size.wrapping_mul(31).wrapping_add(of_mask);
             }
+            (name, size, content.0)
+        };
+        let mut named: Vec<(String, u64, u64)> = samples.par_iter().map(look).collect();
+        let mut order = Digest::new();
+        for (name, ..) in &named {
             order.add(name.as_bytes());
-            named.push((name, size));
         }
         named.sort_unstable();
         let (mut names, mut sizes) = (Digest::new(), Digest::new());
-        for (name, size) in &named {
+        let mut contents = String::with_capacity(DIGITS * named.len());
+        for (name, size, content) in &named {
             names.add(name.as_bytes());
             sizes.add(&size.to_le_bytes());
+            let short = content ^ content >> 24 ^ content >> 48;
+            contents += &format!("{:06x}", short & 0xFF_FFFF);
         }
         Self {
             images: samples.len(),
             order: order.text(),
             names: names.text(),
             sizes: sizes.text(),
+            contents: Some(contents),
+            files: named.into_iter().map(|(name, ..)| name).collect(),
         }
     }
 
-    /// How `now` differs, as the end of a sentence that begins with the list's key.
-    fn difference(&self, now: &Self) -> Option<String> {
+    /// How many images' files have changed that are not among the `free`, and the first of them; `None`
+    /// where that is not known.
+    fn changed(&self, now: &Self, free: &[PathBuf]) -> Option<(usize, String)> {
+        let [was, is] = [self, now].map(|l| l.contents.as_deref().map(str::as_bytes));
+        let pairs = was?.chunks(DIGITS).zip(is?.chunks(DIGITS));
+        let is_free = |name: &str| name.lines().any(|l| free.iter().any(|f| f.ends_with(l)));
+        let other = pairs.zip(&now.files).filter(|((was, is), _)| was != is);
+        let mut other = other.map(|(_, name)| name).filter(|name| !is_free(name));
+        let first = other.next()?.lines().next().unwrap_or_default();
+        Some((1 + other.count(), first.into()))
+    }
+
+    /// How `now` differs, as the end of a sentence that begins with the list's key. The files `free` may.
+    fn difference(&self, now: &Self, free: &[PathBuf]) -> Option<String> {
         if self.images != now.images {
-            return Some(format!("names {} images, not {}", now.images, self.images));
+            let images = counted(now.images, "image", "images");
+            return Some(format!("names {images}, not {}", self.images));
         }
         if self.names != now.names {
             return Some("names other images".into());
         }
-        if self.sizes != now.sizes {
-            return Some("names files that have changed in size".into());
+        let changed = self.changed(now, free);
+        let which = changed.as_ref().map_or(String::new(), |(n, first)| {
+            let of = counted(self.images, "image", "images");
+            format!(" (those of {n} of {of}, the first {first})")
+        });
+        let known = self.contents.is_some() && now.contents.is_some();
+        if self.sizes != now.sizes && (changed.is_some() || !known) {
+            return Some(format!("names files that have changed in size{which}"));
+        }
+        if changed.is_some() {
+            return Some(format!("names files that have changed{which}"));
         }
         (self.order != now.order).then(|| "has its images in another order".into())
     }
@@ -178,14 +226,21 @@ impl Origin {
         }
     }
 
-    /// How lists differ, a sentence each.
-    pub fn other_lists(&self, now: &Self) -> Vec<String> {
+    /// How lists differ, a sentence each. The files `free` may: the run could not use them, and said so.
+    /// Warns where an older engine did not look at the files.
+    pub fn other_lists(&self, now: &Self, free: &[PathBuf]) -> Vec<String> {
+        if self.lists.values().any(|list| list.contents.is_none()) {
+            tracing::warn!(
+                "an older engine wrote the checkpoint: whether files changed that kept their names and \
+                 sizes is not known"
+            );
+        }
         let both = self
             .lists
             .iter()
             .filter_map(|(key, was)| Some((key, was, now.lists.get(key)?)));
         let found =
-            both.filter_map(|(key, was, is)| Some(format!("{key} {}", was.difference(is)?)));
+            both.filter_map(|(key, was, is)| Some(format!("{key} {}", was.difference(is, free)?)));
         found.collect()
     }
 
@@ -279,6 +334,39 @@ fn differences(prefix: &str, was: &Value, now: &Value, out: &mut Vec<(String, Va
     }
 }
 
+/// Adds the size of the file at `path` and, of its bytes, the first, the middle and the last
+/// [`SAMPLE`]; data sets are too large to be read. Returns the size, 0 where there is no file.
+fn add_file(digest: &mut Digest, path: &Path) -> u64 {
+    // To open a pipe would wait for somebody to write to it.
+    let size = match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => found.len(),
+        _ => 0,
+    };
+    digest.add(&size.to_le_bytes());
+    if size == 0 {
+        return 0;
+    }
+    let starts = match size {
+        ..=SAMPLE => vec![0],
+        _ => vec![0, (size - SAMPLE) / 2, size - SAMPLE],
+    };
+    let mut bytes = Vec::with_capacity(SAMPLE as usize);
+    let read = File::open(path).and_then(|mut file| {
+        for start in starts {
+            bytes.clear();
+            file.seek(SeekFrom::Start(start))?;
+            (&file).take(SAMPLE).read_to_end(&mut bytes)?;
+            digest.add(&bytes);
+        }
+        Ok(())
+    });
+    if read.is_err() {
+        // One that cannot be read now is another than one that can; loading it will say why.
+        digest.add(b"unread");
+    }
+    size
+}
+
 /// FNV-1a of texts, each with its end: the same on every machine and in every version.
 struct Digest(u64);
 
@@ -328,8 +416,8 @@ mod tests {
         }
         let was = listed(a.path(), &["x", "y"]);
         // A data set that moved is the same one.
-        assert_eq!(was.difference(&listed(b.path(), &["x", "y"])), None);
-        let says = |names: &[&str]| was.difference(&listed(a.path(), names));
+        assert_eq!(was.difference(&listed(b.path(), &["x", "y"]), &[]), None);
+        let says = |names: &[&str]| was.difference(&listed(a.path(), names), &[]);
         assert_eq!(says(&["x", "y", "z"]).unwrap(), "names 3 images, not 2");
         assert_eq!(says(&["x", "z"]).unwrap(), "names other images");
         assert_eq!(
@@ -339,8 +427,70 @@ mod tests {
         std::fs::write(a.path().join("y"), "longer").unwrap();
         assert_eq!(
             says(&["x", "y"]).unwrap(),
-            "names files that have changed in size"
+            "names files that have changed in size (those of 1 of 2 images, the first y)"
         );
+    }
+
+    #[test]
+    fn files_are_told_apart_by_samples_of_their_bytes() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let names = ["k", "l", "m"];
+        let bytes = |size: usize| -> Vec<u8> { (0..size).map(|i| (i * i >> 3) as u8).collect() };
+        let write = |root: &Path, name: &str, bytes: &[u8]| {
+            std::fs::write(root.join(name), bytes).unwrap();
+        };
+        for size in [1usize, 100, 4096, 4097, 9000, 1 << 16] {
+            for root in [a.path(), b.path()] {
+                names.map(|name| write(root, name, &bytes(size)));
+            }
+            let was = listed(a.path(), &names);
+            assert_eq!(was.contents.as_ref().unwrap().len(), 3 * DIGITS);
+            // A copy elsewhere is the same.
+            assert_eq!(was.difference(&listed(b.path(), &names), &[]), None);
+            for at in [0, size / 2, size - 1] {
+                let mut other = bytes(size);
+                other[at] ^= 1;
+                write(b.path(), "l", &other);
+                let says = was.difference(&listed(b.path(), &names), &[]).unwrap();
+                assert_eq!(
+                    says, "names files that have changed (those of 1 of 3 images, the first l)",
+                    "{size} {at}"
+                );
+                write(b.path(), "m", &other);
+                let says = was.difference(&listed(b.path(), &names), &[]).unwrap();
+                assert!(says.contains("2 of 3 images"), "{says}");
+                // What the run named as unusable may be another file now.
+                let free = |names: &[&str]| {
+                    let free: Vec<PathBuf> = names.iter().map(|n| a.path().join(n)).collect();
+                    was.difference(&listed(b.path(), &["k", "l", "m"]), &free)
+                };
+                assert!(free(&["l"]).unwrap().contains("1 of 3 images, the first m"));
+                assert_eq!(free(&["l", "m"]), None);
+                write(b.path(), "m", &bytes(size));
+            }
+            // A checkpoint of an older engine says nothing of bytes.
+            let mut old = was.clone();
+            old.contents = None;
+            assert_eq!(old.difference(&listed(b.path(), &names), &[]), None);
+            let text = serde_json::to_string(&old).unwrap();
+            assert!(!text.contains("contents"), "{text}");
+            assert_eq!(
+                serde_json::from_str::<Listed>(&text).unwrap().contents,
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn ten_thousand_images_take_six_digits_each() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        let names: Vec<String> = (0..10_000).map(|i| format!("none{i}")).collect();
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names[7] = "folder";
+        let all = listed(dir.path(), &names);
+        assert_eq!(all.contents.as_ref().unwrap().len(), 60_000);
+        assert_eq!(all.difference(&listed(dir.path(), &names), &[]), None);
     }
 
     #[test]

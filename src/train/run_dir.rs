@@ -201,10 +201,21 @@ pub fn sample_path(dir: &Path, name: &str) -> PathBuf {
 
 /// Files of the unlabelled images that the run in `dir` has skipped, as its metrics name them.
 pub fn skipped_files(dir: &Path) -> Vec<PathBuf> {
+    named_files(dir, |line| line.get("skipped")?.get("file"))
+}
+
+/// Files that the run in `dir` could not use, skipped or its end, as its metrics name them.
+pub fn faulty_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = skipped_files(dir);
+    files.extend(named_files(dir, |line| line.get("failed")));
+    files
+}
+
+fn named_files(dir: &Path, of: impl Fn(&Value) -> Option<&Value>) -> Vec<PathBuf> {
     let bytes = fs::read(dir.join("metrics.jsonl")).unwrap_or_default();
     let file = |line: &[u8]| {
         let value: Value = serde_json::from_slice(line).ok()?;
-        Some(PathBuf::from(value.get("skipped")?.get("file")?.as_str()?))
+        Some(PathBuf::from(of(&value)?.as_str()?))
     };
     bytes.split(|&b| b == b'\n').filter_map(file).collect()
 }

@@ -13,7 +13,9 @@ fn data(dir: &Path, root: &str, n: usize) {
         for kind in ["images", "masks"] {
             fs::create_dir_all(dir.join(root).join(kind)).unwrap();
             let from = place.path(&format!("{kind}/{}.png", i % 3));
-            fs::copy(from, dir.join(format!("{root}/{kind}/a{i}.png"))).unwrap();
+            // Behind the end, where no decoder looks.
+            let bytes = [fs::read(from).unwrap(), b"tail".to_vec()].concat();
+            fs::write(dir.join(format!("{root}/{kind}/a{i}.png")), bytes).unwrap();
         }
     }
 }
@@ -44,6 +46,13 @@ fn files<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&FILES[..], more].concat()
 }
 
+/// Changes a byte that no decoder looks at.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
 /// A run of two iterations on files, in `dir/run`.
 fn started(dir: &Path) {
     let _ = fs::remove_dir_all(dir.join("run"));
@@ -60,7 +69,7 @@ fn other_data_are_refused_with_what_differs_or_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     type Change = fn(&Path);
-    let changes: [(Change, &str); 6] = [
+    let changes: [(Change, &str); 8] = [
         (
             |d| list(d, "u.txt", &[4, 5, 6, 7, 3, 2]),
             "data.unlabeled names 6 images, not 4",
@@ -88,7 +97,18 @@ fn other_data_are_refused_with_what_differs_or_accepted() {
                     .save(d.join("d/masks/a8.png"))
                     .unwrap()
             },
-            "data.val names files that have changed in size",
+            "data.val names files that have changed in size (those of 1 of 1 image, the first images/a8.png)",
+        ),
+        (
+            |d| {
+                flip(&d.join("d/images/a1.png"));
+                flip(&d.join("d/masks/a3.png"));
+            },
+            "data.labeled names files that have changed (those of 2 of 4 images, the first images/a1.png)",
+        ),
+        (
+            |d| flip(&d.join("d/images/a6.png")),
+            "data.unlabeled names files that have changed (those of 1 of 4 images, the first images/a6.png)",
         ),
     ];
     for (i, (change, says)) in changes.into_iter().enumerate() {
@@ -223,4 +243,52 @@ fn the_fix_that_an_error_names_can_be_followed() {
             "1",
         ],
     );
+}
+
+#[test]
+fn a_copy_of_the_data_goes_on_and_a_checkpoint_that_says_nothing_of_bytes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    started(dir);
+    // The same files elsewhere, newly written.
+    data(dir, "copy", 9);
+    fs::remove_dir_all(dir.join("d")).unwrap();
+    let moved = files(&["--set", "data.root=copy", "--resume"]);
+    let said = train(dir, "run", &[&moved[..], &["--max-iters", "4"]].concat());
+    assert!(!said.contains("changed"), "{said}");
+    // As an older engine wrote it.
+    let path = dir.join("run/checkpoints/last.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + size]).unwrap();
+    let meta = header["__metadata__"].as_object_mut().unwrap();
+    let mut origins = 0;
+    for value in meta.values_mut() {
+        let text = value.as_str().unwrap().to_string();
+        let Ok(mut origin) = serde_json::from_str::<serde_json::Value>(&text) else {
+            continue;
+        };
+        let Some(lists) = origin.get_mut("lists").and_then(|l| l.as_object_mut()) else {
+            continue;
+        };
+        for list in lists.values_mut() {
+            assert!(list.as_object_mut().unwrap().remove("contents").is_some());
+        }
+        *value = origin.to_string().into();
+        origins += 1;
+    }
+    assert_eq!(origins, 1);
+    meta.retain(|key, _| !key.starts_with("u2pl."));
+    let mut text = header.to_string();
+    while text.len() % 8 != 0 {
+        text.push(' ');
+    }
+    let mut old = (text.len() as u64).to_le_bytes().to_vec();
+    old.extend(text.as_bytes());
+    old.extend(&bytes[8 + size..]);
+    fs::write(&path, old).unwrap();
+    flip(&dir.join("copy/images/a1.png"));
+    let said = train(dir, "run", &moved);
+    let says = "whether files changed that kept their names and sizes is not known";
+    assert_eq!(said.matches(says).count(), 1, "{said}");
 }

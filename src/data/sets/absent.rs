@@ -3,6 +3,7 @@
 //! A class without a labelled pixel is never learnt, one without a validation pixel never scored,
 //! and a mean over the others looks perfect: so it is said, once, before anything is trained.
 
+use super::mask::paste;
 use crate::config::schema::{Data, LabelEncoding};
 
 /// Classes named one by one; of more the count is.
@@ -79,8 +80,8 @@ impl Held {
         );
         if self.is_black_and_white(data) {
             line += &format!(
-                "; the masks hold 0 and {ignore} alone, and {ignore} is void: if it is the second class, \
-                 add to data: `classes: 2` and `remap: {{{ignore}: 1}}`"
+                "; the masks hold 0 and {ignore} alone, and {ignore} is void: {}",
+                paste(ignore, false)
             );
         }
         Some(line)

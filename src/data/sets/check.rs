@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::absent::Held;
-use super::dataset::{Dataset, Part, Sample, same_size};
+use super::dataset::{Dataset, Part, Sample, present, same_size};
 use super::list::{Twice, repeated, shared};
 use super::mask::{mask_size, read_mask};
 use super::scale::scaled;
 use crate::config::schema::{Config, DataKind};
-use crate::data::decode::{Header, check_sides, image_header};
+use crate::counted::counted;
+use crate::data::decode::{Header, image_header};
 use crate::{Error, Result};
 
 /// Problems printed before "and N more".
@@ -71,8 +72,7 @@ impl Sizes {
 /// Opens the datasets of `config` and checks all of their files.
 ///
 /// Images in two of the lists, or twice in one, are legal but doubtful: a warning each. So are
-/// classes that no mask holds, images that their EXIF orientation turns, and what is left out of the
-/// unlabelled ones.
+/// classes that no mask holds, and what is left out of the unlabelled images.
 ///
 /// # Errors
 /// Everything wrong with lists and files, together; at most 20 lines are spelled out.
@@ -111,7 +111,10 @@ pub fn check(config: &Config) -> Result<Check> {
         }
     }
     let turned = all.into_iter().flatten().flat_map(|(_, f)| &f.turned);
-    warn(turned_line(&turned.cloned().collect::<Vec<_>>()));
+    // As it should be: masks that do not fit are errors of their own.
+    if let Some(line) = turned_line(&turned.cloned().collect::<Vec<_>>()) {
+        tracing::info!("{line}");
+    }
     let unlabeled = unlabeled.map(|(mut dataset, found)| {
         let most = most_unusable(config, dataset.len());
         if found.unusable.len() > most {
@@ -120,7 +123,7 @@ pub fn check(config: &Config) -> Result<Check> {
             errors.extend(found.unusable.into_iter().map(|(_, e)| e));
             errors.push(Error::input(
                 "data.max_bad_unlabeled",
-                format!("{count} of {all} unlabelled images cannot be used, {most} are allowed"),
+                unusable_line(count, all, most),
                 "fix them, take them out of the list, or raise it",
             ));
             return (dataset, found.sizes, Vec::new());
@@ -129,14 +132,20 @@ pub fn check(config: &Config) -> Result<Check> {
             tracing::warn!("{e}; the unlabelled image is skipped");
         }
         if let more @ 1.. = found.unusable.len().saturating_sub(SHOWN) {
-            tracing::warn!("{more} more unlabelled images are skipped");
+            let more = counted(
+                more,
+                "more unlabelled image is",
+                "more unlabelled images are",
+            );
+            tracing::warn!("{more} skipped");
         }
         if let Some((_, first)) = found.unusable_masks.first() {
-            tracing::warn!(
-                "{} masks of unlabelled images cannot be used and are left out of the diagnostics, \
-                 the first: {first}",
-                found.unusable_masks.len()
+            let masks = counted(
+                found.unusable_masks.len(),
+                "mask of an unlabelled image cannot be used and is",
+                "masks of unlabelled images cannot be used and are",
             );
+            tracing::warn!("{masks} left out of the diagnostics, the first: {first}");
         }
         for (i, _) in &found.unusable_masks {
             dataset.drop_mask(*i);
@@ -178,13 +187,24 @@ pub fn most_unusable(config: &Config, all: usize) -> usize {
     most.min(all.saturating_sub(1))
 }
 
+/// How many of `all` unlabelled images cannot be used, and how many may be so.
+pub(crate) fn unusable_line(count: usize, all: usize, most: usize) -> String {
+    let of = counted(all, "unlabelled image", "unlabelled images");
+    let allowed = counted(most, "is allowed", "are allowed");
+    format!("{count} of {of} cannot be used, {allowed}")
+}
+
 /// A line on images that are not as they are stored.
 pub(crate) fn turned_line(turned: &[PathBuf]) -> Option<String> {
     let first = turned.first()?;
-    Some(format!(
-        "{} images are turned as their EXIF orientation says, the first {}: masks must be drawn on \
-         what is seen (data.exif: ignore takes the stored pixels)",
+    let images = counted(
         turned.len(),
+        "image is turned as its EXIF orientation says",
+        "images are turned as their EXIF orientation says",
+    );
+    Some(format!(
+        "{images}, the first {}: masks must be drawn on what is seen (data.exif: ignore takes the \
+         stored pixels)",
         first.display()
     ))
 }
@@ -276,7 +296,7 @@ struct Seen {
 }
 
 fn inspect_one(dataset: &Dataset, sample: &Sample) -> Seen {
-    let header = exists(sample, &sample.image, "image")
+    let header = present(sample, &sample.image, "image")
         .and_then(|()| image_header(&sample.image, dataset.exif()));
     let known = header.as_ref().ok().copied();
     let mask = match &sample.mask {
@@ -284,11 +304,8 @@ fn inspect_one(dataset: &Dataset, sample: &Sample) -> Seen {
         None => Ok(None),
     };
     let image = header.and_then(|header| {
-        let scale = dataset.image_scale();
-        let (width, height) = header.size;
-        let (width, height) = (scaled(width, scale), scaled(height, scale));
-        check_sides(&sample.image, width, height, dataset.min_side())?;
-        Ok((header, (width, height)))
+        let size = dataset.scaled_size(&sample.image, header.size)?;
+        Ok((header, size))
     });
     Seen { image, mask }
 }
@@ -300,9 +317,9 @@ fn inspect_mask(
     mask: &Path,
     image: Option<Header>,
 ) -> Result<Option<Held>> {
-    exists(sample, mask, "mask")?;
+    present(sample, mask, "mask")?;
     let fits = |size| match image {
-        Some(image) => same_size(mask, size, image.size, image.orientation),
+        Some(image) => same_size(mask, size, image),
         None => Ok(()),
     };
     if dataset.is_unlabeled() {
@@ -317,29 +334,11 @@ fn inspect_mask(
     Ok(Some(held))
 }
 
-fn exists(sample: &Sample, path: &Path, what: &str) -> Result<()> {
-    if path.is_file() {
-        return Ok(());
-    }
-    Err(Error::input(
-        sample.at.clone(),
-        format!("the {what} {} does not exist", path.display()),
-        "correct the line, data.root, data.image_dir or data.mask_dir",
-    ))
-}
-
 /// One line for images that two lists share, or that one repeats.
 pub(crate) fn doubtful(what: &str, found: &[Twice]) -> Option<String> {
     let Twice { id, at: [a, b] } = found.first()?;
-    let images = if found.len() == 1 {
-        "image is"
-    } else {
-        "images are"
-    };
-    Some(format!(
-        "{} {images} {what}, the first {id} ({a} and {b})",
-        found.len()
-    ))
+    let images = counted(found.len(), "image is", "images are");
+    Some(format!("{images} {what}, the first {id} ({a} and {b})"))
 }
 
 /// Keeps the first [`SHOWN`] problems and a count of the rest.
@@ -349,7 +348,7 @@ fn cap(mut errors: Vec<Error>) -> Vec<Error> {
         errors.truncate(SHOWN);
         errors.push(Error::input(
             "data",
-            format!("and {hidden} more problems"),
+            format!("and {}", counted(hidden, "more problem", "more problems")),
             "fix those above and run again",
         ));
     }

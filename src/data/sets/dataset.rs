@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mask::{MaskRules, read_mask};
-use super::scale::rescale;
+use super::scale::{rescale, scaled};
 use super::{list, shapes};
 use crate::config::schema::{Config, DataKind, Exif};
-use crate::data::decode::{Decoded, check_sides, decode_image, fault, image_header};
+use crate::data::decode::{
+    Decoded, Header, check_sides, decode_image, fault, image_header, no_file,
+};
 use crate::{Error, Result};
 
 /// The three lists of a run.
@@ -98,13 +100,15 @@ impl Dataset {
             ));
         }
         if let (Part::Unlabeled, Some(folder)) = (part, list::folder(&config.data, path)) {
-            let samples = list::images_of(&folder)?;
+            let samples = list::images_of(&config.data, &folder)?;
             return Ok(Self::with(config, part, Source::Files(samples)));
         }
         let mut samples = list::read(&config.data, part.key(), path)?;
         if part == Part::Unlabeled {
             for sample in &mut samples {
-                sample.mask = sample.mask.take().filter(|mask| mask.exists());
+                // What is there and no file is told of, and not taken for an image without a mask.
+                let there = |mask: &PathBuf| mask.symlink_metadata().is_ok();
+                sample.mask = sample.mask.take().filter(there);
             }
         }
         Ok(Self::with(config, part, Source::Files(samples)))
@@ -190,11 +194,6 @@ impl Dataset {
         })
     }
 
-    /// The least side, in pixels after `image_scale`, that training can use.
-    pub(super) fn min_side(&self) -> usize {
-        self.min_side
-    }
-
     /// Side of the synthetic images; `None` for files.
     pub(super) fn shapes_size(&self) -> Option<usize> {
         match &self.source {
@@ -217,6 +216,7 @@ impl Dataset {
         let sample = samples
             .get(i)
             .ok_or_else(|| Error::internal(format!("image {i} of {}", samples.len())))?;
+        present(sample, &sample.image, "image")?;
         let mut decoded = decode_image(&sample.image, self.exif)?;
         if let Some(mask) = &sample.mask {
             let size = (decoded.width, decoded.height);
@@ -241,28 +241,76 @@ impl Dataset {
 
     /// The label map of a sample whose image is of `size`, (width, height).
     fn label(&self, sample: &Sample, mask: &Path, size: (usize, usize)) -> Result<Vec<u8>> {
+        present(sample, mask, "mask")?;
         let (width, height, label) = read_mask(mask, &self.rules)?;
         if (width, height) != size {
+            let plain = Header {
+                size,
+                orientation: 1,
+                given: 1,
+            };
             let header = image_header(&sample.image, self.exif);
-            let orientation = header.map_or(1, |h| h.orientation);
-            same_size(mask, (width, height), size, orientation)?;
+            same_size(mask, (width, height), header.unwrap_or(plain))?;
         }
         Ok(label)
     }
+
+    /// (width, height) of an image after `data.image_scale`, where that is large enough.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file when it is too small to train on or to score.
+    pub(crate) fn scaled_size(
+        &self,
+        image: &Path,
+        (width, height): (usize, usize),
+    ) -> Result<(usize, usize)> {
+        let [width, height] = [width, height].map(|side| scaled(side, self.image_scale));
+        check_sides(image, width, height, self.min_side)?;
+        Ok((width, height))
+    }
+
+    /// Keeps the images that `keep` says, by position.
+    pub(crate) fn retain(&mut self, keep: &[bool]) {
+        if let Source::Files(samples) = &mut self.source {
+            let mut keep = keep.iter();
+            samples.retain(|_| keep.next().copied().unwrap_or(true));
+        }
+    }
 }
 
-/// Mask and image must cover the same pixels; sizes are (width, height). `orientation` is the EXIF
-/// orientation that the image was turned by.
-pub(super) fn same_size(
-    mask: &Path,
-    of_mask: (usize, usize),
-    image: (usize, usize),
-    orientation: u8,
-) -> Result<()> {
+/// Refuses a file of `sample` that is not there, or is none.
+///
+/// # Errors
+/// [`Error::Input`] naming the line of the list.
+pub(crate) fn present(sample: &Sample, path: &Path, what: &str) -> Result<()> {
+    let Some(why) = no_file(path) else {
+        return Ok(());
+    };
+    let fix = match what {
+        "mask" => {
+            "give the image a mask, take it out of the list, or correct data.root or data.mask_dir"
+        }
+        _ => "correct the line, data.root or data.image_dir",
+    };
+    Err(Error::input(
+        sample.at.clone(),
+        format!("the {what} {} {why}", path.display()),
+        fix,
+    ))
+}
+
+/// Mask and image must cover the same pixels; sizes are (width, height).
+pub(super) fn same_size(mask: &Path, of_mask: (usize, usize), image: Header) -> Result<()> {
+    let Header {
+        size: image,
+        orientation,
+        given,
+    } = image;
     if of_mask == image {
         return Ok(());
     }
-    if orientation >= 5 && of_mask == (image.1, image.0) {
+    let on_its_side = of_mask == (image.1, image.0);
+    if orientation >= 5 && on_its_side {
         return Err(fault(
             mask,
             format!(
@@ -271,6 +319,17 @@ pub(super) fn same_size(
                 of_mask.0, of_mask.1, image.0, image.1
             ),
             "turn the mask, or set data.exif: ignore if masks are drawn on the stored pixels",
+        ));
+    }
+    if given >= 5 && on_its_side {
+        return Err(fault(
+            mask,
+            format!(
+                "the mask is {} × {} (width × height), as its image is seen; data.exif: ignore takes \
+                 the stored {} × {}, without its EXIF orientation {given}",
+                of_mask.0, of_mask.1, image.0, image.1
+            ),
+            "set data.exif: apply, or turn the mask",
         ));
     }
     Err(fault(

@@ -10,7 +10,8 @@ use super::dataset::Sample;
 use super::layout::Layout;
 use super::list::{has_pairs, images_below};
 use crate::config::schema::{Data, DataKind, LabelEncoding};
-use crate::folders::is_hidden;
+use crate::data::decode::no_file;
+use crate::folders::{Below, is_hidden, is_image_name};
 use crate::{Error, Result};
 
 /// Folder names of images and masks in the plain layout, the layout's own first.
@@ -43,6 +44,8 @@ pub struct Found {
     pub images: PathBuf,
     /// The folder of masks; `None` when there is none.
     pub masks: Option<PathBuf>,
+    /// A line on each mask that is no file, its image being among those without.
+    pub faults: Vec<String>,
 }
 
 /// Looks at `root`.
@@ -50,13 +53,6 @@ pub struct Found {
 /// # Errors
 /// [`Error::Input`] when no image is found; [`Error::Io`] when a folder cannot be read.
 pub fn discover(root: &Path) -> Result<Found> {
-    if !root.is_dir() {
-        return Err(Error::input(
-            root.display().to_string(),
-            "is not a folder",
-            "give the dataset's root",
-        ));
-    }
     let data = layout_of(root)?;
     let layout = Layout::new(&data);
     let images = layout.images.clone();
@@ -65,16 +61,22 @@ pub fn discover(root: &Path) -> Result<Found> {
         labeled: Vec::new(),
         unlabeled: Vec::new(),
         orphans: Vec::new(),
+        faults: Vec::new(),
         images,
         masks,
         data: data.clone(),
     };
     let mut used = HashSet::new();
-    for relative in images_below(&found.images)? {
+    for relative in images_below(&found.images, &layout.masks)? {
         let line = layout.line(&relative);
         let at = found.images.join(&relative).display().to_string();
         let mut sample = layout.sample(&line, at);
-        sample.mask = sample.mask.filter(|mask| mask.is_file());
+        if let Some(mask) = sample.mask.take_if(|mask| !mask.is_file())
+            && mask.symlink_metadata().is_ok()
+            && let Some(why) = no_file(&mask)
+        {
+            found.faults.push(format!("{}: {why}", mask.display()));
+        }
         match &sample.mask {
             Some(mask) => {
                 used.insert(mask.clone());
@@ -89,12 +91,14 @@ pub fn discover(root: &Path) -> Result<Found> {
     // In one folder a mask without an image cannot be told from an image.
     if let Some(folder) = found.masks.as_ref().filter(|masks| **masks != found.images) {
         let tail = mask_tail(&data);
-        found.orphans = images_below(folder)?
-            .into_iter()
-            .filter(|path| path.to_string_lossy().ends_with(tail))
-            .map(|path| folder.join(path))
-            .filter(|path| !used.contains(path))
+        let below = Below::of(folder, true, &[])?;
+        for note in below.notes() {
+            tracing::info!("{}: {note}", folder.display());
+        }
+        found.orphans = images_in(below)
+            .filter(|path| path.to_string_lossy().ends_with(tail) && !used.contains(path))
             .collect();
+        found.orphans.sort();
     }
     Ok(found)
 }
@@ -123,7 +127,19 @@ fn nothing(root: &Path) -> Error {
     )
 }
 
-fn layout_of(root: &Path) -> Result<Data> {
+/// The `data` section that describes `root`, by the names of its folders; classes and lists are not
+/// known yet.
+///
+/// # Errors
+/// [`Error::Input`] when it is no folder; [`Error::Io`] when one in it cannot be read.
+pub fn layout_of(root: &Path) -> Result<Data> {
+    if !root.is_dir() {
+        return Err(Error::input(
+            root.display().to_string(),
+            "is not a folder",
+            "give the dataset's root",
+        ));
+    }
     let has = |folder: &str| root.join(folder).is_dir();
     let mut data = Data {
         root: root.to_path_buf(),
@@ -165,13 +181,19 @@ fn city_encoding(masks: &Path) -> Result<LabelEncoding> {
         let ends = |path: &PathBuf| path.to_string_lossy().ends_with(tail);
         files.iter().any(ends)
     };
-    let files = images_below(masks)?;
+    let files: Vec<PathBuf> = images_in(Below::of(masks, true, &[])?).collect();
     Ok(
         match !has("_gtFine_labelTrainIds.png", &files) && has("_gtFine_labelIds.png", &files) {
             true => LabelEncoding::CityscapesLabelId,
             false => LabelEncoding::TrainId,
         },
     )
+}
+
+/// The image files among what was found, in no order.
+fn images_in(below: Below) -> impl Iterator<Item = PathBuf> {
+    let files = below.files.into_iter();
+    files.filter(|path| is_image_name(path) && path.is_file())
 }
 
 /// How the names of masks end.

@@ -21,8 +21,8 @@ impl<'a> Layout<'a> {
     /// The folders of `data`, the layout's own where none is given.
     pub(super) fn new(data: &'a Data) -> Self {
         let or = |given: &Path, own: &str| match given.as_os_str().is_empty() {
-            true => data.root.join(own),
-            false => data.root.join(given),
+            true => plain(data.root.join(own)),
+            false => plain(data.root.join(given)),
         };
         let (images, masks) = match data.kind {
             DataKind::Cityscapes => ("leftImg8bit", "gtFine"),
@@ -89,7 +89,7 @@ impl<'a> Layout<'a> {
 
     /// Lists written for a root in front often start their paths with a slash.
     fn under_root(&self, path: &str) -> PathBuf {
-        self.data.root.join(path.trim_start_matches('/'))
+        plain(self.data.root.join(path.trim_start_matches('/')))
     }
 
     fn cityscapes(&self, line: &str) -> (PathBuf, PathBuf) {
@@ -104,15 +104,17 @@ impl<'a> Layout<'a> {
             .trim_end_matches(".png")
             .trim_end_matches(CITY_IMAGE_TAIL);
         (
-            self.images.join(inner),
-            self.masks.join(format!("{stem}{tail}")),
+            plain(self.images.join(inner)),
+            plain(self.masks.join(format!("{stem}{tail}"))),
         )
     }
 
     /// A stem or file name under the image folder, the mask of the same stem under the other; in one
     /// folder for both, and where there is no such mask, that of the stem and a usual ending.
     fn by_stem(&self, line: &str) -> (PathBuf, PathBuf) {
-        let name = line.trim_start_matches('/');
+        let name = plain(line.trim_start_matches('/').into());
+        let name = name.to_string_lossy();
+        let name = name.trim_start_matches("./");
         let extension = Path::new(name).extension().and_then(|e| e.to_str());
         let known =
             extension.is_some_and(|e| IMAGE_EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()));
@@ -128,7 +130,7 @@ impl<'a> Layout<'a> {
                 .iter()
                 .map(|e| candidate(e))
                 .find(|p| p.exists());
-            found.unwrap_or_else(|| candidate("jpg"))
+            found.unwrap_or_else(|| candidate(usual_extension(&candidate(""))))
         };
         (image, self.mask_of(stem))
     }
@@ -146,6 +148,24 @@ impl<'a> Layout<'a> {
             .find(|mask| mask.exists());
         beside.or(plain).unwrap_or_else(|| own(PAIR_TAILS[0]))
     }
+}
+
+/// The path without parts that say "here" and slashes that say nothing; a `.` in front stays.
+fn plain(path: PathBuf) -> PathBuf {
+    path.components().collect()
+}
+
+/// What the images in the folder of `missing` end with: so is a missing one's likely name.
+fn usual_extension(missing: &Path) -> &'static str {
+    let entries = missing.parent().map(std::fs::read_dir);
+    let mut entries = entries.into_iter().flatten().flatten().flatten();
+    let known = |entry: std::fs::DirEntry| {
+        let path = entry.path();
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        let mut all = IMAGE_EXTENSIONS.into_iter();
+        all.find(|known| *known == extension)
+    };
+    entries.find_map(known).unwrap_or("jpg")
 }
 
 /// Path of what is written for `image` below an output folder, without extension: that of the image

@@ -4,12 +4,16 @@
 //! PowerShell), blank lines, and lines that begin with `#`, where `split` says how it drew.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
-use super::dataset::Sample;
+use super::dataset::{Dataset, Sample};
 use super::layout::Layout;
 use crate::config::schema::Data;
+use crate::counted::counted;
+use crate::data::decode::no_file;
 use crate::files::text_of;
 use crate::folders::{Below, is_image_name, is_mask_beside};
 use crate::{Error, Result};
@@ -61,8 +65,7 @@ pub fn lines(path: &Path) -> Result<Vec<(usize, String)>> {
 /// [`Error::Input`] or [`Error::Io`] naming `key` or the file when it is missing, unreadable or
 /// names nothing.
 pub fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
-    let under_root = data.root.join(path);
-    let path = if path.exists() { path } else { &under_root };
+    let path = &place(data, path);
     if path.is_dir() {
         return Err(Error::input(
             path.display().to_string(),
@@ -70,10 +73,10 @@ pub fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
             format!("list the images in a file for {key}; `u2pl-engine split` writes one"),
         ));
     }
-    if !path.is_file() {
+    if let Some(why) = no_file(path) {
         return Err(Error::input(
             path.display().to_string(),
-            "the list does not exist",
+            format!("the list {why}"),
             format!("correct {key}, or write lists with `u2pl-engine split`"),
         ));
     }
@@ -83,6 +86,14 @@ pub fn read(data: &Data, key: &str, path: &Path) -> Result<Vec<Sample>> {
     Ok(lines
         .map(|(number, line)| layout.sample(&line, at(number)))
         .collect())
+}
+
+/// Where the list at `path` is: in the working folder, or else under the dataset's root.
+fn place(data: &Data, path: &Path) -> PathBuf {
+    match path.symlink_metadata().is_ok() {
+        true => path.to_path_buf(),
+        false => data.root.join(path),
+    }
 }
 
 /// The samples that `lines` name, whether or not their files exist.
@@ -103,12 +114,13 @@ pub(super) fn folder(data: &Data, path: &Path) -> Option<PathBuf> {
         .filter(|p| p.is_dir())
 }
 
-/// Every image in `folder` and below it, without masks.
+/// Every image in `folder` and below it, without masks; a folder of masks in it is left out.
 ///
 /// # Errors
 /// [`Error::Io`] when unreadable; [`Error::Input`] when there is none.
-pub(super) fn images_of(folder: &Path) -> Result<Vec<Sample>> {
-    let found = images_below(folder)?;
+pub(super) fn images_of(data: &Data, folder: &Path) -> Result<Vec<Sample>> {
+    let masks = Layout::new(data).masks;
+    let found = images_below(folder, &masks)?;
     if found.is_empty() {
         return Err(Error::input(
             folder.display().to_string(),
@@ -129,12 +141,15 @@ pub(super) fn images_of(folder: &Path) -> Result<Vec<Sample>> {
 }
 
 /// Paths of the images in `folder`, below it and behind links in it, relative to it, sorted. Masks
-/// beside their images are none, and neither is what systems leave.
+/// beside their images are none, and neither are those of the folder `masks` within it, nor what systems
+/// leave.
 ///
 /// # Errors
 /// [`Error::Io`] when a folder cannot be read.
-pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let below = Below::of(folder, true, &[])?;
+pub(super) fn images_below(folder: &Path, masks: &Path) -> Result<Vec<PathBuf>> {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let apart = (real(masks) != real(folder)).then(|| masks.to_path_buf());
+    let below = Below::of(folder, true, apart.as_slice())?;
     for note in below.notes() {
         tracing::info!("{}: {note}", folder.display());
     }
@@ -144,9 +159,13 @@ pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
         .partition(|path| is_mask_beside(path));
     if let Some(first) = masks.first() {
         tracing::info!(
-            "{}: {} masks beside their images, the first {}",
+            "{}: {}, the first {}",
             folder.display(),
-            masks.len(),
+            counted(
+                masks.len(),
+                "mask beside its image",
+                "masks beside their images"
+            ),
             first.display()
         );
     }
@@ -170,18 +189,61 @@ pub struct Twice {
     pub at: [String; 2],
 }
 
-/// The images that `samples` names more than once, each of its repetitions.
+/// The images that `samples` names more than once, each with its first two places.
 pub fn repeated(samples: &[Sample]) -> Vec<Twice> {
-    let mut seen: HashMap<&Path, &Sample> = HashMap::new();
+    let mut seen = Seen::default();
     let mut found = Vec::new();
     for sample in samples {
-        match seen.get(sample.image.as_path()) {
-            Some(first) => found.push(twice(first, sample)),
-            None => {
-                seen.insert(&sample.image, sample);
+        seen.add(sample.image.as_path(), sample, &mut found);
+    }
+    found
+}
+
+/// What was named before, by what tells it from others, and whether it was named again.
+struct Seen<'a, K>(HashMap<K, (&'a Sample, bool)>);
+
+impl<K> Default for Seen<'_, K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<'a, K: Hash + Eq> Seen<'a, K> {
+    /// Whether `key` is new; `found` takes what is named a second time.
+    fn add(&mut self, key: K, sample: &'a Sample, found: &mut Vec<Twice>) -> bool {
+        match self.0.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert((sample, false));
+                true
+            }
+            Entry::Occupied(mut before) => {
+                let (first, again) = before.get_mut();
+                if !std::mem::replace(again, true) {
+                    found.push(twice(first, sample));
+                }
+                false
             }
         }
     }
+}
+
+/// Drops from `dataset` what it names again, image and mask; returns each with its first two places.
+pub(crate) fn take_once(dataset: &mut Dataset) -> Vec<Twice> {
+    let mut seen = Seen::default();
+    let mut found = Vec::new();
+    let mut keep = Vec::with_capacity(dataset.samples().len());
+    for sample in dataset.samples() {
+        // By way of links and `..`, too, where that is known; another name is another result.
+        let name = sample.image.file_name().unwrap_or_default();
+        let folder = sample.image.parent().map(fs::canonicalize);
+        let image = match folder {
+            Some(Ok(folder)) => folder.join(name),
+            _ => sample.image.clone(),
+        };
+        keep.push(seen.add((image, sample.mask.as_deref()), sample, &mut found));
+    }
+    drop(seen);
+    dataset.retain(&keep);
     found
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, Transformations};
 
 use crate::config::schema::{Data, LabelEncoding};
-use crate::data::decode::{check_memory, check_png, fault, file_size, png_fault};
+use crate::data::decode::{check_memory, check_png, empty, fault, file_size, png_fault};
 use crate::data::guard::{guarded, read};
 use crate::{Error, Result};
 
@@ -51,6 +51,27 @@ impl MaskRules {
         let label = self.labels[usize::from(value)];
         (usize::from(label) < self.classes || label == self.ignore_index).then_some(label)
     }
+
+    /// What to do about masks whose only `values` are 0 and one that is no class, as drawing programs
+    /// save two classes; `None` for others.
+    pub fn second_class(&self, values: impl Iterator<Item = u8>) -> Option<String> {
+        let mut other = None;
+        for value in values.filter(|v| *v != 0) {
+            if *other.get_or_insert(value) != value {
+                return None;
+            }
+        }
+        let other = other.filter(|v| self.label(*v).is_none())?;
+        let two = self.classes == 2;
+        (two || other == 255).then(|| paste(other, two))
+    }
+}
+
+/// The configuration of masks whose second class is stored as `value`; `two`: there are two classes
+/// already.
+pub(super) fn paste(value: u8, two: bool) -> String {
+    let classes = if two { "" } else { "`classes: 2` and " };
+    format!("if {value} is the second class, add to data: {classes}`remap: {{{value}: 1}}`")
 }
 
 const CONVERT: &str =
@@ -88,18 +109,23 @@ pub fn read_mask(path: &Path, rules: &MaskRules) -> Result<(usize, usize, Vec<u8
     }
     match bad {
         None => Ok((width, height, label)),
-        Some(at) => Err(fault(
-            path,
-            format!(
-                "class index {} at column {}, row {} is neither in 0..={} nor the ignore index {}",
-                label[at],
-                at % width,
-                at / width,
-                rules.classes - 1,
-                rules.ignore_index
-            ),
-            "correct the mask, data.classes, data.ignore_index, data.encoding or data.remap",
-        )),
+        Some(at) => {
+            let hint = rules.second_class(label.iter().copied());
+            Err(fault(
+                path,
+                format!(
+                    "class index {} at column {}, row {} is neither in 0..={} nor the ignore index {}",
+                    label[at],
+                    at % width,
+                    at / width,
+                    rules.classes - 1,
+                    rules.ignore_index
+                ),
+                hint.as_deref().unwrap_or(
+                    "correct the mask, data.classes, data.ignore_index, data.encoding or data.remap",
+                ),
+            ))
+        }
     }
 }
 
@@ -121,6 +147,9 @@ pub fn mask_size(path: &Path) -> Result<(usize, usize)> {
 fn open<R: BufRead + Seek>(path: &Path, mut source: R, bytes: u64) -> Result<png::Reader<R>> {
     let start = source.fill_buf();
     let start = start.map_err(|e| Error::io(path, "read the mask", e))?;
+    if start.is_empty() {
+        return Err(empty(path));
+    }
     if !start.starts_with(b"\x89PNG") {
         return Err(fault(path, "the mask is not a PNG", CONVERT));
     }

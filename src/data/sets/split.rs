@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::counted::counted;
 use crate::device::philox::Rng;
 use crate::files::write_atomic;
 use crate::{Error, Result};
@@ -81,7 +82,10 @@ fn in_range(ids: &[String], n: usize) -> Result<()> {
     }
     Err(Error::input(
         format!("--labeled {n}"),
-        format!("{} images with a label exist", ids.len()),
+        format!(
+            "{} with a label",
+            counted(ids.len(), "image exists", "images exist")
+        ),
         format!("give 1 to {}", ids.len()),
     ))
 }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::dataset::{Sample, same_size};
+use super::dataset::{Sample, present, same_size};
 use super::mask::{MaskRules, read_indices};
 use crate::Result;
 use crate::config::schema::Exif;
+use crate::counted::counted;
 use crate::data::decode::{Header, decode_image, image_header};
 
 /// What was found.
@@ -22,16 +23,40 @@ pub struct Survey {
     pub masks: usize,
     /// (width, height) of every readable image, sorted by area.
     pub sizes: Vec<(usize, usize)>,
+    /// (width, height) of each sample's image; `None` for one that cannot be read.
+    pub size_of: Vec<Option<(usize, usize)>>,
     /// Pixels of each stored value.
     pub pixels: Vec<u64>,
     /// Masks that hold each stored value.
     pub holders: Vec<usize>,
-    /// One line for every sample with something wrong, in their order.
-    pub suspicious: Vec<String>,
+    /// What is wrong with samples, in their order.
+    pub suspicious: Vec<Suspicion>,
     /// The images that their EXIF orientation turns, in their order.
     pub turned: Vec<PathBuf>,
     /// The stored values of each sample's mask, a bit each; `None` without a readable mask.
     pub held: Vec<Option<[u64; 4]>>,
+}
+
+/// Something wrong with a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// Position of the sample.
+    pub sample: usize,
+    /// What it means.
+    pub kind: Suspect,
+    /// A line for people, naming the file.
+    pub line: String,
+}
+
+/// What a [`Suspicion`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspect {
+    /// The image cannot be used.
+    Image,
+    /// The mask cannot be used.
+    Mask,
+    /// Nothing is learnt from the mask.
+    Void,
 }
 
 /// How samples are looked at.
@@ -55,7 +80,7 @@ pub struct Surveyor<'a> {
 struct Look {
     header: Option<Header>,
     counts: Option<Box<[u64; 256]>>,
-    problems: Vec<String>,
+    problems: Vec<(Suspect, String)>,
 }
 
 impl Survey {
@@ -75,9 +100,16 @@ impl Survey {
             holders: vec![0; 256],
             ..Survey::default()
         };
-        for (look, sample) in looks.into_iter().zip(samples) {
-            survey.sizes.extend(look.header.map(|h| h.size));
-            survey.suspicious.extend(look.problems);
+        for (i, (look, sample)) in looks.into_iter().zip(samples).enumerate() {
+            survey.size_of.push(look.header.map(|h| h.size));
+            let problems = look.problems.into_iter();
+            survey
+                .suspicious
+                .extend(problems.map(|(kind, line)| Suspicion {
+                    sample: i,
+                    kind,
+                    line,
+                }));
             if look.header.is_some_and(|h| h.orientation > 1) {
                 survey.turned.push(sample.image.clone());
             }
@@ -94,6 +126,7 @@ impl Survey {
             }
             survey.held.push(held);
         }
+        survey.sizes = survey.size_of.iter().copied().flatten().collect();
         survey.sizes.sort_by_key(|&(w, h)| (w * h, w));
         survey
     }
@@ -113,6 +146,7 @@ impl Survey {
 
 /// What the header says of an image whose pixels decode, too.
 fn image(sample: &Sample, with: Surveyor) -> Result<Header> {
+    present(sample, &sample.image, "image")?;
     let header = image_header(&sample.image, with.exif)?;
     if !with.fast {
         decode_image(&sample.image, with.exif)?;
@@ -124,37 +158,43 @@ fn look(sample: &Sample, with: Surveyor) -> Look {
     let mut look = Look::default();
     match image(sample, with) {
         Ok(header) => look.header = Some(header),
-        Err(e) => look.problems.push(e.to_string()),
+        Err(e) => look.problems.push((Suspect::Image, e.to_string())),
     }
     let Some(mask) = &sample.mask else {
         return look;
     };
-    let (width, height, values) = match read_indices(mask) {
+    let read = present(sample, mask, "mask").and_then(|()| read_indices(mask));
+    let (width, height, values) = match read {
         Ok(read) => read,
         Err(e) => {
-            look.problems.push(e.to_string());
+            look.problems.push((Suspect::Mask, e.to_string()));
             return look;
         }
     };
     if let Some(e) = look
         .header
-        .and_then(|h| same_size(mask, (width, height), h.size, h.orientation).err())
+        .and_then(|header| same_size(mask, (width, height), header).err())
     {
-        look.problems.push(e.to_string());
+        look.problems.push((Suspect::Mask, e.to_string()));
     }
     let mut counts = Box::new([0u64; 256]);
     for value in values {
         counts[usize::from(value)] += 1;
     }
     look.problems.extend(
-        strange(&counts, with.rules, with.ignore).map(|text| format!("{}: {text}", mask.display())),
+        strange(&counts, with.rules, with.ignore)
+            .map(|(kind, text)| (kind, format!("{}: {text}", mask.display()))),
     );
     look.counts = Some(counts);
     look
 }
 
 /// What is wrong with a mask of these values.
-fn strange(counts: &[u64; 256], rules: Option<&MaskRules>, ignore: u8) -> Option<String> {
+fn strange(
+    counts: &[u64; 256],
+    rules: Option<&MaskRules>,
+    ignore: u8,
+) -> Option<(Suspect, String)> {
     let label = |value: u8| match rules {
         Some(rules) => rules.label(value),
         None => Some(value),
@@ -169,14 +209,19 @@ fn strange(counts: &[u64; 256], rules: Option<&MaskRules>, ignore: u8) -> Option
             .filter(|v| label(*v).is_none())
             .map(|v| counts[usize::from(v)])
             .sum();
-        return Some(format!(
-            "{pixels} pixels are of no class (values {})",
-            unknown.join(", ")
-        ));
+        let pixels = counted(pixels as usize, "pixel is", "pixels are");
+        let values = match unknown.len() {
+            1 => "value",
+            _ => "values",
+        };
+        let text = format!("{pixels} of no class ({values} {})", unknown.join(", "));
+        return Some((Suspect::Mask, text));
     }
-    held()
-        .all(|v| label(v) == Some(ignore))
-        .then(|| format!("every pixel is ignored (label {ignore})"))
+    let void = held().all(|v| label(v) == Some(ignore));
+    void.then(|| {
+        let text = format!("every pixel is ignored (label {ignore})");
+        (Suspect::Void, text)
+    })
 }
 
 /// The classes in the masks of `samples`: for each its labels but `ignore`, ascending.
