@@ -166,8 +166,12 @@ impl Args {
             return Err(Error::input(
                 format!("--val {n}"),
                 format!(
-                    "{} with a label, --labeled takes {}",
-                    counted(lines.len(), "image exists", "images exist"),
+                    "{}, --labeled takes {}",
+                    counted(
+                        lines.len(),
+                        "image with a label exists",
+                        "images with a label exist"
+                    ),
                     self.labeled
                 ),
                 "give at least 1, and together no more than there are",

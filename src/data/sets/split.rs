@@ -82,9 +82,10 @@ fn in_range(ids: &[String], n: usize) -> Result<()> {
     }
     Err(Error::input(
         format!("--labeled {n}"),
-        format!(
-            "{} with a label",
-            counted(ids.len(), "image exists", "images exist")
+        counted(
+            ids.len(),
+            "image with a label exists",
+            "images with a label exist",
         ),
         format!("give 1 to {}", ids.len()),
     ))
