@@ -440,8 +440,9 @@ mod tests {
             std::fs::write(root.join(name), bytes).unwrap();
         };
         for size in [1usize, 100, 4096, 4097, 9000, 1 << 16] {
-            for root in [a.path(), b.path()] {
-                names.map(|name| write(root, name, &bytes(size)));
+            for name in names {
+                write(a.path(), name, &bytes(size));
+                write(b.path(), name, &bytes(size));
             }
             let was = listed(a.path(), &names);
             assert_eq!(was.contents.as_ref().unwrap().len(), 3 * DIGITS);
