@@ -149,6 +149,25 @@ impl Error {
         }
     }
 
+    /// [`Error::Stopped`] or [`Error::Saved`] of a run that is resumed by the folder `out` around its
+    /// own; any other error as it is.
+    pub fn of_run(self, run: &Path) -> Self {
+        match self {
+            Error::Stopped { iteration, .. } => Error::Stopped {
+                out: run.to_path_buf(),
+                iteration,
+            },
+            Error::Saved {
+                cause, iteration, ..
+            } => Error::Saved {
+                cause,
+                out: run.to_path_buf(),
+                iteration,
+            },
+            other => other,
+        }
+    }
+
     /// [`Error::NotFinite`] of the image `name`; any other error as it is.
     #[must_use]
     pub fn of_image(self, name: String) -> Self {

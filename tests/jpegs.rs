@@ -380,10 +380,18 @@ fn orientations_are_applied_to_jpegs_and_pngs_in_both_byte_orders() {
             files.near(&bytes, &rgb, &format!("orientation {orientation}"));
             let path = files.put(&bytes);
             let header = |exif| image_header(&path, exif).unwrap();
-            assert_eq!(header(Exif::Apply), Header { size, orientation });
+            assert_eq!(
+                header(Exif::Apply),
+                Header {
+                    size,
+                    orientation,
+                    given: orientation
+                }
+            );
             let upright = Header {
                 size: own,
                 orientation: 1,
+                given: orientation,
             };
             assert_eq!(header(Exif::Ignore), upright);
             let ignored = decode_image(&path, Exif::Ignore).unwrap();
@@ -397,7 +405,11 @@ fn orientations_are_applied_to_jpegs_and_pngs_in_both_byte_orders() {
                 assert!(decoded.rgb == rgb, "PNG, orientation {orientation}");
                 assert_eq!(
                     image_header(&path, Exif::Apply).unwrap(),
-                    Header { size, orientation }
+                    Header {
+                        size,
+                        orientation,
+                        given: orientation
+                    }
                 );
                 assert!(decode_image(&path, Exif::Ignore).unwrap().rgb == pixels);
             }

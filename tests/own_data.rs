@@ -404,6 +404,12 @@ fn split_writes_lists_that_say_how_they_came_to_be() {
         &["--list", "train.txt", "--labeled", "1"],
         &["train.txt", "names a twice"],
     );
+    // A mask that cannot be read holds nobody knows what.
+    fs::write(place.path("masks/rare0.png"), b"none").unwrap();
+    refused(
+        &["--data", ".", "--labeled", "3", "--draw", "class-balanced"],
+        &["masks/rare0.png"],
+    );
 }
 
 /// The configuration that `dataset check` prints, read as a file.

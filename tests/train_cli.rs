@@ -107,6 +107,35 @@ fn the_demo_leaves_two_runs_and_a_picture() {
 }
 
 #[test]
+fn a_demo_that_was_interrupted_goes_on_to_the_same_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("demo"));
+    succeed(train(&whole, &[]));
+    let output = train(&out, &["--max-iters", "2"]).output().unwrap();
+    assert!(output.status.success(), "{:?}", output.stderr);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "paused at 2 of 4 iterations",
+        "unlabelled images come in from iteration 2",
+    ] {
+        assert!(stdout.contains(line), "{line}: {stdout}");
+    }
+    // As if the second run had not begun; its settings come from the folder.
+    fs::remove_dir_all(out.join("u2pl")).unwrap();
+    let mut resume = Command::cargo_bin("u2pl-engine").unwrap();
+    resume.arg("train").arg("--resume").arg("--out").arg(&out);
+    let output = resume.output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{:?}", output.stderr);
+    assert!(stdout.contains("difference"), "{stdout}");
+    for run in ["supervised", "u2pl"] {
+        let last =
+            |out: &Path| fs::read(out.join(run).join("checkpoints/last.safetensors")).unwrap();
+        assert!(last(&out) == last(&whole), "{run}");
+    }
+}
+
+#[test]
 fn a_page_shows_the_demos_runs_and_a_picture_what_the_teacher_makes_of_an_image() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("demo");
@@ -283,15 +312,19 @@ fn an_interrupted_run_leaves_a_checkpoint_and_goes_on_bit_for_bit() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // One step is done: 199 are left, among them an epoch's end.
     lines.find(|line| line.as_ref().unwrap().contains(" 1/200 "));
-    let killed = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
+    // Twice: a terminal and a launcher each hand the key on.
+    let id = child.id().to_string();
+    for signal in ["-INT", "-HUP"] {
+        let killed = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(killed.unwrap().success());
+    }
     lines.for_each(drop);
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("stopping after this step"), "{stderr}");
     let line = stderr.lines().last().unwrap();
     assert!(line.contains("run: stopped at iteration"), "{line}");
     assert!(line.contains("--resume goes on"), "{line}");

@@ -30,7 +30,7 @@ impl Observer for Log {
             .push(report.expect("every step is logged").clone());
     }
 
-    fn validated(&mut self, _epoch: usize, _who: &str, metrics: &Metrics) {
+    fn validated(&mut self, _epoch: usize, _who: &str, metrics: &Metrics, _best: f64) {
         self.mious.push(metrics.miou().unwrap_or(0.0));
     }
 }

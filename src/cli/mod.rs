@@ -14,6 +14,7 @@ mod eval;
 mod export;
 mod infer;
 mod info;
+mod interrupt;
 mod looks;
 mod plan;
 mod report;

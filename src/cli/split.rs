@@ -193,11 +193,7 @@ impl Args {
         data.classes = 256;
         let samples = list::samples(&data, of);
         let wanted: Vec<&Sample> = samples.iter().collect();
-        Ok(classes_held(
-            &wanted,
-            &MaskRules::new(&data),
-            data.ignore_index,
-        ))
+        classes_held(&wanted, &MaskRules::new(&data), data.ignore_index)
     }
 
     /// How the lists came to be; no date, so that the same command writes the same bytes.

@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use super::common::{CheckArgs, ConfigArgs, DeviceArgs, say};
+use super::interrupt::stop_signal;
 use crate::config::{Authors, Config};
 use crate::eval::Metrics;
 use crate::method::diagnostics::Report;
@@ -30,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Start from these weights (.pth or .safetensors): a whole network or an encoder
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["resume", "resume_with_new_data"])]
     init: Option<PathBuf>,
     /// Start from random weights where a configuration in the authors' format means ImageNet's
     #[arg(long, conflicts_with_all = ["init", "resume", "resume_with_new_data"])]
@@ -55,12 +54,17 @@ pub struct Args {
 /// Those of [`train::run`].
 pub fn run(mut args: Args) -> Result<()> {
     args.resume |= args.resume_with_new_data;
-    if args.resume && args.config.config.is_none() {
-        args.config.config = args.out.as_ref().map(|out| out.join("config.yaml"));
+    let mut demo = args.config.config.is_none();
+    if let (true, true, Some(out)) = (args.resume, demo, &args.out) {
+        let config = demo::config_path(out);
+        demo = config.is_file();
+        args.config.config = Some(match demo {
+            true => config,
+            false => run_config(out)?,
+        });
     }
-    let demo = args.config.config.is_none();
     let (mut cfg, authors) = args.config.read()?;
-    if demo {
+    if args.config.config.is_none() {
         cfg = Config::demo(&args.config.set)?;
     }
     cfg.validate()?;
@@ -93,20 +97,6 @@ pub fn run(mut args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Set by Ctrl-C or a request to terminate: the run then stops after its step, with a checkpoint. The
-/// second one ends the process at once.
-fn stop_signal() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        let heard = flag::register_conditional_shutdown(signal, 130, stop.clone())
-            .and_then(|_| flag::register(signal, stop.clone()));
-        if let Err(e) = heard {
-            tracing::warn!("an interrupt will end the run without a checkpoint ({e})");
-        }
-    }
-    stop
-}
-
 impl Args {
     /// The weights that a run of a file in the authors' format starts from. Theirs stops without
     /// the ImageNet weights of its encoder; a run that silently does without would end far below.
@@ -123,6 +113,19 @@ impl Args {
             _ => Ok(init),
         }
     }
+}
+
+/// `config.yaml` of the run folder `out`.
+fn run_config(out: &Path) -> Result<PathBuf> {
+    let config = out.join("config.yaml");
+    if config.is_file() {
+        return Ok(config);
+    }
+    Err(Error::input(
+        out.display().to_string(),
+        "holds no run to go on with: there is no config.yaml",
+        "give the --out of an interrupted run, or start anew without --resume",
+    ))
 }
 
 /// The first `runs/NAME-N` that does not exist; of `ours/config.yaml` the folder is the name.
@@ -148,7 +151,6 @@ struct Display {
     clock: Instant,
     start: usize,
     total: usize,
-    best: f64,
     stop: Arc<AtomicBool>,
 }
 
@@ -161,7 +163,6 @@ impl Display {
             clock: Instant::now(),
             start: 0,
             total: 0,
-            best: 0.0,
         }
     }
 
@@ -211,7 +212,14 @@ fn judged(summary: &Summary, teacher: bool) -> Option<f64> {
 impl Observer for Display {
     fn begin(&mut self, cfg: &Config, start: usize, total: usize) {
         self.title = cfg.train.algorithm.name();
-        (self.start, self.total, self.clock, self.best) = (start, total, Instant::now(), 0.0);
+        (self.start, self.total, self.clock) = (start, total, Instant::now());
+        if start >= total {
+            self.line(&format!(
+                "{}: {start} iterations are done already",
+                self.title
+            ));
+            return;
+        }
         if std::io::stdout().is_terminal() {
             let bar = ProgressBar::new(total as u64).with_position(start as u64);
             let template = "{prefix} [{bar:32}] {pos}/{len} {elapsed}<{eta} {msg}";
@@ -244,15 +252,9 @@ impl Observer for Display {
         }
     }
 
-    fn validated(&mut self, epoch: usize, who: &str, metrics: &Metrics) {
-        let miou = metrics.miou();
-        self.best = self.best.max(miou.unwrap_or(0.0));
-        let text = match miou {
-            Some(miou) => format!(
-                "mIoU {:.2} % (best {:.2} %)",
-                100.0 * miou,
-                100.0 * self.best
-            ),
+    fn validated(&mut self, epoch: usize, who: &str, metrics: &Metrics, best: f64) {
+        let text = match metrics.miou() {
+            Some(miou) => format!("mIoU {:.2} % (best {:.2} %)", 100.0 * miou, 100.0 * best),
             None => "no mIoU".into(),
         };
         self.line(&format!(
@@ -284,6 +286,9 @@ impl Observer for Display {
             percent(summary.teacher_miou),
             summary.out.display()
         ));
+        if let Some(paused) = paused(summary) {
+            say(&format!("{}: {paused}", self.title));
+        }
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let measured = summary
             .measured_bytes
@@ -294,6 +299,22 @@ impl Observer for Display {
             mib(summary.planned_bytes)
         ));
     }
+}
+
+/// What a run that ends before its schedule does leaves open.
+fn paused(summary: &Summary) -> Option<String> {
+    let (done, planned) = (summary.iterations, summary.planned_iterations);
+    if done >= planned {
+        return None;
+    }
+    let mut text = format!(
+        "paused at {done} of {planned} iterations: checkpoints/last.safetensors holds this state, which \
+         best.safetensors does not take in; --resume goes on"
+    );
+    if let Some(begins) = summary.unlabeled_from.filter(|begins| done <= *begins) {
+        text += &format!("; unlabelled images come in from iteration {begins}");
+    }
+    Some(text)
 }
 
 /// One step in one line.

@@ -62,11 +62,11 @@ impl Evaluator {
     }
 
     /// Scores every image of `dataset` and hands what was found to `take`, in order, with the
-    /// image's index; of an image or a mask that cannot be used what is wrong with it.
+    /// image's index; of an image or a mask that cannot be used, or whose scores are no finite numbers,
+    /// what is wrong with it.
     ///
     /// # Errors
-    /// The device's; an image's whose scores are no finite numbers, naming it: a network that gives such
-    /// is not worth the other images. The first of `take`.
+    /// The device's; the first of `take`.
     pub fn each(
         &mut self,
         weights: Weights,
@@ -99,11 +99,18 @@ impl Evaluator {
                     (confusion, Some(prediction))
                 }),
             };
-            let (confusion, prediction) = found.map_err(|error| {
-                let sample = dataset.samples().get(i);
-                let name = sample.map_or(dataset.id(i), |s| s.image.display().to_string());
-                predictor.explained(error, weights, &image).of_image(name)
-            })?;
+            let (confusion, prediction) = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    let sample = dataset.samples().get(i);
+                    let name = sample.map_or(dataset.id(i), |s| s.image.display().to_string());
+                    let error = predictor.explained(error, weights, &image).of_image(name);
+                    return match error {
+                        Error::NotFinite { .. } => take(i, Err(error)),
+                        other => Err(other),
+                    };
+                }
+            };
             let scored = Scored {
                 width,
                 height,

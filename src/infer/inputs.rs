@@ -160,13 +160,20 @@ impl Inputs {
                 return wrong(e, "`*`, `?`, `[a-z]` and `**` are understood");
             }
         };
-        let (mut images, mut others, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut masks) = (Vec::new(), Vec::new());
+        let (mut others, mut broken) = (Vec::new(), Vec::new());
         for path in paths {
-            match is_image(&path) {
-                true => images.push(path),
-                false if path.is_symlink() && !path.exists() => broken.push(path),
-                false => others.push(path),
+            match (is_image(&path), is_mask_beside(&path)) {
+                (true, false) => images.push(path),
+                (true, true) => masks.push(path),
+                _ if path.is_symlink() && !path.exists() => broken.push(path),
+                _ => others.push(path),
             }
+        }
+        // Masks beside images are none, unless nothing else is asked for.
+        match images.is_empty() {
+            true => images = masks,
+            false => others.append(&mut masks),
         }
         let broken = first_of(
             &broken,
@@ -346,6 +353,15 @@ mod tests {
                 "{pattern}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn masks_beside_images_match_only_a_pattern_of_their_own() {
+        let dir = place(&["a.jpg", "a_mask.png", "b.png", "b_gt.png", "c_mask.png"]);
+        let found = |pattern: &str| search(&dir, &[pattern], &Search::default()).unwrap();
+        assert_eq!(names(&found("[a-c]*")), ["a", "b", "c_mask"]);
+        assert_eq!(found("[a-c]*").skipped.len(), 2);
+        assert_eq!(names(&found("a_m*")), ["a_mask"]);
     }
 
     #[test]

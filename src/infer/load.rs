@@ -7,7 +7,7 @@ use crate::config::{Authors, AuthorsOptions, Config};
 use crate::device::Device;
 use crate::eval::LoadedWeights;
 use crate::graph::params::Layout;
-use crate::weights::{Prefer, Reader};
+use crate::weights::{Prefer, Reader, weights_of};
 use crate::{Error, Result, model};
 
 /// A network on a device.
@@ -86,22 +86,6 @@ pub fn config_with(
     };
     cfg.validate_for_use()?;
     Ok((file, cfg, authors))
-}
-
-/// `path` itself, or of a run folder its best weights, or else its last.
-fn weights_of(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_path_buf());
-    }
-    let names = ["best.safetensors", "last.safetensors"];
-    let mut found = names.iter().map(|n| path.join("checkpoints").join(n));
-    found.find(|p| p.is_file()).ok_or_else(|| {
-        Error::input(
-            path.display().to_string(),
-            "is a folder without checkpoints/best.safetensors or last.safetensors",
-            "give a run folder of `train`, or a file of weights",
-        )
-    })
 }
 
 /// `RUN/config.yaml` of `RUN/checkpoints/W`, when it is there.

@@ -17,7 +17,7 @@ use crate::graph::params::{Kind, Layout, Spec};
 use crate::train::session::Session;
 use crate::weights::{
     Prefer, Reader, STUDENT, TEACHER, Writer, check_init, explained, init_params, read_flat, table,
-    taken,
+    taken, weights_of,
 };
 use crate::{Error, Result, model};
 
@@ -249,8 +249,9 @@ pub fn open(dir: &Path) -> Result<Saved> {
         Ok(file) => return saved(file, None),
         Err(fault) => fault,
     };
-    let Ok(file) = whole(&previous) else {
-        return Err(fault);
+    let file = match whole(&previous) {
+        Ok(file) => file,
+        Err(other) => return Err(none_whole(dir, fault, &previous, other)),
     };
     let saved = saved(file, Some(fault.to_string()))?;
     let iteration = number(&saved.file, ITERATION)?;
@@ -260,6 +261,34 @@ pub fn open(dir: &Path) -> Result<Saved> {
         previous.display()
     );
     Ok(saved)
+}
+
+/// What a run without a whole checkpoint is told: what is wrong with both, and what is left.
+fn none_whole(dir: &Path, fault: Error, previous: &Path, other: Error) -> Error {
+    let best = checkpoint_path(dir, "best");
+    let told = |fault: Error| match fault {
+        Error::Input { problem, .. } => problem,
+        Error::Io { doing, source, .. } => format!("cannot {doing} ({source})"),
+        other => other.to_string(),
+    };
+    let [last, _] = generations(dir);
+    Error::input(
+        last.display().to_string(),
+        format!(
+            "{}, and {} is no help: {}",
+            told(fault),
+            previous.display(),
+            told(other)
+        ),
+        match whole(&best) {
+            Ok(_) => format!(
+                "bring back a copy of one, or start a new run from the best weights, which are whole: \
+                 --init {}",
+                best.display()
+            ),
+            Err(_) => "bring back a copy of one, or start anew without --resume".into(),
+        },
+    )
 }
 
 /// Gives `previous` of the run folder `dir` the place of a damaged `last`, which is set aside as
@@ -367,7 +396,8 @@ pub fn open_init(path: &Path, cfg: &Config) -> Result<Reader> {
             "give --init the path of a .pth or .safetensors file, or leave it out to start at random",
         ));
     }
-    let file = Reader::open(path)?;
+    let file = Reader::open(&weights_of(path)?)?;
+    let path = file.path();
     let layout = model::layout(&cfg.model, cfg.data.classes)?;
     let prefer = Prefer::Teacher;
     if let Some(skipped) = file.skipped() {

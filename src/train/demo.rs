@@ -1,12 +1,13 @@
 //! The demo: supervised-only against U2PL on synthetic shapes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::run_dir::sample_path;
 use super::sheet::Kind;
 use super::{FINAL_PICTURE, Observer, Options, Summary, run, samples};
 use crate::config::Config;
 use crate::config::schema::Algorithm;
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Both runs of the demo.
@@ -17,23 +18,34 @@ pub struct Comparison {
     /// With the unlabelled images.
     pub u2pl: Summary,
     /// Predictions of both, side by side.
-    pub picture: std::path::PathBuf,
+    pub picture: PathBuf,
+}
+
+/// The configuration that the demo in the folder `out` was started with.
+pub fn config_path(out: &Path) -> PathBuf {
+    out.join("demo.yaml")
 }
 
 /// Trains supervised-only, then U2PL with the same labelled images and iterations, into
-/// `supervised/` and `u2pl/` of `options.out`.
+/// `supervised/` and `u2pl/` of `options.out`. Resuming goes on with the run that was interrupted.
 ///
 /// # Errors
-/// As [`run`]; resuming and initial weights are refused.
+/// As [`run`], naming `options.out` where it can be resumed; initial weights are refused.
 pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> Result<Comparison> {
-    if options.resume || options.init.is_some() {
+    if options.init.is_some() {
         return Err(Error::input(
-            "train",
-            "the demo neither resumes nor takes initial weights",
+            "--init",
+            "the demo takes no initial weights",
             "name a configuration with --config",
         ));
     }
-    refuse_used(&options.out)?;
+    if !options.resume {
+        refuse_used(&options.out)?;
+        let out = &options.out;
+        std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the run folder", e))?;
+        write_atomic(&config_path(out), cfg.to_yaml()?.as_bytes())?;
+    }
+    let out = &options.out;
     let mut one = |algorithm: Algorithm, sub: &str| {
         let mut cfg = cfg.clone();
         cfg.train.algorithm = algorithm;
@@ -41,17 +53,18 @@ pub fn compare(cfg: &Config, options: &Options, observer: &mut dyn Observer) -> 
             // The same number of iterations, hence of labelled images, as the other run.
             cfg.train.epoch_iters = iterations_of(&cfg);
         }
+        let folder = options.out.join(sub);
         let options = Options {
             device: options.device.clone(),
-            out: options.out.join(sub),
+            resume: options.resume && folder.join("checkpoints").is_dir(),
+            out: folder,
             init: None,
-            resume: false,
-            new_data: false,
+            new_data: options.new_data,
             max_iters: options.max_iters,
             profile: options.profile,
             check: options.check.clone(),
         };
-        run(cfg, &options, observer)
+        run(cfg, &options, observer).map_err(|e| e.of_run(out))
     };
     let supervised = one(Algorithm::Supervised, "supervised")?;
     let u2pl = one(Algorithm::U2pl, "u2pl")?;
@@ -85,7 +98,7 @@ fn refuse_used(out: &Path) -> Result<()> {
         return Err(Error::input(
             out.display().to_string(),
             "the run folder exists and is not empty",
-            "choose another --out",
+            "choose another --out, or go on with --resume",
         ));
     }
     Ok(())

@@ -78,6 +78,10 @@ pub struct Summary {
     pub out: PathBuf,
     /// Iterations done in all.
     pub iterations: usize,
+    /// Those of the whole schedule: more where the run was told to pause.
+    pub planned_iterations: usize,
+    /// The iteration from which unlabelled images are used; `None` where the run uses none.
+    pub unlabeled_from: Option<usize>,
     /// Seconds of this call.
     pub seconds: f64,
     /// Best validation mIoU, 0–1; 0 when there was none.
@@ -98,8 +102,9 @@ pub trait Observer {
     fn begin(&mut self, _cfg: &Config, _start: usize, _total: usize) {}
     /// `done` iterations are done; `report` on logged ones.
     fn step(&mut self, _done: usize, _lr: f32, _report: Option<&Report>) {}
-    /// A validation ended.
-    fn validated(&mut self, _epoch: usize, _who: &str, _metrics: &Metrics) {}
+    /// A validation of `who` ended; `best` is the best mIoU so far, 0–1, this one included where it
+    /// is one that counts.
+    fn validated(&mut self, _epoch: usize, _who: &str, _metrics: &Metrics, _best: f64) {}
     /// The run ended.
     fn end(&mut self, _summary: &Summary) {}
     /// Asked after every step: whether to stop here, with a checkpoint and [`Error::Stopped`].
@@ -221,7 +226,13 @@ impl Trainer {
         lists.extend(unlabeled.as_deref().map(|d| (Part::Unlabeled, d)));
         let origin = Origin::new(&cfg, &lists, epoch_iters, &*options.device);
         let resumed = match saved {
-            Some(saved) => Some(Resumed::new(saved, &cfg, &origin, options.new_data)?),
+            Some(saved) => Some(Resumed::new(
+                saved,
+                &cfg,
+                &origin,
+                &options.out,
+                options.new_data,
+            )?),
             None => None,
         };
         if let Some(reason) = schedule::contrast_is_idle(&cfg) {
@@ -239,6 +250,7 @@ impl Trainer {
             Some(Resumed { saved, changed }) => {
                 let released = cfg.method.mode == Mode::Released;
                 let progress = checkpoint::restore(&saved.file, &session, !released)?;
+                let progress = changed.steer(progress);
                 session.slow_down(slower(progress));
                 if saved.fault.is_some() {
                     checkpoint::promote(&options.out)?;
@@ -363,7 +375,7 @@ impl Trainer {
 
     /// What a run ends with that cannot write its metrics: the checkpoint may lie elsewhere, or be
     /// written over an older one.
-    fn unless_saved(&self, cause: Error) -> Error {
+    fn unless_saved(&mut self, cause: Error) -> Error {
         match cause {
             Error::Io { .. } => self.give_up(cause),
             other => other,
@@ -385,9 +397,22 @@ impl Trainer {
         self.session.stage(which, staged)
     }
 
-    /// What a run that cannot go on ends with: its steps are saved first.
-    fn give_up(&self, cause: Error) -> Error {
+    /// What a run that cannot go on ends with: its steps are saved first. A file of the data that is at
+    /// fault is named in the metrics: it may be another one when the run goes on.
+    fn give_up(&mut self, cause: Error) -> Error {
         let iteration = self.progress.iteration;
+        let at = match &cause {
+            Error::Input { at, .. } => Some(at.clone()),
+            Error::Io { path, .. } if !path.starts_with(self.dir.path()) => {
+                Some(path.display().to_string())
+            }
+            _ => None,
+        };
+        if let Some(at) = at
+            && let Err(unlogged) = self.dir.log(&json!({"iter": iteration, "failed": at}))
+        {
+            tracing::warn!("{unlogged}");
+        }
         match self.save() {
             Ok(()) => Error::Saved {
                 cause: Box::new(cause),
@@ -445,14 +470,14 @@ impl Trainer {
                 let fetched = self.fetch(source);
                 of_unlabeled = fetched.map_err(|e| self.give_up(e))?;
             }
+            let mut profile = None;
             for micro in 0..micro_batches {
                 self.stage("labeled", &mut labeled, of_labeled.pop_front())?;
                 if let Some(source) = unlabeled.as_mut().filter(|_| iteration >= warmup) {
                     self.stage("unlabeled", source, of_unlabeled.pop_front())?;
                 }
                 if options.profile && iteration + 1 == end && micro + 1 == micro_batches {
-                    let timings = self.session.micro_step_timed(iteration, micro)?;
-                    self.dir.profile(iteration + 1, &timings)?;
+                    profile = Some(self.session.micro_step_timed(iteration, micro)?);
                 } else {
                     self.session.micro_step(iteration, micro)?;
                 }
@@ -466,6 +491,10 @@ impl Trainer {
             // The device has its next step: now there is time to wait for the last one's numbers.
             let told = self.log(queued.take(), &mut watch, observer);
             let told = told.and_then(|()| self.tell_skipped());
+            let told = told.and_then(|()| match &profile {
+                Some(timings) => self.dir.profile(iteration + 1, timings),
+                None => Ok(()),
+            });
             told.map_err(|e| self.unless_saved(e))?;
             if self.is_logged(iteration + 1) {
                 queued = Some((iteration, self.session.queue_report(iteration)?));
@@ -473,7 +502,8 @@ impl Trainer {
                 observer.step(iteration + 1, self.session.scalars(iteration).lr, None);
             }
             if due {
-                self.log(queued.take(), &mut watch, observer)?;
+                let told = self.log(queued.take(), &mut watch, observer);
+                told.map_err(|e| self.unless_saved(e))?;
                 let validated = self.validate(epoch, iteration < warmup, observer);
                 let validated = validated.map_err(|e| diverged(e, iteration + 1));
                 // An epoch is not lost for a validation that finds no memory, say; but a good
@@ -485,7 +515,8 @@ impl Trainer {
                 }
             }
             if iteration + 1 < end && observer.stops() {
-                self.log(queued.take(), &mut watch, observer)?;
+                let told = self.log(queued.take(), &mut watch, observer);
+                told.map_err(|e| self.unless_saved(e))?;
                 self.save()?;
                 return Err(Error::Stopped {
                     out: options.out.clone(),
@@ -493,7 +524,8 @@ impl Trainer {
                 });
             }
         }
-        self.log(queued.take(), &mut watch, observer)?;
+        let told = self.log(queued.take(), &mut watch, observer);
+        told.map_err(|e| self.unless_saved(e))?;
         if self.progress.iteration < total {
             // A pause leaves nothing but its checkpoint: going on equals never having stopped.
             self.save()?;
@@ -583,20 +615,23 @@ impl Trainer {
         if let Some(miou) = miou {
             self.board.validated(done, miou, &metrics.iou())?;
         }
-        observer.validated(epoch, who, &metrics);
+        let best = self.progress.best_miou.max(miou.unwrap_or(0.0));
+        observer.validated(epoch, who, &metrics, best);
         let sheet = self.picture(warmup, &format!("epoch-{:04}", epoch + 1))?;
         self.board.sheet(done, &sheet)?;
         if self.board.is_on() {
             let weights = self.session.read("student.weights")?;
             self.board.weights(done, self.session.params(), &weights)?;
         }
-        if self.val_is_void || miou.is_some_and(|miou| miou > self.progress.best_miou) {
+        let best = self.dir.checkpoint("best");
+        // The first is the best so far, also at 0 %.
+        let counts = |miou: f64| miou > self.progress.best_miou || !best.exists();
+        if self.val_is_void || miou.is_some_and(counts) {
             let progress = Progress {
                 best_miou: miou.unwrap_or(self.progress.best_miou),
                 unvalidated: false,
                 ..self.progress
             };
-            let best = self.dir.checkpoint("best");
             let origin = &self.origin;
             checkpoint::save_networks(&best, &self.session, &self.cfg, origin, progress)?;
             self.progress = progress;
@@ -647,7 +682,7 @@ impl Trainer {
                 Some((at, judged, miou)) if at == iterations && judged == who => miou,
                 _ => {
                     let metrics = self.evaluate(who)?;
-                    observer.validated(epoch, who, &metrics);
+                    observer.validated(epoch, who, &metrics, self.progress.best_miou);
                     metrics.miou()
                 }
             };
@@ -661,6 +696,11 @@ impl Trainer {
         let summary = Summary {
             out: self.dir.path().to_path_buf(),
             iterations,
+            planned_iterations: self.session.schedule().total(),
+            unlabeled_from: self
+                .unlabeled
+                .is_some()
+                .then(|| self.session.schedule().warmup()),
             seconds: clock.elapsed().as_secs_f64(),
             best_miou: self.progress.best_miou,
             student_miou: miou[0],

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ pub struct Listed {
     /// samples of their bytes. `None`: an older engine did not look at them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contents: Option<String>,
-    /// Its images in that order, as far as they are at hand: for messages.
+    /// Its images and masks in that order, a line each, as far as they are at hand.
     #[serde(skip)]
     files: Vec<String>,
 }
@@ -157,29 +157,30 @@ impl Listed {
             let short = content ^ content >> 24 ^ content >> 48;
             contents += &format!("{:06x}", short & 0xFF_FFFF);
         }
-        let image = |name: &String| name.lines().next().unwrap_or_default().to_string();
         Self {
             images: samples.len(),
             order: order.text(),
             names: names.text(),
             sizes: sizes.text(),
             contents: Some(contents),
-            files: named.iter().map(|(name, ..)| image(name)).collect(),
+            files: named.into_iter().map(|(name, ..)| name).collect(),
         }
     }
 
-    /// How many images' files have changed, and the first of them; `None` where that is not known.
-    fn changed(&self, now: &Self) -> Option<(usize, String)> {
+    /// How many images' files have changed that are not among the `free`, and the first of them; `None`
+    /// where that is not known.
+    fn changed(&self, now: &Self, free: &[PathBuf]) -> Option<(usize, String)> {
         let [was, is] = [self, now].map(|l| l.contents.as_deref().map(str::as_bytes));
-        let pairs = was?.chunks(DIGITS).zip(is?.chunks(DIGITS)).enumerate();
-        let mut other = pairs.filter(|(_, (was, is))| was != is).map(|(i, _)| i);
-        let first = other.next()?;
-        let name = now.files.get(first).cloned().unwrap_or_default();
-        Some((1 + other.count(), name))
+        let pairs = was?.chunks(DIGITS).zip(is?.chunks(DIGITS));
+        let is_free = |name: &str| name.lines().any(|l| free.iter().any(|f| f.ends_with(l)));
+        let other = pairs.zip(&now.files).filter(|((was, is), _)| was != is);
+        let mut other = other.map(|(_, name)| name).filter(|name| !is_free(name));
+        let first = other.next()?.lines().next().unwrap_or_default();
+        Some((1 + other.count(), first.into()))
     }
 
-    /// How `now` differs, as the end of a sentence that begins with the list's key.
-    fn difference(&self, now: &Self) -> Option<String> {
+    /// How `now` differs, as the end of a sentence that begins with the list's key. The files `free` may.
+    fn difference(&self, now: &Self, free: &[PathBuf]) -> Option<String> {
         if self.images != now.images {
             let images = counted(now.images, "image", "images");
             return Some(format!("names {images}, not {}", self.images));
@@ -187,12 +188,13 @@ impl Listed {
         if self.names != now.names {
             return Some("names other images".into());
         }
-        let changed = self.changed(now);
+        let changed = self.changed(now, free);
         let which = changed.as_ref().map_or(String::new(), |(n, first)| {
             let of = counted(self.images, "image", "images");
             format!(" (those of {n} of {of}, the first {first})")
         });
-        if self.sizes != now.sizes {
+        let known = self.contents.is_some() && now.contents.is_some();
+        if self.sizes != now.sizes && (changed.is_some() || !known) {
             return Some(format!("names files that have changed in size{which}"));
         }
         if changed.is_some() {
@@ -224,8 +226,9 @@ impl Origin {
         }
     }
 
-    /// How lists differ, a sentence each. Warns where an older engine did not look at the files.
-    pub fn other_lists(&self, now: &Self) -> Vec<String> {
+    /// How lists differ, a sentence each. The files `free` may: the run could not use them, and said so.
+    /// Warns where an older engine did not look at the files.
+    pub fn other_lists(&self, now: &Self, free: &[PathBuf]) -> Vec<String> {
         if self.lists.values().any(|list| list.contents.is_none()) {
             tracing::warn!(
                 "an older engine wrote the checkpoint: whether files changed that kept their names and \
@@ -237,7 +240,7 @@ impl Origin {
             .iter()
             .filter_map(|(key, was)| Some((key, was, now.lists.get(key)?)));
         let found =
-            both.filter_map(|(key, was, is)| Some(format!("{key} {}", was.difference(is)?)));
+            both.filter_map(|(key, was, is)| Some(format!("{key} {}", was.difference(is, free)?)));
         found.collect()
     }
 
@@ -413,8 +416,8 @@ mod tests {
         }
         let was = listed(a.path(), &["x", "y"]);
         // A data set that moved is the same one.
-        assert_eq!(was.difference(&listed(b.path(), &["x", "y"])), None);
-        let says = |names: &[&str]| was.difference(&listed(a.path(), names));
+        assert_eq!(was.difference(&listed(b.path(), &["x", "y"]), &[]), None);
+        let says = |names: &[&str]| was.difference(&listed(a.path(), names), &[]);
         assert_eq!(says(&["x", "y", "z"]).unwrap(), "names 3 images, not 2");
         assert_eq!(says(&["x", "z"]).unwrap(), "names other images");
         assert_eq!(
@@ -437,31 +440,39 @@ mod tests {
             std::fs::write(root.join(name), bytes).unwrap();
         };
         for size in [1usize, 100, 4096, 4097, 9000, 1 << 16] {
-            for root in [a.path(), b.path()] {
-                names.map(|name| write(root, name, &bytes(size)));
+            for name in names {
+                write(a.path(), name, &bytes(size));
+                write(b.path(), name, &bytes(size));
             }
             let was = listed(a.path(), &names);
             assert_eq!(was.contents.as_ref().unwrap().len(), 3 * DIGITS);
             // A copy elsewhere is the same.
-            assert_eq!(was.difference(&listed(b.path(), &names)), None);
+            assert_eq!(was.difference(&listed(b.path(), &names), &[]), None);
             for at in [0, size / 2, size - 1] {
                 let mut other = bytes(size);
                 other[at] ^= 1;
                 write(b.path(), "l", &other);
-                let says = was.difference(&listed(b.path(), &names)).unwrap();
+                let says = was.difference(&listed(b.path(), &names), &[]).unwrap();
                 assert_eq!(
                     says, "names files that have changed (those of 1 of 3 images, the first l)",
                     "{size} {at}"
                 );
                 write(b.path(), "m", &other);
-                let says = was.difference(&listed(b.path(), &names)).unwrap();
+                let says = was.difference(&listed(b.path(), &names), &[]).unwrap();
                 assert!(says.contains("2 of 3 images"), "{says}");
+                // What the run named as unusable may be another file now.
+                let free = |names: &[&str]| {
+                    let free: Vec<PathBuf> = names.iter().map(|n| a.path().join(n)).collect();
+                    was.difference(&listed(b.path(), &["k", "l", "m"]), &free)
+                };
+                assert!(free(&["l"]).unwrap().contains("1 of 3 images, the first m"));
+                assert_eq!(free(&["l", "m"]), None);
                 write(b.path(), "m", &bytes(size));
             }
             // A checkpoint of an older engine says nothing of bytes.
             let mut old = was.clone();
             old.contents = None;
-            assert_eq!(old.difference(&listed(b.path(), &names)), None);
+            assert_eq!(old.difference(&listed(b.path(), &names), &[]), None);
             let text = serde_json::to_string(&old).unwrap();
             assert!(!text.contains("contents"), "{text}");
             assert_eq!(
@@ -480,7 +491,7 @@ mod tests {
         names[7] = "folder";
         let all = listed(dir.path(), &names);
         assert_eq!(all.contents.as_ref().unwrap().len(), 60_000);
-        assert_eq!(all.difference(&listed(dir.path(), &names)), None);
+        assert_eq!(all.difference(&listed(dir.path(), &names), &[]), None);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Going on: from a checkpoint of an earlier call, or from the last good one after the run diverged.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::Trainer;
 use super::board::Board;
 use super::checkpoint::{self, Progress, Saved};
 use super::origin::{self, Changed, Origin};
-use super::run_dir::RunDir;
+use super::run_dir::{self, RunDir};
 use crate::config::Config;
 use crate::config::schema::OnDivergence;
 use crate::{Error, Result};
@@ -26,8 +28,14 @@ pub(super) struct Resumed {
 }
 
 impl Resumed {
-    /// Compares the run with what it is to go on with, and says what differs.
-    pub(super) fn new(saved: Saved, cfg: &Config, now: &Origin, new_data: bool) -> Result<Self> {
+    /// Compares the run in the folder `dir` with what it is to go on with, and says what differs.
+    pub(super) fn new(
+        saved: Saved,
+        cfg: &Config,
+        now: &Origin,
+        dir: &Path,
+        new_data: bool,
+    ) -> Result<Self> {
         let path = saved.file.path();
         let mut changed = Changed {
             keys: origin::compare(&saved.cfg, cfg, path)?,
@@ -36,7 +44,7 @@ impl Resumed {
         match &saved.origin {
             Some(was) => {
                 was.check_arithmetic(now, path)?;
-                changed.lists = was.other_lists(now);
+                changed.lists = was.other_lists(now, &run_dir::faulty_files(dir));
             }
             None => tracing::warn!(
                 "{}: an older engine wrote it: whether the lists are still the same is not known",
@@ -55,6 +63,32 @@ impl Resumed {
         }
         changed.warn(&saved.cfg, cfg, now.epoch_iters);
         Ok(Self { saved, changed })
+    }
+}
+
+impl Changed {
+    /// Where a run stands that goes on with what has changed, and what that means for it.
+    pub(super) fn steer(&self, mut progress: Progress) -> Progress {
+        if self.lists.iter().any(|list| list.starts_with("data.val ")) && progress.best_miou > 0.0 {
+            tracing::warn!(
+                "best.safetensors scored {:.2} % on other validation images: the best is looked for anew",
+                100.0 * progress.best_miou
+            );
+            progress.best_miou = 0.0;
+        }
+        if progress.rollbacks == 0 {
+            return progress;
+        }
+        match self.keys.iter().any(|(key, ..)| key == "train.lr") {
+            // A rate that somebody chose after the run diverged is what they want.
+            true => progress.rollbacks = 0,
+            false => tracing::warn!(
+                "the run went back after it had diverged: it goes on with {} of train.lr; another train.lr \
+                 counts in full",
+                slower(progress)
+            ),
+        }
+        progress
     }
 }
 

@@ -58,13 +58,29 @@ impl RunDir {
         if file.exists() {
             let bytes = fs::read(&file).map_err(|e| Error::io(&file, "read the metrics", e))?;
             let mut kept = Vec::with_capacity(bytes.len());
-            for line in bytes.split(|&b| b == b'\n') {
-                if is_before(line, iteration) {
-                    kept.extend(line);
-                    kept.push(b'\n');
+            let mut damaged = 0;
+            for line in bytes.split_inclusive(|&b| b == b'\n') {
+                // What a killed process had not finished is no damage.
+                let Some(line) = line.strip_suffix(b"\n") else {
+                    continue;
+                };
+                match serde_json::from_slice(line) {
+                    Ok(value) if is_before(&value, iteration) => {
+                        kept.extend(line);
+                        kept.push(b'\n');
+                    }
+                    Ok(_) => {}
+                    Err(_) => damaged += 1,
                 }
             }
+            if damaged > 0 {
+                tracing::warn!("{}: {damaged} damaged lines are left out", file.display());
+            }
             write_atomic(&file, &kept)?;
+        }
+        for sub in ["checkpoints", "samples"] {
+            let dir = path.join(sub);
+            fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "create the run folder", e))?;
         }
         for sub in ["", "checkpoints", "samples"] {
             remove_unfinished(&path.join(sub));
@@ -185,19 +201,27 @@ pub fn sample_path(dir: &Path, name: &str) -> PathBuf {
 
 /// Files of the unlabelled images that the run in `dir` has skipped, as its metrics name them.
 pub fn skipped_files(dir: &Path) -> Vec<PathBuf> {
+    named_files(dir, |line| line.get("skipped")?.get("file"))
+}
+
+/// Files that the run in `dir` could not use, skipped or its end, as its metrics name them.
+pub fn faulty_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = skipped_files(dir);
+    files.extend(named_files(dir, |line| line.get("failed")));
+    files
+}
+
+fn named_files(dir: &Path, of: impl Fn(&Value) -> Option<&Value>) -> Vec<PathBuf> {
     let bytes = fs::read(dir.join("metrics.jsonl")).unwrap_or_default();
     let file = |line: &[u8]| {
         let value: Value = serde_json::from_slice(line).ok()?;
-        Some(PathBuf::from(value.get("skipped")?.get("file")?.as_str()?))
+        Some(PathBuf::from(of(&value)?.as_str()?))
     };
     bytes.split(|&b| b == b'\n').filter_map(file).collect()
 }
 
 /// Whether a metrics line was written with at most `iteration` steps done.
-fn is_before(line: &[u8], iteration: usize) -> bool {
-    let Ok(value) = serde_json::from_slice::<serde_json::Value>(line) else {
-        return false;
-    };
+fn is_before(value: &Value, iteration: usize) -> bool {
     let done = value.get("iter").and_then(serde_json::Value::as_u64);
     // A run that is over ends again.
     done.is_some_and(|i| i as usize <= iteration) && value.get("end").is_none()

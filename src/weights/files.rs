@@ -1,10 +1,29 @@
-//! Writing large files whole or not at all.
+//! Files of weights: where a run folder has its own, and writing them whole or not at all.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::{Target, beside, target};
+
+/// `path` itself, or of a run folder its best weights, or else its last.
+///
+/// # Errors
+/// [`Error::Input`] for a folder without either.
+pub fn weights_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let names = ["best.safetensors", "last.safetensors"];
+    let mut found = names.iter().map(|n| path.join("checkpoints").join(n));
+    found.find(|p| p.is_file()).ok_or_else(|| {
+        Error::input(
+            path.display().to_string(),
+            "is a folder without checkpoints/best.safetensors or last.safetensors",
+            "give a run folder of `train`, or a file of weights",
+        )
+    })
+}
 
 /// Lets `write` fill a temporary file in the folder of `path`, synchronises it and renames it over
 /// `path`, so that a reader or a crash sees the old file or the new one. A link stays one, and what is

@@ -24,6 +24,7 @@ mod safe;
 mod writer;
 
 pub use convert::{Converted, convert};
+pub use files::weights_of;
 pub use fit::{Difference, table};
 pub use order::tensor_for_disk;
 #[cfg(feature = "cli")]

@@ -65,6 +65,7 @@ def foreign():
         "device": torch.device("cpu"),
         "dtype": torch.float32,
         "spectrum": torch.ones(3, dtype=torch.complex64),
+        "small": torch.ones(3).to(torch.float8_e4m3fn),
         "loss": torch.nn.CrossEntropyLoss,
         "schedule": functools.partial(max, 3),
         "random": random.getstate(),

@@ -229,8 +229,21 @@ fn a_damaged_newest_checkpoint_is_named_and_the_one_before_taken() {
         .unwrap();
     }
     let line = refused(dir, "run", &["--resume"]);
-    assert!(line.contains("last.safetensors"), "{line}");
+    for part in [
+        "last.safetensors",
+        "previous.safetensors is no help",
+        "--init",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
     assert!(run.join("checkpoints/previous.safetensors").exists());
+    // The mend that it names works, with the folder's name, too.
+    train(dir, "new", &["--init", "run/checkpoints/best.safetensors"]);
+    train(dir, "newer", &["--init", "run"]);
+    assert!(last(&dir.join("new")) == last(&dir.join("newer")));
+    fs::remove_file(run.join("checkpoints/best.safetensors")).unwrap();
+    let line = refused(dir, "run", &["--resume"]);
+    assert!(line.contains("start anew"), "{line}");
 }
 
 #[cfg(unix)]
@@ -281,6 +294,43 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_end() {
         last(&run) == last(&dir.join("whole")),
         "after {kills} kills"
     );
+}
+
+/// Metrics that cannot be written end a run; its steps are saved, also those of an epoch's last step.
+#[cfg(unix)]
+#[test]
+fn steps_are_saved_when_the_metrics_of_an_epochs_end_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, run) = (dir.path(), dir.path().join("run"));
+    let seldom = ["--set", "train.log_every=3"];
+    train(dir, "whole", &seldom);
+    train(dir, "run", &[&seldom[..], &["--max-iters", "1"]].concat());
+    // The largest file, and room in it for the line that going on begins with, not for a step's.
+    let metrics = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&metrics).unwrap();
+    let line = text.lines().find(|l| l.contains("\"machine\"")).unwrap();
+    let limit = 2 * last(&run).len() / 512 * 512;
+    let empty = "{\"iter\":0,\"pad\":\"\"}\n".len();
+    let pad = "x".repeat(limit - text.len() - line.len() - 1 - empty - 20);
+    fs::write(
+        &metrics,
+        format!("{text}{{\"iter\":0,\"pad\":\"{pad}\"}}\n"),
+    )
+    .unwrap();
+    let resume = [&seldom[..], &["--resume"]].concat();
+    let plain = command(dir, "run", &resume);
+    let mut limited = std::process::Command::new("sh");
+    let script = format!("ulimit -f {}; trap '' XFSZ; exec \"$@\"", limit / 512);
+    limited.args(["-c", &script, "sh"]).arg(plain.get_program());
+    limited.args(plain.get_args()).current_dir(dir);
+    let (code, stderr) = output(limited);
+    assert_eq!(code, 2, "{stderr}");
+    for part in ["metrics.jsonl: cannot write", "3 iterations are saved"] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    assert_eq!(iteration(&run, "last"), Some(3));
+    train(dir, "run", &resume);
+    assert!(last(&run) == last(&dir.join("whole")));
 }
 
 /// A checkpoint that does not fit: the ones there are stay, and the run goes on when there is room.

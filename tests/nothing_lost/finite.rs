@@ -74,10 +74,16 @@ fn exploded_weights_fail_by_the_image_and_the_layer() {
                 looks,
             ]
             .concat();
-            let line = place.mistake(&eval);
-            assert_says(&line, &["images/0.png", "not finite numbers", layer]);
-            let maps = place.mistake(&with(&eval, &["--masks", "o", "--csv", "o.csv"]));
-            assert_says(&maps, &["images/0.png", "not finite numbers"]);
+            let masks = with(&eval, &["--masks", "o", "--csv", "o.csv"]);
+            for args in [&eval, &masks] {
+                let (code, _, stderr) = place.run(args);
+                assert_eq!(code, 2, "{tensor}: {stderr}");
+                for image in ["images/0.png", "images/1.png", "images/2.png"] {
+                    let line = stderr.lines().find(|l| l.contains(image)).unwrap();
+                    assert_says(line, &["not finite numbers", layer]);
+                }
+                assert_says(&stderr, &["3 of 3 images could not be scored"]);
+            }
             assert!(!place.path("o/0.png").exists());
             let _ = fs::remove_dir_all(place.path("o"));
             let infer = [

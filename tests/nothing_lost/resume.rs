@@ -292,3 +292,49 @@ fn a_copy_of_the_data_goes_on_and_a_checkpoint_that_says_nothing_of_bytes_too() 
     let says = "whether files changed that kept their names and sizes is not known";
     assert_eq!(said.matches(says).count(), 1, "{said}");
 }
+
+/// Whatever an error or a warning asks for is taken as it was asked for: a file that was damaged when the
+/// run began or stopped, or that vanished, may be another one when it goes on.
+#[test]
+fn files_that_a_run_could_not_use_may_be_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let path = |name: &str| dir.join("d/images").join(name);
+    let half = |name: &str| {
+        let bytes = fs::read(path(name)).unwrap();
+        fs::write(path(name), &bytes[..bytes.len() / 2]).unwrap();
+        bytes
+    };
+    started(dir);
+    fs::remove_dir_all(dir.join("run")).unwrap();
+    let whole = half("a8.png");
+    let line = refused(dir, "run", &files(&[]));
+    for part in ["a8.png", "--resume goes on from there"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let resume = files(&["--resume", "--max-iters", "4"]);
+    // Another file that changes at the same time is not what was asked for.
+    let other = half("a0.png");
+    let line = refused(dir, "run", &resume);
+    assert!(
+        line.contains("data.labeled names files that have changed"),
+        "{line}"
+    );
+    fs::write(path("a0.png"), other).unwrap();
+    fs::write(path("a8.png"), whole).unwrap();
+    train(dir, "run", &resume);
+
+    // An unlabelled one that is gone is skipped, and skipped again.
+    started(dir);
+    fs::remove_dir_all(dir.join("run")).unwrap();
+    half("a5.png");
+    let most = ["--set", "data.max_bad_unlabeled=0.5"];
+    train(
+        dir,
+        "run",
+        &files(&[&most[..], &["--max-iters", "6"]].concat()),
+    );
+    fs::remove_file(path("a5.png")).unwrap();
+    let said = train(dir, "run", &files(&[&most[..], &["--resume"]].concat()));
+    assert!(said.contains("a5.png"), "{said}");
+}

@@ -130,7 +130,7 @@ impl<'a> Layout<'a> {
                 .iter()
                 .map(|e| candidate(e))
                 .find(|p| p.exists());
-            found.unwrap_or_else(|| candidate("jpg"))
+            found.unwrap_or_else(|| candidate(usual_extension(&candidate(""))))
         };
         (image, self.mask_of(stem))
     }
@@ -153,6 +153,19 @@ impl<'a> Layout<'a> {
 /// The path without parts that say "here" and slashes that say nothing; a `.` in front stays.
 fn plain(path: PathBuf) -> PathBuf {
     path.components().collect()
+}
+
+/// What the images in the folder of `missing` end with: so is a missing one's likely name.
+fn usual_extension(missing: &Path) -> &'static str {
+    let entries = missing.parent().map(std::fs::read_dir);
+    let mut entries = entries.into_iter().flatten().flatten().flatten();
+    let known = |entry: std::fs::DirEntry| {
+        let path = entry.path();
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        let mut all = IMAGE_EXTENSIONS.into_iter();
+        all.find(|known| *known == extension)
+    };
+    entries.find_map(known).unwrap_or("jpg")
 }
 
 /// Path of what is written for `image` below an output folder, without extension: that of the image

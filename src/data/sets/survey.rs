@@ -224,23 +224,24 @@ fn strange(
     })
 }
 
-/// The classes in the masks of `samples`: for each its labels but `ignore`, ascending. Unreadable
-/// masks hold none.
-pub fn classes_held(samples: &[&Sample], rules: &MaskRules, ignore: u8) -> Vec<Vec<u8>> {
+/// The classes in the masks of `samples`: for each its labels but `ignore`, ascending.
+///
+/// # Errors
+/// That of the first mask that cannot be read.
+pub fn classes_held(samples: &[&Sample], rules: &MaskRules, ignore: u8) -> Result<Vec<Vec<u8>>> {
     let held = |sample: &&Sample| {
-        let values = sample.mask.as_deref().map(read_indices);
-        let Some(Ok((_, _, values))) = values else {
-            return Vec::new();
+        let Some(mask) = sample.mask.as_deref() else {
+            return Ok(Vec::new());
         };
+        let (_, _, values) = read_indices(mask)?;
         let mut seen = [false; 256];
         for value in values {
             if let Some(label) = rules.label(value) {
                 seen[usize::from(label)] = true;
             }
         }
-        (0..=255u8)
-            .filter(|v| seen[usize::from(*v)] && *v != ignore)
-            .collect()
+        let held = (0..=255u8).filter(|v| seen[usize::from(*v)] && *v != ignore);
+        Ok(held.collect())
     };
     samples.par_iter().map(held).collect()
 }

@@ -74,10 +74,18 @@ impl Machine<'_> {
             }
             (Global::RebuildTensorV3, [storage, offset, sizes, strides, _, _, kind, rest @ ..]) => {
                 self.no_flags(rest)?;
-                let Node::Global(Global::Dtype(kind)) = self.nodes[*kind] else {
-                    return Err(self.damaged("a tensor of no type"));
-                };
-                self.tensor([*storage, *offset, *sizes, *strides], Some(kind))?
+                match &self.nodes[*kind] {
+                    Node::Global(Global::Dtype(kind)) => {
+                        let kind = *kind;
+                        self.tensor([*storage, *offset, *sizes, *strides], Some(kind))?
+                    }
+                    // A type of numbers that is not known, a newer one, say.
+                    Node::Opaque { class, .. } => Node::Opaque {
+                        class: class.clone(),
+                        items: Vec::new(),
+                    },
+                    _ => return Err(self.damaged("a tensor of no type")),
+                }
             }
             (Global::Parameter, [tensor, ..]) if self.is_tensor(*tensor) => return Ok(*tensor),
             (Global::Parameter, [other, ..]) if self.is_opaque(*other) => return Ok(*other),
