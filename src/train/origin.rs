@@ -435,7 +435,7 @@ mod tests {
     fn files_are_told_apart_by_samples_of_their_bytes() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let names = ["k", "l", "m"];
-        let bytes = |size: usize| -> Vec<u8> { (0..size).map(|i| (i * i >> 3) as u8).collect() };
+        let bytes = |size: usize| -> Vec<u8> { (0..size).map(|i| ((i * i) >> 3) as u8).collect() };
         let write = |root: &Path, name: &str, bytes: &[u8]| {
             std::fs::write(root.join(name), bytes).unwrap();
         };
