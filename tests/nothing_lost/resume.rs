@@ -280,7 +280,7 @@ fn a_copy_of_the_data_goes_on_and_a_checkpoint_that_says_nothing_of_bytes_too() 
     assert_eq!(origins, 1);
     meta.retain(|key, _| !key.starts_with("u2pl."));
     let mut text = header.to_string();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
     let mut old = (text.len() as u64).to_le_bytes().to_vec();
